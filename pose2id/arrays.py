@@ -1,0 +1,225 @@
+"""The boundary: recognise numpy and torch arrays, check them, convert them, give back the same kind.
+
+Every public function takes its arrays in here and hands its result back through `Kind.give_back`; inside the
+package there are only torch tensors. A numpy array becomes a tensor that shares its memory, so nothing past this
+module may write to what it was given.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = npt.NDArray[Any] | torch.Tensor
+    Labels = Sequence[int] | Sequence[str] | npt.NDArray[Any] | torch.Tensor
+
+ArrayT = TypeVar("ArrayT", bound="npt.NDArray[Any] | torch.Tensor")
+
+BLOCK_ELEMENTS = 2**22
+"""Elements of one working block; a block of rows is converted, checked or summed at a time."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the caller's array was, so that the result can be the same: container, dtype, device."""
+
+    container: str
+    dtype: Any
+    device: Any
+
+    def give_back(self, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> Any:
+        """Turn `tensor` into the caller's container on its device, in its dtype or in `dtype` when one is named."""
+        if self.container == "torch":
+            return tensor.to(device=self.device, dtype=dtype or self.dtype)
+        array = tensor.cpu().numpy() if dtype is None else tensor.to(dtype).cpu().numpy()
+        return array.astype(self.dtype, copy=False) if dtype is None else array
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a torch tensor, without importing torch for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower: the dtype of distances and of working copies."""
+    import torch
+
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def row_blocks(n: int, width: int, at_least: int = 1) -> Iterator[slice]:
+    """Slices that cover n rows, each with at most BLOCK_ELEMENTS elements of `width`-wide rows, or `at_least` rows."""
+    step = max(at_least, BLOCK_ELEMENTS // max(1, width))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def take_array(array: Any, name: str) -> tuple[torch.Tensor, Kind]:
+    """A tensor that shares memory with `array` where it can, and the kind to give back. Checks the container only."""
+    import torch
+
+    if is_tensor(array):
+        if array.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, received layout {array.layout}; call .to_dense() first")
+        kind = Kind("torch", array.dtype, array.device)
+        tensor = array.detach()
+        # Other accelerators lack float64, which verification needs; their arrays are worked on by the CPU.
+        return (tensor if array.device.type in ("cpu", "cuda") else tensor.cpu()), kind
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{name} must be a numpy array or a torch tensor, received {type(array).__name__}; "
+            "convert it, for instance with numpy.asarray(..., dtype=numpy.float32)"
+        )
+    kind = Kind("numpy", array.dtype, None)
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, received dtype {array.dtype}")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if any(stride < 0 or stride % native.itemsize for stride in native.strides):
+        native = np.ascontiguousarray(native)  # torch has no negative and no odd strides
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # we never write to it
+        return torch.from_numpy(native), kind
+
+
+def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> tuple[torch.Tensor, Kind]:
+    """Check one array of features: float dtype, the rank of `shape`, at least one column, finite values."""
+    import torch
+
+    tensor, kind = take_array(array, name)
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} must hold float16, bfloat16, float32 or float64 values, received {kind.dtype}; "
+            "convert to float32 first"
+        )
+    if tensor.ndim != shape.count(",") + 1:
+        raise ValueError(f"{name} must have shape {shape}, received {tuple(tensor.shape)}")
+    if tensor.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one column (D >= 1), received shape {tuple(tensor.shape)}")
+    check_finite(tensor, name)
+    return tensor, kind
+
+
+def check_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raise ValueError naming the first rows that hold NaN or inf."""
+    import torch
+
+    if not tensor.dtype.is_floating_point:
+        return
+    width = math.prod(tensor.shape[1:])
+    bad: list[int] = []
+    for block in row_blocks(tensor.shape[0], width):
+        finite = torch.isfinite(tensor[block])
+        if not bool(finite.all()):
+            rows = (~finite.flatten(1).all(dim=1)).nonzero().flatten() + block.start
+            bad += rows.tolist()
+    if bad:
+        named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(
+            f"{name} must be finite, received NaN or inf in {len(bad)} row(s): {named}; remove or repair these rows"
+        )
+
+
+def check_same_kind(first: Kind, second: Kind, names: tuple[str, str]) -> None:
+    """Raise unless both arrays are of the same container and on the same device."""
+    if first.container != second.container:
+        raise TypeError(
+            f"{names[0]} and {names[1]} must be of the same kind, received {first.container} and {second.container}; "
+            "convert one of them"
+        )
+    if first.device != second.device:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must be on the same device, received {first.device} and {second.device}; "
+            "move one of them with .to(device)"
+        )
+
+
+def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
+    """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
+    if is_tensor(labels):
+        array = labels.detach().cpu().numpy() if not labels.dtype.is_floating_point else np.empty(0, np.float32)
+    else:
+        array = labels if isinstance(labels, np.ndarray) else _label_array(labels, name)
+    if array.dtype == object:
+        array = _label_array(array.tolist(), name)
+    if array.dtype.kind not in "iuU" and array.size:
+        raise TypeError(f"{name} must be integers or strings, received dtype {getattr(labels, 'dtype', array.dtype)}")
+    if array.ndim != 1 or len(array) != n:
+        raise ValueError(f"{name} must have shape ({n},), one label per row, received {array.shape}")
+    if array.dtype.kind == "U":
+        return array
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit into int64, received {int(array.max())}")
+    return array.astype(np.int64)
+
+
+def _label_array(labels: Any, name: str) -> npt.NDArray[Any]:
+    """A sequence as an array, refusing what numpy would silently turn into something else (1 and "1")."""
+    if isinstance(labels, str | bytes) or not hasattr(labels, "__len__") or not hasattr(labels, "__iter__"):
+        raise TypeError(f"{name} must be a sequence of integers or strings, received {type(labels).__name__}")
+    kinds = {str if isinstance(label, str) else type(label) for label in labels}
+    allowed = all(kind is str or (issubclass(kind, int | np.integer) and kind is not bool) for kind in kinds)
+    if not allowed or (str in kinds and len(kinds) > 1):
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"{name} must be all integers or all strings, received a sequence of {found}")
+    array = np.asarray(list(labels)) if len(kinds) else np.empty(0, np.int64)
+    if array.dtype == object:
+        raise ValueError(f"{name} must fit into int64, received larger integers")
+    return array
+
+
+def encode_labels(labels: Sequence[npt.NDArray[Any]], names: tuple[str, str]) -> list[npt.NDArray[np.int64]]:
+    """Number the distinct labels of several arrays jointly, 0, 1, ...; integers and strings do not mix."""
+    kinds = {array.dtype.kind == "U" for array in labels if array.size}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"{names[0]} and {names[1]} must both be integers or both be strings, "
+            f"received {labels[0].dtype} and {labels[1].dtype}"
+        )
+    _, codes = np.unique(np.concatenate([array for array in labels if array.size] or [labels[0]]), return_inverse=True)
+    ends = np.cumsum([array.size for array in labels])[:-1]
+    return [part.astype(np.int64) for part in np.split(codes.reshape(-1), ends)]
+
+
+def check_count(value: object, name: str, minimum: int) -> int:
+    """A real integer (numpy's included, bool excluded) of at least `minimum`."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer >= {minimum}, received the bool {value}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer >= {minimum}, received {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, received {number}")
+    return number
+
+
+def check_number(value: object, name: str, low: float = 0.0, high: float = math.inf) -> float:
+    """A finite real number in [low, high]."""
+    allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {allowed}, received {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{name} must be {allowed}, received {number}")
+    return number
+
+
+def check_flag(value: object, name: str) -> bool:
+    """A plain bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, received {value!r}")
+    return bool(value)

@@ -1,0 +1,143 @@
+"""Distances between rows, twice: fast products with a bound on their error, and exact ones for chosen pairs.
+
+A tile of distances comes from a matrix product, |q|² + |g|² - 2 q.g, which loses digits where rows are close
+together. So the product is only ever used to say which pairs *cannot* matter; those that can are computed again
+as differences in float64. The two forms:
+
+`Frame.tile`
+    moves rows to the mean of the set and scales them by a power of two, so that nothing overflows and a common
+    offset costs no digits. With u the rounding unit of the product's dtype and D columns, the computed squared
+    distance p of two placed rows q, g obeys (Higham, Accuracy and Stability, 3.5, for any order of summation)
+
+        |p - d²| <= (D + 4) u (|q| + |g|)²,
+
+    and placing itself moves d by at most u (|q| + |g|), that is d² by at most 2u (|q| + |g|)² and a little. With
+    (|q| + |g|)² <= 2|q|² + 2|g|², everything together is below `slack(D, dtype)` (|q|² + |g|²).
+
+`pair_distances`
+    sums squared differences in float64. The value depends on the two rows only, never on a tile, a thread or the
+    place of the pair in a batch; it is symmetric, and exactly 0 for identical rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
+
+if TYPE_CHECKING:
+    import torch
+
+
+def slack(width: int, dtype: torch.dtype) -> float:
+    """The factor of (|q|² + |g|²) that bounds the error of a product tile of `width` columns; see the module."""
+    import torch
+
+    return (width + 8) * torch.finfo(dtype).eps  # 2 (D + 8) u; eps is 2 u
+
+
+class Frame:
+    """The place to which rows are moved before a product: the mean of `base`, scaled to the size of both sets.
+
+    `scale` is a power of two, so scaling is exact; `tile` gives placed rows in any float dtype.
+    """
+
+    def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
+        import torch
+
+        sets = [base] if queries is None or queries is base else [base, queries]
+        largest = max(
+            (float(rows[block].abs().max()) for rows in sets for block in row_blocks(*rows.shape)),
+            default=0.0,
+        )
+        exponent = math.frexp(largest)[1] if largest > 0 else 0
+        self.scale = math.ldexp(1.0, -max(-1000, min(1000, exponent)))
+        self.centre = torch.zeros(base.shape[1], dtype=torch.float64, device=base.device)
+        if centred and len(base):
+            for block in row_blocks(*base.shape):
+                self.centre += (base[block].double() * self.scale).sum(dim=0)
+            self.centre /= len(base)
+
+    def tile(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`rows` (n, D), placed, in `dtype`; a new tensor, made a block at a time."""
+        import torch
+
+        placed = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+        for block in row_blocks(*rows.shape):
+            placed[block] = (rows[block].double() * self.scale).sub_(self.centre)
+        return placed
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (float64) scaled to length 1; a row of zeros stays. Divided by its largest entry first, against overflow."""
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / largest.masked_fill(largest == 0, 1)
+    length: torch.Tensor = rows.square().sum(dim=1, keepdim=True).sqrt()
+    return rows / length.masked_fill(length == 0, 1)
+
+
+def squared_norms(rows: torch.Tensor) -> torch.Tensor:
+    """|row|² in float64, shape (n,)."""
+    import torch
+
+    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for block in row_blocks(*rows.shape):
+        norms[block] = rows[block].double().square().sum(dim=1)
+    return norms
+
+
+def pair_distances(
+    queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0
+) -> torch.Tensor:
+    """Euclidean distances (not squared) of the pairs queries[left], base[right], float64, in the caller's units.
+
+    `scale`, a power of two, keeps squares inside the range of float64.
+    """
+    import torch
+
+    result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
+    step = max(1, BLOCK_ELEMENTS // (2 * queries.shape[1]))
+    for start in range(0, len(left), step):
+        pairs = slice(start, start + step)
+        difference = queries.index_select(0, left[pairs]).double().mul_(scale)
+        difference -= base.index_select(0, right[pairs]).double().mul_(scale)
+        result[pairs] = difference.square_().sum(dim=1).sqrt_().div_(scale)
+    return result
+
+
+def pair_cosines(
+    queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0
+) -> torch.Tensor:
+    """1 - cosine of the pairs queries[left], base[right], float64; 1 where a row is zero."""
+    import torch
+
+    result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
+    step = max(1, BLOCK_ELEMENTS // (2 * queries.shape[1]))
+    for start in range(0, len(left), step):
+        pairs = slice(start, start + step)
+        own = unit(queries.index_select(0, left[pairs]).double().mul_(scale))
+        other = unit(base.index_select(0, right[pairs]).double().mul_(scale))
+        result[pairs] = 1 - (own * other).sum(dim=1)
+    return result
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Products in true float32 while inside, whatever `torch.set_float32_matmul_precision` was told before.
+
+    TF32 or bfloat16 products would break the bound above.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,242 @@
+"""The engine `exact`: plain torch, CPU and CUDA alike, tile by tile, never N x N.
+
+Two stages, both safe by the bound that `pose2id.distances` derives:
+
+1. *Candidates.* A product in the working dtype gives, for every pair, a lower bound of its squared distance. Each
+   row keeps the k + SPARE pairs with the smallest lower bounds; those are measured again as float64 differences.
+   When the lower bound of everything that was not kept exceeds the measured k-th distance, the row is done.
+2. *Sweep.* Rows that stage 1 could not decide (many near ties, wildly different scales) go through the base once
+   more in ascending order of index, with the bound in float64; every pair that the bound cannot rule out is
+   measured. What is held so far always has the lower index, so a later pair must be strictly nearer.
+
+The result depends on the rows only: ascending by the float64 distance rounded to the working dtype, then by index.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pose2id.arrays import work_dtype
+from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_TILE = 2048
+COLUMN_TILE = 8192
+SWEEP_TILE = 256
+SPARE = 6
+
+
+def probe() -> tuple[object | None, str]:
+    """Give torch and a sentence on where it computes; the counterpart of the other engines' probe."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch, f"torch {torch.__version__}, CPU" + (f" and {gpus} CUDA device(s)" if gpus else "")
+
+
+def search(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    *,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest rows of `base` for every row of `queries`: indices (Q, k) and distances (Q, k).
+
+    When both are the same tensor, a row is not its own neighbour. Pairs with equal labels do not count. Places
+    without a neighbour hold -1 and inf.
+    """
+    import torch
+    from tqdm import tqdm
+
+    dtype = work_dtype(base.dtype)
+    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
+    distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
+    if not len(queries) or not len(base):
+        return indices, distances
+    same = queries is base
+    frame = Frame(base, queries)
+    placed = frame.tile(base, dtype)
+    norms = squared_norms(placed)
+    keep = 1 - slack(base.shape[1], dtype)
+    floor = (norms * keep).to(dtype)
+    undecided = []
+    with (
+        full_precision(),
+        tqdm(total=len(queries), desc="neighbours", unit="row", disable=not progress) as bar,
+    ):
+        for start in range(0, len(queries), ROW_TILE):
+            stop = min(start + ROW_TILE, len(queries))
+            rows = torch.arange(start, stop, device=base.device)
+            tile = placed[start:stop] if same else frame.tile(queries[start:stop], dtype)
+            labels = None if query_labels is None else query_labels[start:stop]
+            lower, found = _candidates(tile, placed, floor, k + SPARE, start if same else None, labels, base_labels)
+            # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
+            beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - _tiny(dtype, base.shape[1])
+            if len(base) - same > k + SPARE:
+                beyond = lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
+            else:
+                beyond = torch.full_like(beyond, torch.inf).to(dtype)
+            found = torch.where(torch.isfinite(lower), found, -1)
+            indices[start:stop], distances[start:stop] = measure(queries, base, rows, found, k, frame.scale)
+            undecided.append(rows[~(beyond > distances[start:stop, -1])])
+            bar.update(stop - start)
+    left = torch.cat(undecided)
+    if len(left):
+        sweep(queries, base, left, indices, distances, frame, query_labels, base_labels, progress=progress)
+    return indices, distances
+
+
+def _tiny(dtype: torch.dtype, width: int) -> float:
+    """What underflow can hide in a squared distance of `width` columns of placed rows."""
+    import torch
+
+    return 8 * width * float(torch.finfo(dtype).tiny)
+
+
+def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Tensor:
+    """Squared lower bounds in the frame as distances in the caller's units, less what measuring may round."""
+    return squared.clamp(min=0).sqrt() * ((1 - (width + 8) * 2.0**-52) / scale)
+
+
+def _candidates(
+    tile: torch.Tensor,
+    placed: torch.Tensor,
+    floor: torch.Tensor,
+    count: int,
+    offset: int | None,
+    labels: torch.Tensor | None,
+    base_labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` smallest lower bounds of each row (less its own norm) and their indices, inf where there is none.
+
+    `offset` is the index in the base of the tile's first row when both are the same set.
+    """
+    import torch
+
+    best = tile.new_full((len(tile), 0), torch.inf)
+    where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
+    for start in range(0, len(placed), COLUMN_TILE):
+        stop = min(start + COLUMN_TILE, len(placed))
+        bound = torch.addmm(floor[None, start:stop], tile, placed[start:stop].T, alpha=-2)  # (rows, columns)
+        if offset is not None and start < offset + len(tile) and offset < stop:
+            own = torch.arange(max(start, offset), min(stop, offset + len(tile)), device=tile.device)
+            bound[own - offset, own - start] = torch.inf
+        if labels is not None and base_labels is not None:
+            bound.masked_fill_(labels[:, None] == base_labels[None, start:stop], torch.inf)
+        near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
+        best, where = torch.cat([best, near], dim=1), torch.cat([where, at + start], dim=1)
+        if best.shape[1] > count:
+            best, at = best.topk(count, dim=1, largest=False, sorted=False)
+            where = where.gather(1, at)
+    return best, where
+
+
+def measure(
+    queries: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, found: torch.Tensor, k: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure candidates `found` (len(rows), any), -1 where there is none; the best k by (distance, index)."""
+    import torch
+
+    dtype = work_dtype(base.dtype)
+    found = found.sort(dim=1).values
+    distances = torch.full(found.shape, torch.inf, dtype=dtype, device=base.device)
+    row, slot = (found >= 0).nonzero(as_tuple=True)
+    distances[row, slot] = pair_distances(queries, base, rows[row], found[row, slot], scale).to(dtype)
+    distances, order = distances.sort(dim=1, stable=True)  # ascending indices before, so ties go to the lower one
+    found = found.gather(1, order)
+    found[torch.isinf(distances) & (found < 0)] = -1
+    short = k - found.shape[1]
+    if short > 0:
+        found = torch.nn.functional.pad(found, (0, short), value=-1)
+        distances = torch.nn.functional.pad(distances, (0, short), value=torch.inf)
+    return found[:, :k], distances[:, :k]
+
+
+def sweep(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    rows: torch.Tensor,
+    indices: torch.Tensor,
+    distances: torch.Tensor,
+    frame: Frame,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    *,
+    progress: bool = False,
+) -> None:
+    """Stage 2 for the named rows of `queries`; writes their rows of `indices` and `distances`.
+
+    On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
+    """
+    import torch
+    from tqdm import tqdm
+
+    k, width, dtype = indices.shape[1], base.shape[1], distances.dtype
+    keep = 1 - slack(width, torch.float64)
+    same = queries is base
+    for start in tqdm(range(0, len(rows), ROW_TILE), desc="near ties", disable=not progress):
+        block = rows[start : start + ROW_TILE]
+        limit = distances[block, -1:]
+        tile = frame.tile(queries[block], torch.float64)
+        floor = squared_norms(tile)[:, None] * keep - _tiny(torch.float64, width)
+        held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
+        where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
+        for first in range(0, len(base), SWEEP_TILE):
+            columns = torch.arange(first, min(first + SWEEP_TILE, len(base)), device=base.device)
+            other = frame.tile(base[first : first + SWEEP_TILE], torch.float64)
+            squared = floor + squared_norms(other)[None] * keep - 2 * (tile @ other.T)
+            lower = lower_distances(squared, width, frame.scale).to(dtype)
+            open_pairs = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
+            if same:
+                open_pairs &= block[:, None] != columns
+            if query_labels is not None and base_labels is not None:
+                open_pairs &= query_labels[block][:, None] != base_labels[columns]
+            busy = open_pairs.any(dim=1).nonzero().flatten()
+            if not len(busy):
+                continue
+            row, column = open_pairs[busy].nonzero(as_tuple=True)
+            nearer = torch.full((len(busy), len(columns)), torch.inf, dtype=dtype, device=base.device)
+            nearer[row, column] = pair_distances(queries, base, block[busy][row], columns[column], frame.scale).to(
+                dtype
+            )
+            index = torch.where(torch.isinf(nearer), -1, columns)
+            nearer, order = torch.cat([held[busy], nearer], dim=1).sort(dim=1, stable=True)
+            held[busy] = nearer[:, :k]
+            where[busy] = torch.cat([where[busy], index], dim=1).gather(1, order)[:, :k]
+        indices[block], distances[block] = where, held
+
+
+def farthest(rows: torch.Tensor, base: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
+    """The distance (float64, not squared) of every row to the farthest row of `base`, shape (n,).
+
+    The product finds the row, float64 differences give its distance: the error is at most that of choosing, among
+    rows whose distances the product cannot tell apart, not the very farthest.
+    """
+    import torch
+    from tqdm import tqdm
+
+    dtype = work_dtype(base.dtype)
+    frame = Frame(base, rows)
+    placed = frame.tile(base, dtype)
+    norms = squared_norms(placed).to(dtype)
+    farthest_row = torch.empty(len(rows), dtype=torch.int64, device=base.device)
+    with full_precision():
+        for start in tqdm(range(0, len(rows), ROW_TILE), desc="farthest", disable=not progress):
+            tile = (
+                placed[start : start + ROW_TILE] if rows is base else frame.tile(rows[start : start + ROW_TILE], dtype)
+            )
+            best = tile.new_full((len(tile),), -torch.inf)
+            where = torch.zeros(len(tile), dtype=torch.int64, device=base.device)
+            for first in range(0, len(base), COLUMN_TILE):
+                part = slice(first, first + COLUMN_TILE)
+                far, at = torch.addmm(norms[None, part], tile, placed[part].T, alpha=-2).max(dim=1)
+                where = torch.where(far > best, at + first, where)
+                best = torch.maximum(best, far)
+            farthest_row[start : start + ROW_TILE] = where
+    own = torch.arange(len(rows), device=base.device)
+    return pair_distances(rows, base, own, farthest_row, frame.scale)

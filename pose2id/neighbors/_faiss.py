@@ -1,0 +1,140 @@
+"""The engine `faiss`: flat search by faiss, on the CPU or on its GPUs, with this library's order restored.
+
+faiss works in float32 and leaves the order of ties open. Here it only proposes candidates: they are measured as
+float64 differences, and a row whose k-th distance is not clearly below the last one faiss returned asks again for
+twice as many. Past `LIMIT` such rows go to the sweep of the engine `exact`. Both engines so give the same neighbours.
+
+faiss is imported here and nowhere else, after torch (the other order has crashed processes), and no GPU function is
+called unless `get_num_gpus()` reports one: without a driver such a call ends the process, not the function.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pose2id.arrays import work_dtype
+from pose2id.distances import Frame, slack, squared_norms
+from pose2id.errors import MissingExtraError
+from pose2id.neighbors import _exact
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_TILE = 4096
+LIMIT = 1024
+SPARE = 6
+DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss")
+
+
+def probe() -> tuple[ModuleType | None, str]:
+    """Import faiss, with a sentence on what it can do, or None and a sentence on what is wrong and how to mend it."""
+    import torch  # noqa: F401  (before faiss, on purpose)
+
+    wheels = [name for name in DISTRIBUTIONS if _installed(name)]
+    several = f"several faiss wheels are installed over each other ({', '.join(wheels)})"
+    mend = f"pip uninstall -y {' '.join(wheels)} && pip install 'pose2id[faiss-cpu]'"
+    try:
+        import faiss
+    except ImportError as error:
+        if wheels:
+            return None, f"{wheels[0]} is installed but cannot be imported ({_line(error)}): {mend}"
+        return (
+            None,
+            "not installed: pip install 'pose2id[faiss-cpu]' (or 'pose2id[faiss-gpu]' on Linux x86-64 with CUDA)",
+        )
+    except Exception as error:  # noqa: BLE001  faiss-gpu without its CUDA wheels raises RuntimeError
+        return None, f"faiss cannot be imported ({type(error).__name__}: {_line(error)}): {mend}"
+    if not hasattr(faiss, "IndexFlatL2"):  # what is left of the folder when one of two wheels was uninstalled
+        what = several if len(wheels) > 1 else "faiss is an empty package, left over from an uninstalled wheel"
+        return None, f"{what}: {mend or ''}".replace("pip uninstall -y  && ", "")
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    version = getattr(faiss, "__version__", "of unknown version")
+    words = f"faiss {version}, " + (f"{gpus} GPU(s)" if gpus else "CPU")
+    return faiss, words + (f"; {several}; keep one: {mend}" if len(wheels) > 1 else "")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def search(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    *,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest rows of `base` for every row of `queries`; the contract of `_exact.search`."""
+    import torch
+    from tqdm import tqdm
+
+    faiss, words = probe()
+    if faiss is None:
+        raise MissingExtraError(f"engine 'faiss' needs faiss: {words}", extra="faiss-cpu", package="faiss")
+    dtype = work_dtype(base.dtype)
+    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
+    distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
+    if not len(queries) or not len(base):
+        return indices, distances
+    same = queries is base
+    frame = Frame(base, queries)
+    placed = frame.tile(base, torch.float32)
+    index = _flat_index(faiss, placed.cpu().numpy())
+    largest = float(squared_norms(placed).max())
+    pending = torch.arange(len(queries), device=base.device)
+    count = k + same + SPARE
+    with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not progress) as bar:
+        while len(pending):
+            undecided = []
+            ask = min(count, len(base))
+            for start in range(0, len(pending), ROW_TILE):
+                rows = pending[start : start + ROW_TILE]
+                tile = placed[rows] if same else frame.tile(queries[rows], torch.float32)
+                squared, found = (
+                    torch.from_numpy(part).to(base.device) for part in index.search(tile.cpu().numpy(), ask)
+                )
+                # Everything faiss did not return is at least as far as the last it did, less both errors.
+                norms = squared_norms(tile)
+                beyond = squared[:, -1].double() - slack(base.shape[1], torch.float32) * (norms + largest)
+                beyond = _exact.lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
+                if ask == len(base):
+                    beyond.fill_(torch.inf)
+                if same:
+                    found = torch.where(found == rows[:, None], -1, found)
+                if query_labels is not None and base_labels is not None:
+                    found = torch.where(query_labels[rows][:, None] == base_labels[found.clamp(min=0)], -1, found)
+                indices[rows], distances[rows] = _exact.measure(queries, base, rows, found, k, frame.scale)
+                decided = beyond > distances[rows, -1]
+                decided |= torch.isinf(beyond)
+                undecided.append(rows[~decided])
+                bar.update(int(decided.sum()))
+            pending = torch.cat(undecided)
+            if count >= LIMIT:
+                break
+            count *= 2
+    if len(pending):
+        _exact.sweep(queries, base, pending, indices, distances, frame, query_labels, base_labels, progress=progress)
+    return indices, distances
+
+
+def _flat_index(faiss: Any, rows: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    """A flat L2 index of `rows`, on all GPUs when faiss sees any."""
+    index = faiss.IndexFlatL2(rows.shape[1])
+    if faiss.get_num_gpus() > 0:
+        index = faiss.index_cpu_to_all_gpus(index)
+    index.add(rows)
+    return index
