@@ -1,0 +1,350 @@
+"""The command line: reads, calls, writes. `pose2id demo | centralize | density | rerank | evaluate | doctor`.
+
+Results go to stdout, progress and errors to stderr. Bad input ends with one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pose2id import __version__
+from pose2id.arrays import is_tensor
+from pose2id.files import FeatureFile, check_output, read_features, write_arrays
+
+DEMO_FOLDER = "pose2id-demo"
+EXTRAS = {
+    "faiss-cpu": ("faiss-cpu",),
+    "faiss-gpu": ("faiss-gpu",),
+    "ipg": ("diffusers", "safetensors", "huggingface-hub", "accelerate", "pillow"),
+    "train": ("tensorboard",),
+    "poses": ("onnxruntime",),
+    "plots": ("matplotlib", "pillow"),
+    "dask": ("dask",),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0, or 2 for bad input)."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        words = " ".join(str(error).split()) or type(error).__name__
+        print(f"pose2id {arguments.command}: {words}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pose2id {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pose2id",
+        description="Better re-identification features without training: centralize, re-rank, evaluate.",
+        epilog="Feature files: .npz with 'features' and optionally 'ids', 'cams', 'generated'; .npy; .safetensors; .pt "
+        "with one plain tensor. Nothing pickled is loaded.",
+    )
+    parser.add_argument("--version", action="version", version=f"pose2id {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="the method on a small real set that comes with the package")
+    demo.add_argument("-o", "--output", metavar="FOLDER", help=f"folder for the pictures (default {DEMO_FOLDER})")
+    demo.add_argument("--overwrite", action="store_true", help="replace pictures in a folder named by -o")
+    demo.add_argument("--no-pictures", action="store_true", help="print the table only")
+    _add_common(demo, _demo, as_json=True)
+
+    centralize = commands.add_parser("centralize", help="pull the features of one set toward their identities' centres")
+    centralize.add_argument("features", metavar="FILE", help="feature file; 'generated' in it is used")
+    _add_output(centralize)
+    _add_method(centralize)
+    centralize.add_argument("--no-normalize", action="store_true", help="raw sums, as the released function")
+    _add_common(centralize, _centralize)
+
+    density = commands.add_parser("density", help="ID2: how tight identities are, lower is denser")
+    density.add_argument(
+        "features",
+        metavar="FILE",
+        nargs="+",
+        help="feature files with 'ids', taken together (query and gallery)",
+    )
+    _add_common(density, _density, as_json=True)
+
+    rerank = commands.add_parser("rerank", help="k-reciprocal re-ranking; writes the distances (Q, G)")
+    _add_sides(rerank)
+    _add_output(rerank)
+    _add_reranking(rerank, "")
+    _add_engine(rerank)
+    _add_common(rerank, _rerank)
+
+    evaluate = commands.add_parser("evaluate", help="mAP, CMC, mINP; with --centralize and --rerank before and after")
+    _add_sides(evaluate)
+    evaluate.add_argument("--protocol", default="market1501", help="market1501 (default) or all")
+    evaluate.add_argument(
+        "--metric", default="euclidean", help="euclidean (default) or cosine, for rows without re-ranking"
+    )
+    evaluate.add_argument("--centralize", action="store_true", help="also centralize query and gallery, separately")
+    evaluate.add_argument("--rerank", action="store_true", help="also re-rank")
+    _add_method(evaluate)
+    _add_reranking(evaluate, "rerank-")
+    _add_common(evaluate, _evaluate, as_json=True)
+
+    doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
+    _add_common(doctor, _doctor, as_json=True)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, run: Any, *, as_json: bool = False) -> None:
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress bars (there are none without a terminal)"
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help=".npz, .npy, .safetensors or .pt")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+
+
+def _add_sides(parser: argparse.ArgumentParser) -> None:
+    for side in ("query", "gallery"):
+        parser.add_argument(f"--{side}", metavar="FILE", required=True, help=f"feature file of the {side}")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--eta", type=float, default=1.0, help="trust in the generated features (default 1)")
+    parser.add_argument("--k1", type=int, default=2, help="neighbours looked at (default 2, 0 for none)")
+    parser.add_argument("--k2", type=int, default=2, help="neighbours that must look back (default 2)")
+    parser.add_argument("--alpha", type=float, default=0.0, help="weight max(cosine, 0)^alpha (default 0: plain sums)")
+    parser.add_argument("--exclude-cams", action="store_true", help="neighbours from other cameras only; needs 'cams'")
+    _add_engine(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", default="auto", help="auto (default), exact or faiss")
+
+
+def _add_reranking(parser: argparse.ArgumentParser, prefix: str) -> None:
+    parser.add_argument(f"--{prefix}k1", dest="rerank_k1", type=int, default=20, help="neighbours encoded (default 20)")
+    parser.add_argument(f"--{prefix}k2", dest="rerank_k2", type=int, default=6, help="rows averaged (default 6)")
+    parser.add_argument(
+        f"--{prefix}lambda",
+        dest="rerank_lambda",
+        type=float,
+        default=0.3,
+        help="share of the original distance (default 0.3)",
+    )
+
+
+def _progress(arguments: argparse.Namespace) -> bool:
+    return not arguments.quiet and sys.stderr.isatty()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from pose2id.datasets import load_demo
+    from pose2id.demo import PICTURES, draw_pictures, format_table, rows_as_dicts, run_demo
+    from pose2id.errors import MissingExtraError, require
+
+    folder = Path(arguments.output or DEMO_FOLDER)
+    there = [name for name in PICTURES if (folder / name).exists()]
+    if arguments.output and there and not arguments.overwrite:
+        raise ValueError(f"output {folder / there[0]} exists already; name another folder or pass --overwrite")
+    data = load_demo()
+    rows = run_demo(data, progress=_progress(arguments))
+    pictures, missing = [], None
+    if not arguments.no_pictures:
+        try:
+            require("matplotlib", "plots", "drawing the pictures")
+            pictures = draw_pictures(data, folder)
+        except MissingExtraError as error:
+            missing = str(error)
+    if arguments.json:
+        print(json.dumps({"rows": rows_as_dicts(rows), "pictures": [str(p) for p in pictures]}, indent=1))
+    else:
+        print(format_table(rows))
+        if pictures:
+            print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
+    if missing:
+        print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def _method(arguments: argparse.Namespace, file: FeatureFile, *, normalize: bool = True) -> Any:
+    """The features of one file, centralized with the options given."""
+    from pose2id import centralize
+
+    if arguments.exclude_cams and file.cams is None:
+        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
+    return centralize(
+        file.features,
+        file.generated,
+        arguments.eta,
+        arguments.k1,
+        arguments.k2,
+        alpha=arguments.alpha,
+        normalize=normalize,
+        exclude=file.cams if arguments.exclude_cams else None,
+        engine=arguments.engine,
+        progress=_progress(arguments),
+    )
+
+
+def _centralize(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output, overwrite=arguments.overwrite)
+    file = read_features(arguments.features)
+    arrays = {"features": _method(arguments, file, normalize=not arguments.no_normalize)}
+    arrays |= {name: value for name, value in (("ids", file.ids), ("cams", file.cams)) if value is not None}
+    path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
+    print(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
+
+
+def _density(arguments: argparse.Namespace) -> None:
+    from pose2id import id_density
+    from pose2id.arrays import take_features, take_labels
+    from pose2id.density import VARIANTS
+
+    files = [read_features(path, needs=("ids",)) for path in arguments.features]
+    tensors = [take_features(file.features, f"{file.path}: features")[0] for file in files]
+    labels = [take_labels(file.ids, len(file.features), f"{file.path}: ids") for file in files]
+    if len({tensor.shape[1] for tensor in tensors}) > 1 or len({array.dtype.kind for array in labels}) > 1:
+        found = ", ".join(f"{t.shape[1]} columns and {a.dtype} ids" for t, a in zip(tensors, labels, strict=True))
+        raise ValueError(f"the files must have equal D and ids of one kind, received {found}")
+    import torch
+
+    features, ids = torch.cat([tensor.double() for tensor in tensors]), np.concatenate(labels)
+    values = {variant: id_density(features, ids, variant=variant) for variant in VARIANTS}
+    if arguments.json:
+        print(json.dumps(values | {"rows": len(ids), "identities": len(np.unique(ids))}))
+        return
+    print(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities; lower is denser")
+    print(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
+    print(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
+
+
+def _rerank(arguments: argparse.Namespace) -> None:
+    from pose2id import rerank
+
+    check_output(arguments.output, overwrite=arguments.overwrite)
+    query, gallery = read_features(arguments.query), read_features(arguments.gallery)
+    distances = rerank(*_same_kind(query.features, gallery.features), **_reranking(arguments), engine=arguments.engine)
+    path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
+    print(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
+
+
+def _reranking(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "k1": arguments.rerank_k1,
+        "k2": arguments.rerank_k2,
+        "lambda_value": arguments.rerank_lambda,
+        "progress": _progress(arguments),
+    }
+
+
+def _same_kind(query: Any, gallery: Any) -> tuple[Any, Any]:
+    """Features of two files as one kind of array: tensors if one of them is a tensor."""
+    import torch
+
+    if is_tensor(query) == is_tensor(gallery):
+        return query, gallery
+    sides = (side if is_tensor(side) else torch.from_numpy(np.ascontiguousarray(side)) for side in (query, gallery))
+    return next(sides), next(sides)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from pose2id import evaluate, evaluate_features, rerank
+    from pose2id.evaluation import METRICS, PROTOCOLS
+
+    for name, allowed in (("protocol", PROTOCOLS), ("metric", METRICS)):
+        if getattr(arguments, name) not in allowed:
+            raise ValueError(f"--{name} must be one of {', '.join(allowed)}, received {getattr(arguments, name)!r}")
+    query, gallery = (read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery))
+    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    sets = {"as given": _same_kind(query.features, gallery.features)}
+    if arguments.centralize:
+        sets["centralized"] = _same_kind(_method(arguments, query), _method(arguments, gallery))
+    rows = {}
+    for name, (q, g) in sets.items():
+        rows[name] = evaluate_features(
+            q, g, *labels, protocol=arguments.protocol, metric=arguments.metric, progress=_progress(arguments)
+        )
+    for name, (q, g) in sets.items() if arguments.rerank else ():
+        distances = rerank(q, g, **_reranking(arguments), engine=arguments.engine)
+        rows[f"{name}, re-ranked"] = evaluate(distances, *labels, protocol=arguments.protocol)
+    if arguments.json:
+        values = [
+            {
+                "name": name,
+                "mAP": s.mAP,
+                "mINP": s.mINP,
+                "rank1": s.rank(1),
+                "rank5": s.rank(5),
+                "rank10": s.rank(10),
+            }
+            | {"valid_queries": s.valid_queries, "tied_rank1": s.tied_rank1}
+            for name, s in rows.items()
+        ]
+        print(json.dumps({"protocol": arguments.protocol, "metric": arguments.metric, "rows": values}, indent=1))
+        return
+    width = max(map(len, rows))
+    for position, (name, scores) in enumerate(rows.items()):
+        head, values_line = str(scores).splitlines()
+        if position == 0:
+            print(" " * width + "  " + head)
+        print(name.ljust(width) + "  " + values_line)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from pose2id.neighbors import describe_engines
+
+    report: dict[str, Any] = {
+        "pose2id": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in ("numpy", "scipy", "torch", "tqdm", "scikit-learn")},
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "engines": [{"name": n, "works": w, "detail": d} for n, w, d in describe_engines()],
+        "extras": {extra: {package: _version(package) for package in packages} for extra, packages in EXTRAS.items()},
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
+    print("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
+    print("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
+    print("engines   auto takes 'exact'")
+    for engine in report["engines"]:
+        print(f"  {engine['name']:<8}{'works' if engine['works'] else 'no':<7}{engine['detail']}")
+    print("extras")
+    for extra, packages in report["extras"].items():
+        missing = [package for package, version in packages.items() if version is None]
+        held = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
+        print(
+            f"  {extra:<11}"
+            + (f"pip install 'pose2id[{extra}]'   (missing: {', '.join(missing)})" if missing else held)
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

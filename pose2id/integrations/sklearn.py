@@ -1,0 +1,134 @@
+"""`NeighborCentralizer`: the method as a scikit-learn transformer.
+
+Import it by its full path: `from pose2id.integrations.sklearn import NeighborCentralizer`. scikit-learn is not a
+dependency of pose2id; install it with `pip install scikit-learn`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pose2id.arrays import check_count, check_flag, check_number, take_array, take_features
+from pose2id.centralization import alive, centralize, gallery_reach, place, pull_toward
+from pose2id.errors import MissingExtraError
+from pose2id.neighbors import check_engine
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise MissingExtraError(
+        "pose2id.integrations.sklearn needs scikit-learn 1.6 or newer: pip install 'scikit-learn>=1.6'",
+        extra="scikit-learn",
+        package="scikit-learn",
+    ) from error
+
+Floats = npt.NDArray[Any]
+
+
+class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Pull features toward their mutual nearest neighbours.
+
+    The two ways to use it are different on purpose:
+
+    - `fit_transform(X)` is `pose2id.centralize(X)`, the published method: the rows of one set pull each other.
+    - `fit(gallery).transform(query)` pulls query rows toward a *fixed* gallery, for services that answer one query at
+      a time. This is **not the published protocol**: there, features of query and gallery never meet. Gallery row j
+      counts for query q if it is among the k1 nearest of q and d(q, j) is at most the distance from j to its own
+      k2-th neighbour within the gallery. The gallery itself is not changed.
+
+    So `fit(X).transform(X)` differs from `fit_transform(X)`: in the former every row finds itself in the gallery.
+
+    Parameters
+    ----------
+    k1, k2 : int
+        As for `pose2id.centralize`; 0 switches the step off.
+    alpha : float
+        Weight max(cosine, 0) ** alpha of each neighbour.
+    normalize : bool
+        Scale rows to length 1 before and after.
+    engine : {"auto", "exact", "faiss"}
+        See `pose2id.neighbors`.
+
+    Attributes
+    ----------
+    gallery_ : (G, D) array
+        The fitted rows that have a direction, scaled to length 1 if `normalize`.
+    reach_ : (G,) array
+        Distance from each of them to its k2-th neighbour.
+    n_features_in_ : int
+        D.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.integrations.sklearn import NeighborCentralizer
+    >>> gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, -1.0]])
+    >>> NeighborCentralizer(k1=1, k2=1).fit(gallery).transform([[0.96, 0.28]]).round(2).tolist()
+    [[0.99, 0.14]]
+    """
+
+    def __init__(
+        self, k1: int = 2, k2: int = 2, *, alpha: float = 0.0, normalize: bool = True, engine: str = "auto"
+    ) -> None:
+        self.k1 = k1
+        self.k2 = k2
+        self.alpha = alpha
+        self.normalize = normalize
+        self.engine = engine
+
+    def fit(self, X: Any, y: object = None) -> NeighborCentralizer:  # noqa: ARG002
+        """Keep X (G, D) as the gallery and measure how far each of its rows reaches. `y` is ignored."""
+        self._check_parameters()
+        self._fit(self._take(X, reset=True))
+        return self
+
+    def fit_transform(self, X: Any, y: object = None, **fit_params: Any) -> Floats:  # noqa: ARG002
+        """Fit, and return `pose2id.centralize(X)`: the published method within one set."""
+        self._check_parameters()
+        X = self._take(X, reset=True)
+        self._fit(X)
+        return centralize(X, k1=self.k1, k2=self.k2, alpha=self.alpha, normalize=self.normalize, engine=self.engine)
+
+    def transform(self, X: Any) -> Floats:
+        """Pull the rows of X (Q, D) toward the fitted gallery; same dtype out. Not the published protocol."""
+        check_is_fitted(self)
+        rows, kind = take_features(self._take(X, reset=False), "X")
+        gallery, reach = take_array(self.gallery_, "gallery_")[0], take_array(self.reach_, "reach_")[0]
+        pulled = pull_toward(
+            place(rows, normalize=self.normalize).to(gallery.dtype),
+            gallery,
+            reach,
+            self.k1,
+            self.alpha,
+            rows.dtype,
+            normalize=self.normalize,
+            engine=self.engine,
+        )
+        return kind.give_back(pulled)  # type: ignore[no-any-return]
+
+    def _fit(self, X: Floats) -> None:
+        rows, _ = take_features(X, "X")
+        placed = place(rows, normalize=self.normalize)
+        placed = placed[alive(placed)]
+        self.gallery_ = placed.numpy()
+        self.reach_ = gallery_reach(placed, self.k2, engine=self.engine).numpy()
+
+    def _check_parameters(self) -> None:
+        check_count(self.k1, "k1", 0)
+        check_count(self.k2, "k2", 0)
+        check_number(self.alpha, "alpha")
+        check_flag(self.normalize, "normalize")
+        check_engine(self.engine)
+
+    def _take(self, X: Any, *, reset: bool) -> Floats:
+        taken: Floats = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32, np.float16])
+        return taken
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
