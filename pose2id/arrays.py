@@ -66,13 +66,21 @@ def row_blocks(n: int, width: int, at_least: int = 1) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def take_array(array: Any, name: str) -> tuple[torch.Tensor, Kind]:
-    """A tensor that shares memory with `array` where it can, and the kind to give back. Checks the container only."""
+FLOATS = "float16, bfloat16, float32 or float64 values"
+
+
+def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64 bits") -> tuple[torch.Tensor, Kind]:
+    """A tensor that shares memory with `array` where it can, and the kind to give back.
+
+    Checks the container and that it holds numbers torch knows; `allowed` is what the error says.
+    """
     import torch
 
     if is_tensor(array):
         if array.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor, received layout {array.layout}; call .to_dense() first")
+        if array.device.type == "meta":
+            raise ValueError(f"{name} must be on a device that holds data, such as cpu or cuda, received device meta")
         kind = Kind("torch", array.dtype, array.device)
         tensor = array.detach()
         # Other accelerators lack float64, which verification needs; their arrays are worked on by the CPU.
@@ -86,7 +94,7 @@ def take_array(array: Any, name: str) -> tuple[torch.Tensor, Kind]:
         )
     kind = Kind("numpy", array.dtype, None)
     if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold real numbers of at most 64 bits, received dtype {array.dtype}")
+        raise TypeError(f"{name} must hold {allowed}, received dtype {array.dtype}")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if any(stride < 0 or stride % native.itemsize for stride in native.strides):
         native = np.ascontiguousarray(native)  # torch has no negative and no odd strides
@@ -99,12 +107,9 @@ def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> 
     """Check one array of features: float dtype, the rank of `shape`, at least one column, finite values."""
     import torch
 
-    tensor, kind = take_array(array, name)
+    tensor, kind = take_array(array, name, FLOATS)
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} must hold float16, bfloat16, float32 or float64 values, received {kind.dtype}; "
-            "convert to float32 first"
-        )
+        raise TypeError(f"{name} must hold {FLOATS}, received dtype {kind.dtype}; convert to float32 first")
     if tensor.ndim != shape.count(",") + 1:
         raise ValueError(f"{name} must have shape {shape}, received {tuple(tensor.shape)}")
     if tensor.shape[-1] == 0:

@@ -105,9 +105,9 @@ def centralize(
 
     >>> import numpy as np
     >>> from pose2id import centralize
-    >>> features = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]], dtype=np.float32)
+    >>> features = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
     >>> centralize(features, k1=1, k2=1).round(3).tolist()
-    [[0.8939999938011169, 0.4470000088214874], [0.8939999938011169, 0.4470000088214874], [0.0, -1.0]]
+    [[0.894, 0.447], [0.894, 0.447], [0.0, -1.0]]
     """
     eta, alpha = check_number(eta, "eta"), check_number(alpha, "alpha")
     k1, k2 = check_count(k1, "k1", 0), check_count(k2, "k2", 0)
@@ -278,9 +278,10 @@ def _take_table(neighbors: Any, n: int, k: int) -> torch.Tensor:
 
     if isinstance(neighbors, Neighbors):
         neighbors = neighbors.indices
-    tensor, kind = take_array(neighbors, "neighbors")
+    allowed = "integer row indices, -1 where there is none"
+    tensor, kind = take_array(neighbors, "neighbors", allowed)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
-        raise TypeError(f"neighbors must hold integer row indices, received dtype {kind.dtype}")
+        raise TypeError(f"neighbors must hold {allowed}, received dtype {kind.dtype}")
     if tensor.ndim != 2 or tensor.shape[0] != n:
         raise ValueError(f"neighbors must have shape ({n}, K), received {tuple(tensor.shape)}")
     if tensor.shape[1] < k:

@@ -54,7 +54,7 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     """
     import torch
 
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise ValueError(f"variant must be 'paper' or 'released', received {variant!r}")
     rows, _ = take_features(features)
     if not len(rows):

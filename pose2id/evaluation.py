@@ -62,6 +62,25 @@ class Protocol:
     same_camera_is_junk: bool
     junk_label: int | None = -1
 
+    def junk(
+        self,
+        query_id: object,
+        gallery_ids: npt.NDArray[Any],
+        query_cam: object = None,
+        gallery_cams: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[np.bool_]:
+        """Mark what is removed from the list of one query, (G,) bool; without cameras nothing is for its camera."""
+        junk = self.marked(gallery_ids)
+        if self.same_camera_is_junk and gallery_cams is not None:
+            junk |= (gallery_ids == query_id) & (gallery_cams == query_cam)
+        return junk
+
+    def marked(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Mark which of `ids` carry the junk label."""
+        if self.junk_label is None:
+            return np.zeros(len(ids), bool)
+        return np.asarray(ids == (str(self.junk_label) if ids.dtype.kind == "U" else self.junk_label))
+
 
 PROTOCOLS = {
     protocol.name: protocol
@@ -90,6 +109,8 @@ class Scores:
     tied_rank1 : int
         Valid queries where a right and a wrong item share the smallest distance exactly, so that only the order of
         the gallery decides rank-1.
+    average_precision : (Q,) float64 array
+        That of every query, in their order; NaN for skipped ones.
     """
 
     mAP: float
@@ -97,6 +118,7 @@ class Scores:
     cmc: npt.NDArray[np.float64]
     valid_queries: int
     tied_rank1: int
+    average_precision: npt.NDArray[np.float64]
 
     def rank(self, k: int) -> float:
         """Share of valid queries with a match among their first k, k >= 1; past the longest list, its end."""
@@ -223,7 +245,7 @@ def evaluate_features(
     import torch
     from tqdm import tqdm
 
-    if metric not in METRICS:
+    if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(f"metric must be 'euclidean' or 'cosine', received {metric!r}")
     check_flag(progress, "progress")
     queries, kind = take_features(query, "query", "(Q, D)")
@@ -293,10 +315,10 @@ def _take_sides(
 ) -> _Sides:
     """Check all labels against the Q and G of the scores, and look the protocol up."""
     if not isinstance(protocol, Protocol):
-        if not isinstance(protocol, str):
-            raise TypeError(f"protocol must be a name or a Protocol, received {protocol!r}")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}, received {protocol!r}")
+        if not isinstance(protocol, str) or protocol not in PROTOCOLS:
+            wrong = ValueError if isinstance(protocol, str) else TypeError
+            allowed = ", ".join(map(repr, PROTOCOLS))
+            raise wrong(f"protocol must be one of {allowed}, or a Protocol, received {protocol!r}")
         protocol = PROTOCOLS[protocol]
     ids = [take_labels(query_ids, q, "query_ids"), take_labels(gallery_ids, g, "gallery_ids")]
     if (query_cams is None) != (gallery_cams is None):
@@ -307,15 +329,9 @@ def _take_sides(
         taken = [take_labels(query_cams, q, "query_cams"), take_labels(gallery_cams, g, "gallery_cams")]
         cams = encode_labels(taken, ("query_cams", "gallery_cams"))
     codes = encode_labels(ids, ("query_ids", "gallery_ids"))
-    junk = [
-        np.zeros(len(array), bool)
-        if protocol.junk_label is None
-        else array == (str(protocol.junk_label) if array.dtype.kind == "U" else protocol.junk_label)
-        for array in ids
-    ]
     if not protocol.same_camera_is_junk:
         cams = [None, None]
-    return _Sides(codes[0], codes[1], cams[0], cams[1], junk[0], junk[1])
+    return _Sides(codes[0], codes[1], cams[0], cams[1], protocol.marked(ids[0]), protocol.marked(ids[1]))
 
 
 def _score(
@@ -338,7 +354,8 @@ def _score(
     junk_columns = torch.from_numpy(np.flatnonzero(sides.gallery_junk)).to(device)
     clean = len(sides.gallery) - len(junk_columns)
 
-    aps, inps, firsts, lengths, tied = [], [], [], [], 0
+    precisions = np.full(len(sides.query), np.nan)
+    inps, firsts, lengths, tied = [], [], [], 0
     for block in row_blocks(len(sides.query), len(sides.gallery), at_least=32):
         start = np.searchsorted(ordered, sides.query[block], "left")
         count = np.searchsorted(ordered, sides.query[block], "right") - start
@@ -365,12 +382,12 @@ def _score(
         valid = matches > 0
         real = np.arange(ahead.shape[1]) < matches[:, None]
         precision = np.where(real, np.arange(1, ahead.shape[1] + 1) / rank, 0)
-        aps.append(precision.sum(axis=1)[valid] / matches[valid])
+        precisions[block][valid] = precision.sum(axis=1)[valid] / matches[valid]
         inps.append(matches[valid] / np.take_along_axis(rank, np.maximum(matches - 1, 0)[:, None], 1)[valid, 0])
         firsts.append(rank[valid, 0])
         lengths.append((clean - np.bincount(row[junk], minlength=len(count)))[valid])
         tied += ties
-    if not aps:
+    if not inps:
         raise ValueError(
             f"at least one query must have a match in the gallery after junk removal, received {len(sides.query)} "
             f"queries and {len(sides.gallery)} gallery items without any; check ids, cameras and protocol"
@@ -378,11 +395,12 @@ def _score(
     first = np.concatenate(firsts)
     hits = np.bincount(first - 1, minlength=int(np.concatenate(lengths).max()))
     return Scores(
-        mAP=float(np.concatenate(aps).mean()),
+        mAP=float(np.nanmean(precisions)),
         mINP=float(np.concatenate(inps).mean()),
         cmc=hits.cumsum() / len(first),
         valid_queries=len(first),
         tied_rank1=tied,
+        average_precision=precisions,
     )
 
 

@@ -96,10 +96,10 @@ def rerank(
     --------
     >>> import numpy as np
     >>> from pose2id import rerank
-    >>> query = np.array([[0.0, 1.0]], dtype=np.float32)
-    >>> gallery = np.array([[0.1, 1.0], [1.0, 0.0], [1.0, 0.1]], dtype=np.float32)
-    >>> rerank(query, gallery, k1=1, k2=1).round(2).tolist()[0][0]
-    0.0
+    >>> query = np.array([[0.0, 1.0]])
+    >>> gallery = np.array([[0.1, 1.0], [1.0, 0.0], [1.0, 0.1]])
+    >>> rerank(query, gallery, k1=1, k2=1).round(2).tolist()
+    [[0.01, 1.0, 0.97]]
     """
     import torch
 

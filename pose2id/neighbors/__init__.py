@@ -125,10 +125,9 @@ def take_exclude(exclude: Any, rows: torch.Tensor) -> torch.Tensor | None:
 
 def check_engine(engine: object) -> str:
     """The name of a real engine for `engine`, "auto" resolved."""
-    if not isinstance(engine, str):
-        raise TypeError(f"engine must be a string, received {engine!r}")
-    if engine != "auto" and engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, ['auto', *ENGINES]))}, received {engine!r}")
+    if not isinstance(engine, str) or engine not in ("auto", *ENGINES):
+        wrong = ValueError if isinstance(engine, str) else TypeError
+        raise wrong(f"engine must be one of {', '.join(map(repr, ('auto', *ENGINES)))}, received {engine!r}")
     return "exact" if engine == "auto" else engine
 
 

@@ -1,0 +1,37 @@
+# Every target makes its own environment in .venv first; nothing else needs to be installed but Python and pip.
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint docs bench
+
+demo: $(READY)
+	$(BIN)/pose2id demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks
+
+# The stamp is written last, so an interrupted installation is taken up again. pip is renewed because
+# dependency groups need 25.1; the constraints keep every machine on the same torch.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("pose2id needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v)'
+	@echo "installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --constraint constraints.txt --editable '.[faiss-cpu,plots]' --group dev
+	@touch $@

@@ -1,0 +1,85 @@
+"""Literal, unhurried versions of the published algorithms, N x N matrices and all: the peers to be measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def centralize(features: np.ndarray, k1: int = 2, k2: int = 2) -> np.ndarray:
+    """Normalise, N x N distances, top k1, a Python loop over mutual neighbours, normalise."""
+    rows = torch.nn.functional.normalize(torch.from_numpy(features))
+    squared = rows.square().sum(1)
+    distances = squared[:, None] + squared[None] - 2 * rows @ rows.T
+    distances.fill_diagonal_(torch.inf)
+    near = distances.topk(max(k1, k2), largest=False).indices.tolist()
+    result = rows.clone()
+    for i in range(len(rows)):
+        for j in near[i][:k1]:
+            if i in near[j][:k2]:
+                result[i] += rows[j]
+    return torch.nn.functional.normalize(result).numpy()
+
+
+def rerank(query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.3) -> np.ndarray:
+    """k-reciprocal encoding with dense n x n matrices and a loop over rows (Zhong et al. 2017)."""
+    rows = np.concatenate([query, gallery])
+    n, q = len(rows), len(query)
+    squared = (rows**2).sum(1)
+    original = np.maximum(squared[:, None] + squared[None] - 2 * rows @ rows.T, 0)
+    np.fill_diagonal(original, 0)
+    original = original / original.max(axis=1, keepdims=True)
+    ranks = np.argsort(original, axis=1, kind="stable")
+    half = int(np.around(k1 / 2))
+    weights = np.zeros((n, n), np.float32)
+    for i in range(n):
+        own = _reciprocal(ranks, i, k1)
+        members = own
+        for j in own:
+            theirs = _reciprocal(ranks, j, half)
+            if len(np.intersect1d(theirs, own)) > 2 / 3 * len(theirs):
+                members = np.append(members, theirs)
+        members = np.unique(members)
+        weight = np.exp(-original[i, members])
+        weights[i, members] = weight / weight.sum()
+    if k2 > 1:
+        weights = np.stack([weights[ranks[i, :k2]].mean(axis=0) for i in range(n)])
+    holders = [np.flatnonzero(weights[:, i]) for i in range(n)]
+    jaccard = np.zeros((q, len(gallery)), np.float32)
+    for i in range(q):
+        common = np.zeros(n, np.float32)
+        for j in np.flatnonzero(weights[i]):
+            common[holders[j]] += np.minimum(weights[i, j], weights[holders[j], j])
+        jaccard[i] = 1 - common[q:] / (2 - common[q:])
+    return (1 - share) * jaccard + share * original[:q, q:]
+
+
+def _reciprocal(ranks: np.ndarray, i: int, k: int) -> np.ndarray:
+    forward = ranks[i, : k + 1]
+    return forward[(ranks[forward, : k + 1] == i).any(axis=1)]
+
+
+def evaluate(distances, query_ids, gallery_ids, query_cams, gallery_cams) -> tuple[float, np.ndarray]:
+    """The usual numpy evaluator: sort every list, loop over queries; mAP and CMC of 50 ranks."""
+    order = np.argsort(distances, axis=1, kind="stable")
+    aps, curves = [], []
+    for i in range(len(query_ids)):
+        keep = (gallery_ids[order[i]] != query_ids[i]) | (gallery_cams[order[i]] != query_cams[i])
+        right = (gallery_ids[order[i]] == query_ids[i])[keep]
+        if not right.any():
+            continue
+        hits = right.cumsum()
+        curves.append(np.minimum(hits, 1)[:50])
+        aps.append((hits / np.arange(1, len(right) + 1))[right].mean())
+    return float(np.mean(aps)), np.mean(curves, axis=0)
+
+
+def id_density(features: np.ndarray, ids: np.ndarray) -> float:
+    """Squared distance of each normalised row to its identity's mean, averaged over rows; a loop over identities."""
+    rows = torch.nn.functional.normalize(torch.from_numpy(features))
+    labels = torch.from_numpy(ids)
+    density = torch.zeros(len(rows))
+    for label in labels.unique():
+        own = labels == label
+        density[own] = (rows[own] - rows[own].mean(0)).square().sum(1)
+    return float(density.mean())

@@ -1,0 +1,101 @@
+"""Speed rows: ours, faiss and a plain literal version, interleaved in one run. Equality is asserted, time is not."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import plain
+import pytest
+from features import reid_like
+
+from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank
+
+HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "equality")
+SIZES = [(3368, 768), (3368, 2048), (8000, 768)]
+FULL = [(15913, 768), (15913, 2048)]
+
+
+def interleave(calls, repeats=3):
+    """Median seconds of each call, run in turn after one warm-up each."""
+    for call in calls:
+        call()
+    seconds = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def sizes(full):
+    return SIZES + FULL if full else SIZES
+
+
+def add(report, task, shape, peer, calls, equality):
+    ours, theirs = interleave(calls)
+    report("Speed", HEAD, task, *shape, f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}", equality)
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+@pytest.mark.parametrize("k", [2, 20])
+def test_knn_against_faiss(report, full, engine, k):
+    faiss = pytest.importorskip("faiss")
+    for n, d in sizes(full):
+        x = reid_like(n, d)[0]
+        graph = knn_graph(x, k, engine=engine)
+        # faiss leaves self in, orders near ties by rounding: compare distances, and indices where they are apart
+        squared, index = faiss.knn(x, x, k + 1)
+        same = (index[:, 1:] == graph.indices).mean()
+        np.testing.assert_allclose(np.sqrt(np.maximum(squared[:, 1:], 0)), graph.distances, atol=2e-3)
+        assert same > 0.999
+        calls = (lambda x=x: knn_graph(x, k, engine=engine)), (lambda x=x: faiss.knn(x, x, k + 1))
+        add(report, f"knn_graph k={k}, {engine}", (n, d), "faiss.knn", calls, f"{100 * same:.2f} % same")
+
+
+def test_centralize_against_the_plain_version(report, full):
+    for n, d in sizes(full):
+        x = reid_like(n, d)[0]
+        difference = np.abs(centralize(x) - plain.centralize(x)).max(axis=1)
+        assert (difference < 1e-5).mean() > 0.999  # the plain version's float32 matrix may swap near ties
+        calls = (lambda x=x: centralize(x)), (lambda x=x: plain.centralize(x))
+        add(report, "centralize", (n, d), "plain N x N", calls, f"{(difference < 1e-5).mean() * 100:.2f} % rows")
+
+
+def test_rerank_against_the_plain_version(report, full):
+    for q, g, d in [(600, 2400, 768)] + ([(1200, 5800, 768)] if full else []):
+        x = reid_like(q + g, d)[0]
+        difference = np.abs(rerank(x[:q], x[q:]) - plain.rerank(x[:q], x[q:]))
+        assert difference.mean() < 1e-5
+        calls = (lambda x=x, q=q: rerank(x[:q], x[q:])), (lambda x=x, q=q: plain.rerank(x[:q], x[q:]))
+        add(report, "rerank", (f"{q}+{g}", d), "plain n x n", calls, f"mean {difference.mean():.0e}")
+
+
+def test_evaluate_against_the_plain_version(report, full):
+    for q, g in [(1000, 8000)] + ([(3368, 15913)] if full else []):
+        x, ids, cams = reid_like(q + g, 768)
+        labels = (ids[:q], ids[q:], cams[:q], cams[q:])
+        distances = np.sqrt(np.maximum(2 - 2 * x[:q] @ x[q:].T, 0))
+        scores, (mean, cmc) = evaluate(distances, *labels), plain.evaluate(distances, *labels)
+        assert abs(scores.mAP - mean) < 1e-9
+        np.testing.assert_allclose(scores.cmc[:50], cmc, atol=1e-12)
+        calls = (lambda d=distances, a=labels: evaluate(d, *a)), (lambda d=distances, a=labels: plain.evaluate(d, *a))
+        add(report, "evaluate", (f"{q}x{g}", "-"), "plain, sorting", calls, f"mAP to {abs(scores.mAP - mean):.0e}")
+        near = abs(evaluate_features(x[:q], x[q:], *labels).mAP - mean)
+        assert near < 1e-4
+        calls = (
+            lambda x=x, q=q, a=labels: evaluate_features(x[:q], x[q:], *a),
+            lambda x=x, q=q, a=labels: plain.evaluate(np.sqrt(np.maximum(2 - 2 * x[:q] @ x[q:].T, 0)), *a),
+        )
+        add(report, "evaluate_features", (f"{q}x{g}", 768), "plain, with product", calls, f"mAP to {near:.0e}")
+
+
+def test_id_density_against_the_plain_version(report, full):
+    for n, d in sizes(full):
+        x, ids, _ = reid_like(n, d)
+        difference = abs(id_density(x, ids, variant="released") - plain.id_density(x, ids))
+        assert difference < 1e-5
+        calls = (lambda x=x, i=ids: id_density(x, i, variant="released")), (lambda x=x, i=ids: plain.id_density(x, i))
+        add(report, "id_density", (n, d), "plain, per identity", calls, f"to {difference:.0e}")

@@ -1,0 +1,64 @@
+"""The k nearest other rows and the mutual relation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def distance_matrix(a: np.ndarray, b: np.ndarray, *, single: bool = True) -> np.ndarray:
+    """Euclidean distances (len(a), len(b)), from differences in float64."""
+    table = np.zeros((len(a), len(b)))
+    for i, row in enumerate(a):
+        table[i] = np.sqrt(((b - row) ** 2).sum(axis=1))
+    return table.astype(np.float32).astype(np.float64) if single else table
+
+
+def neighbor_lists(
+    x: np.ndarray, *, exclude: Sequence | None = None, hidden: Sequence[int] = (), single: bool = True
+) -> list[list[int]]:
+    """For every row all the rows that may be its neighbours, by (distance, index).
+
+    Rows in ``hidden`` are nobody's neighbours and have none.
+    """
+    table = distance_matrix(x, x, single=single)
+    visible = [j for j in range(len(x)) if j not in set(hidden)]
+    lists: list[list[int]] = [[] for _ in x]
+    for i in visible:
+        allowed = [j for j in visible if j != i and (exclude is None or exclude[i] != exclude[j])]
+        lists[i] = sorted(allowed, key=lambda j, i=i: (table[i, j], j))
+    return lists
+
+
+def knn(
+    x: np.ndarray, k: int, *, exclude: Sequence | None = None, single: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and distances (N, k), padded with -1 and inf."""
+    table = distance_matrix(x, x, single=single)
+    indices = np.full((len(x), k), -1, dtype=np.int64)
+    distances = np.full((len(x), k), np.inf)
+    for i, row in enumerate(neighbor_lists(x, exclude=exclude, single=single)):
+        for position, j in enumerate(row[:k]):
+            indices[i, position] = j
+            distances[i, position] = table[i, j]
+    return indices, distances
+
+
+def mutual_neighbors(lists: Sequence[Sequence[int]], k1: int, k2: int) -> list[list[int]]:
+    """M_i = {j in the first k1 of i : i in the first k2 of j}."""
+    return [[j for j in row[:k1] if i in list(lists[j])[:k2]] for i, row in enumerate(lists)]
+
+
+def is_clear_cut(x: np.ndarray, depth: int, gap: float) -> bool:
+    """Whether rounding cannot reorder the first ``depth`` neighbours of any row.
+
+    True if neighbouring distances in every list are either exactly equal or further apart than ``gap`` times
+    the largest distance. Guards comparisons of versions that round at different places.
+    """
+    table = distance_matrix(x, x, single=False)
+    np.fill_diagonal(table, np.inf)
+    nearest = np.sort(table, axis=1)[:, : depth + 1]
+    nearest = np.where(np.isinf(nearest), np.nan, nearest)
+    steps = np.diff(nearest, axis=1)
+    finite = table[np.isfinite(table)]
+    largest = finite.max() if finite.size else 0.0
+    return not ((steps > 0) & (steps <= gap * largest)).any()

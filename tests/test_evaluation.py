@@ -1,0 +1,420 @@
+"""evaluate and evaluate_features: protocols, junk, ties, scores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import ArrayKind, as_float64
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import evaluation as reference
+from reference.neighbors import distance_matrix
+
+from pose2id import evaluate, evaluate_features
+from pose2id.evaluation import PROTOCOLS, Scores
+
+F32 = ArrayKind("numpy", "float32")
+PROTOCOL_NAMES = ["market1501", "all"]
+
+
+def assert_same_scores(scores, expected, tolerance=1e-12):
+    assert scores.mAP == pytest.approx(expected.mAP, abs=tolerance)
+    assert scores.mINP == pytest.approx(expected.mINP, abs=tolerance)
+    assert scores.cmc.shape == expected.cmc.shape
+    np.testing.assert_allclose(scores.cmc, expected.cmc, rtol=0, atol=tolerance)
+    assert scores.valid_queries == expected.valid_queries
+    assert scores.tied_rank1 == expected.tied_rank1
+
+
+def labels(q=30, g=80, seed=0):
+    """Identities with distractors, junk and unmatched queries, and four cameras."""
+    rng = np.random.default_rng(seed)
+    query_ids, gallery_ids = rng.integers(0, 12, q), rng.integers(-1, 10, g)
+    return query_ids, gallery_ids, rng.integers(0, 4, q), rng.integers(0, 4, g)
+
+
+def distances(q=30, g=80, seed=0):
+    return np.random.default_rng(seed).random((q, g))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+@pytest.mark.parametrize("cams", [True, False])
+def test_equals_reference(array_kind, protocol, cams):
+    values = array_kind.rounded(distances())
+    arguments = labels() if cams else labels()[:2]
+    scores = evaluate(array_kind.make(distances()), *arguments, protocol=protocol)
+    assert_same_scores(scores, reference.evaluate(values, *arguments, protocol=protocol))
+
+
+LABEL_LISTS = st.integers(1, 9).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(-1, 3), min_size=n, max_size=n),
+        st.lists(st.integers(0, 2), min_size=n, max_size=n),
+    )
+)
+
+
+@given(query=LABEL_LISTS, gallery=LABEL_LISTS, data=st.data(), protocol=st.sampled_from(PROTOCOL_NAMES))
+def test_equals_reference_with_ties(query, gallery, data, protocol):
+    q, g = len(query[0]), len(gallery[0])
+    cells = data.draw(st.lists(st.integers(-2, 2), min_size=q * g, max_size=q * g))
+    table = np.array(cells, dtype=np.float64).reshape(q, g)
+    arguments = (query[0], gallery[0], query[1], gallery[1])
+    try:
+        expected = reference.evaluate(table, *arguments, protocol=protocol)
+    except ValueError:  # no valid query: the longest of no lists
+        with pytest.raises(ValueError, match="quer"):
+            evaluate(table, *arguments, protocol=protocol)
+    else:
+        assert_same_scores(evaluate(table, *arguments, protocol=protocol), expected)
+
+
+def test_worked_example():
+    """Hits at ranks 1 and 3 for one query, at rank 2 for the other."""
+    table = np.array([[0.1, 0.2, 0.3, 0.4], [0.3, 0.1, 0.2, 0.4]])
+    scores = evaluate(table, [1, 2], [1, 3, 1, 4], protocol="all")
+    assert (scores.valid_queries, scores.tied_rank1) == (1, 0)  # nobody in the gallery is 2
+    assert scores.mAP == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert scores.mINP == pytest.approx(2 / 3)
+    assert scores.cmc.tolist() == [1, 1, 1, 1]
+    scores = evaluate(table, [1, 2], [1, 3, 2, 1], protocol="all")
+    assert scores.mAP == pytest.approx(((1 / 1 + 2 / 4) / 2 + 1 / 2) / 2)
+    assert scores.mINP == pytest.approx((2 / 4 + 1 / 2) / 2)
+    assert scores.cmc.tolist() == [0.5, 1, 1, 1]
+
+
+def test_same_identity_and_camera_is_removed_only_by_market1501():
+    table = np.array([[0.1, 0.2, 0.3, 0.4]])
+    arguments = ([5], [5, 6, 5, 7], ["c1"], ["c1", "c1", "c2", "c2"])
+    market, everything = (evaluate(table, *arguments, protocol=name) for name in PROTOCOL_NAMES)
+    assert market.cmc.tolist() == [0, 1, 1]
+    assert market.mAP == pytest.approx(1 / 2)
+    assert everything.cmc.tolist() == [1, 1, 1, 1]
+    assert everything.mAP == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_market1501_is_the_default():
+    values = distances()
+    assert_same_scores(evaluate(values, *labels()), reference.evaluate(values, *labels(), protocol="market1501"))
+
+
+def test_another_identity_from_the_same_camera_stays():
+    scores = evaluate(np.array([[0.1, 0.2]]), [5], [6, 5], [1], [1, 2])
+    assert scores.cmc.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+@pytest.mark.parametrize("kind", [int, str])
+def test_gallery_minus_one_is_junk_and_zero_is_not(protocol, kind):
+    table = np.array([[0.1, 0.2, 0.3, 0.4]])
+    gallery = [kind(label) for label in (-1, 0, 5, -1)]
+    scores = evaluate(table, [kind(5)], gallery, protocol=protocol)
+    assert scores.cmc.tolist() == [0, 1]
+    assert evaluate(table, [kind(0)], gallery, protocol=protocol).cmc.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_query_labelled_minus_one_is_invalid(protocol, kind):
+    table = np.array([[0.1, 0.2], [0.2, 0.1]])
+    scores = evaluate(table, [kind(-1), kind(5)], [kind(-1), kind(5)], protocol=protocol)
+    assert (scores.valid_queries, scores.mAP, scores.cmc.tolist()) == (1, 1.0, [1.0])
+
+
+def test_other_negative_labels_are_ordinary():
+    scores = evaluate(np.array([[0.2, 0.1]]), [-2], [-2, -3])
+    assert scores.cmc.tolist() == [0, 1]
+
+
+def test_queries_without_a_match_are_skipped():
+    table = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    # The second has its only match on its own camera, the third none at all.
+    scores = evaluate(table, [1, 2, 9], [1, 2, 3], [0, 0, 0], [1, 0, 1])
+    assert (scores.valid_queries, scores.mAP, scores.rank(1)) == (1, 1.0, 1.0)
+
+
+def test_cmc_is_as_long_as_the_longest_list_of_a_valid_query():
+    """Lists after junk removal: 4 (valid), 5 (no match, so it does not count), 3 (valid)."""
+    gallery_ids, gallery_cams = [1, 1, 2, 2, 2], [0, 1, 0, 0, 1]
+    table = np.tile(np.arange(5.0), (3, 1))
+    scores = evaluate(table, [1, 7, 2], gallery_ids, [0, 0, 0], gallery_cams)
+    expected = reference.evaluate(table, [1, 7, 2], gallery_ids, [0, 0, 0], gallery_cams)
+    assert len(expected.cmc) == 4
+    assert_same_scores(scores, expected)
+
+
+def test_rank_beyond_the_list_is_the_last_one():
+    scores = evaluate(np.array([[0.2, 0.1], [0.1, 0.2]]), [1, 1], [1, 2])
+    assert scores.cmc.tolist() == [0.5, 1.0]
+    assert [scores.rank(k) for k in (1, 2, 3, 1000)] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_types_of_the_scores():
+    scores = evaluate(F32.make(distances()), *labels())
+    assert isinstance(scores, Scores)
+    assert type(scores.mAP) is float
+    assert type(scores.mINP) is float
+    assert type(scores.rank(5)) is float
+    assert type(scores.valid_queries) is int
+    assert type(scores.tied_rank1) is int
+    assert isinstance(scores.cmc, np.ndarray)
+    assert scores.cmc.dtype == np.float64
+    assert [scores.rank(k + 1) for k in range(len(scores.cmc))] == scores.cmc.tolist()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scores.mAP = 1.0
+
+
+def test_text_is_a_small_table():
+    scores = evaluate(distances(), *labels())
+    text = str(scores)
+    assert "mAP" in text
+    assert "mINP" in text
+    assert 2 <= len(text.splitlines()) <= 12
+    assert f"{100 * scores.mAP:.1f}" in text or f"{scores.mAP:.3f}" in text
+
+
+def test_protocols_are_named_objects():
+    assert set(PROTOCOL_NAMES) <= set(PROTOCOLS)
+    for name in PROTOCOL_NAMES:
+        by_name = evaluate(distances(), *labels(), protocol=name)
+        assert_same_scores(evaluate(distances(), *labels(), protocol=PROTOCOLS[name]), by_name)
+
+
+# Ties
+
+
+def test_ties_go_to_the_lower_gallery_index():
+    table = np.zeros((2, 4))
+    scores = evaluate(table, [1, 2], [3, 1, 4, 2])
+    assert scores.cmc.tolist() == [0, 0.5, 0.5, 1]
+
+
+def test_many_ties_in_a_long_list():
+    """An unstable sort shows only in lists longer than a few dozen."""
+    table = np.random.default_rng(0).integers(0, 3, (20, 700)).astype(np.float64)
+    arguments = labels(20, 700, seed=1)
+    assert_same_scores(evaluate(table, *arguments), reference.evaluate(table, *arguments))
+
+
+TIED = {
+    "right and wrong tie": ([0.1, 0.1, 0.2], [1, 2, 3], 1),
+    "wrong and right tie": ([0.1, 0.1, 0.2], [2, 1, 3], 1),
+    "two right tie": ([0.1, 0.1, 0.2], [1, 1, 3], 0),
+    "two wrong tie": ([0.1, 0.1, 0.2], [2, 3, 1], 0),
+    "tie further down": ([0.0, 0.1, 0.1], [3, 1, 2], 0),
+    "the second match ties": ([0.0, 0.1, 0.1], [1, 1, 2], 0),
+    "both matches tie": ([0.1, 0.1, 0.1], [1, 2, 1], 1),
+    "wrong one is junk": ([0.1, 0.1, 0.2], [-1, 1, 3], 0),
+    "tie under a junk item": ([0.0, 0.1, 0.1], [-1, 1, 3], 1),
+    "not quite": ([0.1, np.nextafter(0.1, 1), 0.2], [1, 2, 3], 0),
+    "three": ([0.1, 0.1, 0.1], [2, 2, 1], 1),
+    "zero and minus zero": ([0.0, -0.0, 0.1], [1, 2, 3], 1),
+}
+
+
+@pytest.mark.parametrize(("row", "gallery_ids", "count"), TIED.values(), ids=TIED.keys())
+def test_tied_rank1(row, gallery_ids, count):
+    assert evaluate(np.array([row]), [1], gallery_ids).tied_rank1 == count
+
+
+def test_a_right_item_of_the_same_camera_is_no_tie():
+    row = np.array([[0.1, 0.1, 0.2]])
+    assert evaluate(row, [1], [1, 2, 1], [0], [0, 1, 1]).tied_rank1 == 0
+    assert evaluate(row, [1], [1, 2, 1], [0], [0, 1, 1], protocol="all").tied_rank1 == 1
+
+
+def test_tied_rank1_counts_valid_queries_only():
+    table = np.zeros((3, 2))
+    assert evaluate(table, [1, 9, -1], [1, 2]).tied_rank1 == 1
+
+
+# Forms of the input
+
+FORMS = {
+    "lists": lambda values: values.tolist(),
+    "tuples": lambda values: tuple(values.tolist()),
+    "int32": lambda values: values.astype(np.int32),
+    "torch": lambda values: torch.tensor(values),
+    "strings": lambda values: values.astype(str),
+    "list of strings": lambda values: values.astype(str).tolist(),
+    "object array of strings": lambda values: values.astype(str).astype(object),
+    "reversed view": lambda values: values[::-1].copy()[::-1],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+def test_labels_of_every_form(form, protocol):
+    arguments = labels()
+    scores = evaluate(distances(), *(form(values) for values in arguments), protocol=protocol)
+    assert_same_scores(scores, reference.evaluate(distances(), *arguments, protocol=protocol))
+
+
+def test_identities_and_cameras_may_have_different_forms():
+    query_ids, gallery_ids, query_cams, gallery_cams = labels()
+    scores = evaluate(
+        distances(),
+        query_ids.tolist(),
+        gallery_ids,
+        query_cams.astype(str),
+        gallery_cams.astype(str).tolist(),
+    )
+    assert_same_scores(scores, reference.evaluate(distances(), *labels()))
+
+
+def test_strings_are_compared_whole():
+    """numpy would cut "c10" to the width of "c1"."""
+    scores = evaluate(np.array([[0.1, 0.2]]), ["c1"], ["c10", "c1"])
+    assert scores.cmc.tolist() == [0, 1]
+
+
+def test_large_labels():
+    scores = evaluate(np.array([[0.1, 0.2]]), [2**60], [2**60 + 1, 2**60])
+    assert scores.cmc.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint8])
+def test_integer_distances(dtype):
+    table = np.random.default_rng(0).integers(0, 100, (30, 80)).astype(dtype)
+    assert_same_scores(evaluate(table, *labels()), reference.evaluate(table.astype(float), *labels()))
+
+
+def test_torch_distances_on_a_device(device):
+    table = torch.tensor(distances(), dtype=torch.float32, device=device)
+    ids = (torch.tensor(values, device=device) for values in labels())
+    assert_same_scores(evaluate(table, *ids), reference.evaluate(as_float64(table), *labels()))
+
+
+def test_negative_distances():
+    table = -distances()
+    assert_same_scores(evaluate(table, *labels()), reference.evaluate(table, *labels()))
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e300])
+def test_only_the_order_counts(factor):
+    assert_same_scores(evaluate(distances() * factor, *labels()), reference.evaluate(distances(), *labels()))
+
+
+def test_order_of_the_queries_does_not_matter():
+    query_ids, gallery_ids, query_cams, gallery_cams = labels()
+    order = np.random.default_rng(0).permutation(30)
+    shuffled = evaluate(distances()[order], query_ids[order], gallery_ids, query_cams[order], gallery_cams)
+    assert_same_scores(shuffled, reference.evaluate(distances(), *labels()))
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda table: table[::-1].copy()[::-1]])
+def test_memory_layout_does_not_matter(layout):
+    assert_same_scores(evaluate(layout(distances()), *labels()), reference.evaluate(distances(), *labels()))
+
+
+def test_input_is_not_changed(array_kind):
+    table = array_kind.make(distances())
+    arguments = labels()
+    before = [as_float64(table).copy(), *(values.copy() for values in arguments)]
+    evaluate(table, *arguments)
+    for array, old in zip((table, *arguments), before, strict=True):
+        np.testing.assert_array_equal(as_float64(array), old)
+
+
+# From features
+
+
+def feature_sets(q=30, g=80, d=5, seed=0):
+    """Unnormalised features; every fifth gallery row repeats its predecessor, whatever its label."""
+    rng = np.random.default_rng(seed)
+    query, gallery = rng.standard_normal((q, d)) * 3, rng.standard_normal((g, d)) * 3
+    gallery[4::5] = gallery[3::5]
+    return query, gallery
+
+
+METRICS = {
+    "euclidean": lambda q, g: distance_matrix(q, g, single=False),
+    "cosine": reference.cosine_distances,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+def test_features_give_the_scores_of_their_distances(array_kind, metric, protocol):
+    query, gallery = feature_sets()
+    table = METRICS[metric](array_kind.rounded(query), array_kind.rounded(gallery))
+    table = table.astype(array_kind.distance_dtype)
+    features = array_kind.make(query), array_kind.make(gallery)
+    scores = evaluate_features(*features, *labels(), metric=metric, protocol=protocol)
+    assert_same_scores(scores, reference.evaluate(table, *labels(), protocol=protocol))
+
+
+def test_cosine_ignores_length_in_ties_too(array_kind):
+    """Every second gallery row is its predecessor, longer, and wrong where that is right or the other way round."""
+    query, gallery = (array_kind.rounded(x).copy() for x in feature_sets())
+    gallery[1::2] = 4 * gallery[::2]
+    table = reference.cosine_distances(query, gallery).astype(array_kind.distance_dtype)
+    expected = reference.evaluate(table, *labels())
+    assert expected.tied_rank1 > 3
+    features = array_kind.make(query), array_kind.make(gallery)
+    assert_same_scores(evaluate_features(*features, *labels(), metric="cosine"), expected)
+
+
+def test_euclidean_is_the_default_metric():
+    query, gallery = feature_sets()
+    by_default = evaluate_features(query, gallery, *labels())
+    assert_same_scores(by_default, evaluate_features(query, gallery, *labels(), metric="euclidean"))
+    assert by_default.mAP != evaluate_features(query, gallery, *labels(), metric="cosine").mAP
+
+
+@given(seed=st.integers(0, 10**6), dtype=st.sampled_from(["float32", "float64"]))
+def test_features_with_tied_distances(seed, dtype):
+    rng = np.random.default_rng(seed)
+    query, gallery = rng.integers(-2, 3, (12, 3)) * 1.0, rng.integers(-2, 3, (60, 3)) * 1.0
+    arguments = labels(12, 60, seed)
+    table = distance_matrix(query, gallery, single=dtype == "float32")
+    scores = evaluate_features(query.astype(dtype), gallery.astype(dtype), *arguments)
+    assert_same_scores(scores, reference.evaluate(table, *arguments))
+
+
+@pytest.mark.parametrize(("dtype", "ties"), [("float32", 1), ("float64", 0)])
+def test_features_are_compared_by_their_rounded_distance(dtype, ties):
+    query, gallery = np.zeros((1, 2)), np.array([[1, 2.0**-14], [1, 0]])
+    scores = evaluate_features(query.astype(dtype), gallery.astype(dtype), [1], [1, 2])
+    assert scores.tied_rank1 == ties
+    # float32: a tie, so the lower index, which is right, comes first; float64: the wrong one is nearer
+    assert scores.rank(1) == ties
+
+
+def test_features_with_a_large_mean():
+    rng = np.random.default_rng(0)
+    query, gallery = rng.integers(-8, 9, (20, 6)) + 4096.0, rng.integers(-8, 9, (90, 6)) + 4096.0
+    arguments = labels(20, 90, seed=2)
+    scores = evaluate_features(F32.make(query), F32.make(gallery), *arguments)
+    assert_same_scores(scores, reference.evaluate(distance_matrix(query, gallery), *arguments))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_features_of_any_scale(metric, scale, dtype):
+    kind = ArrayKind("numpy", dtype)
+    query, gallery = (x * scale for x in feature_sets())
+    table = METRICS[metric](kind.rounded(query), kind.rounded(gallery)).astype(dtype)
+    scores = evaluate_features(kind.make(query), kind.make(gallery), *labels(), metric=metric)
+    assert_same_scores(scores, reference.evaluate(table, *labels()))
+
+
+def test_a_larger_gallery_than_one_block():
+    query, gallery = (F32.rounded(x) for x in feature_sets(70, 3000, 4, seed=3))
+    arguments = labels(70, 3000, seed=3)
+    expected = evaluate(distance_matrix(query, gallery).astype(np.float32), *arguments)
+    assert_same_scores(evaluate_features(F32.make(query), F32.make(gallery), *arguments), expected)
+
+
+def test_features_on_a_device(device):
+    query, gallery = (torch.tensor(x, dtype=torch.float32, device=device) for x in feature_sets())
+    expected = reference.evaluate(distance_matrix(as_float64(query), as_float64(gallery)), *labels())
+    assert_same_scores(evaluate_features(query, gallery, *labels()), expected)
+
+
+def test_progress_changes_nothing():
+    query, gallery = feature_sets()
+    shown = evaluate_features(query, gallery, *labels(), progress=True)
+    assert_same_scores(shown, evaluate_features(query, gallery, *labels()))

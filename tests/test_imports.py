@@ -1,0 +1,54 @@
+"""`import pose2id` and touching any public name load numpy at most; each check is a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pose2id
+
+TOUCH_EVERY_NAME = "import pose2id; dir(pose2id); [getattr(pose2id, name) for name in pose2id.__all__]"
+
+
+def third_party_modules_loaded_by(code: str, folder: Path | None = None) -> set[str]:
+    """Top-level modules outside the standard library that `code` loads; `folder` is searched first."""
+    program = f"""
+import json, sys
+before = set(sys.modules)
+{code}
+added = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(added - set(sys.stdlib_module_names))))
+"""
+    environment = dict(os.environ)  # with -P the working directory, a checkout perhaps, is not searched
+    if folder is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_importing_loads_nothing_else() -> None:
+    assert third_party_modules_loaded_by("import pose2id") <= {"pose2id", "numpy"}
+
+
+def test_touching_every_public_name_loads_numpy_at_most() -> None:
+    assert third_party_modules_loaded_by(TOUCH_EVERY_NAME) <= {"pose2id", "numpy"}
+
+
+@pytest.mark.parametrize("heavy", ["faiss", "matplotlib", "scipy", "sklearn", "torch", "tqdm"])
+def test_the_check_can_fail(heavy: str, tmp_path: Path) -> None:
+    # A copy of the package in which one module imports a stand-in for the heavy one at its top.
+    copy = tmp_path / "pose2id"
+    shutil.copytree(Path(pose2id.__file__).parent, copy, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    (tmp_path / f"{heavy}.py").touch()
+    with (copy / "density.py").open("a") as module:
+        module.write(f"\nimport {heavy}\n")
+    assert heavy in third_party_modules_loaded_by(TOUCH_EVERY_NAME, tmp_path)
