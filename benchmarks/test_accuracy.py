@@ -28,6 +28,7 @@ SETTINGS = {
     "the same, views": ({"k1": 3, "k2": 3, "alpha": 4.0, "eta": 1.0}, True, True, False),
     "base, re-ranked": ({"k1": 0}, False, False, True),
     "NFC (2, 2), re-ranked": ({}, False, False, True),
+    "views, re-ranked": ({"k1": 0, "eta": 1.0}, False, True, True),
     "(3, 3), alpha 4, other cameras, re-ranked": ({"k1": 3, "k2": 3, "alpha": 4.0}, True, False, True),
 }
 # mAP, R1, R5, R10, mINP in percent, ID2 by the paper and as released, queries whose rank-1 hangs on a tie
@@ -44,6 +45,7 @@ STORED = {
         "the same, views": "86.56 90.00 97.92 99.17 59.38 0.2615 0.0816 0",
         "base, re-ranked": "91.50 93.75 97.08 97.92 82.47 0.3403 0.1263 0",
         "NFC (2, 2), re-ranked": "90.28 90.83 95.42 95.83 82.11 0.2997 0.1029 1",
+        "views, re-ranked": "92.54 94.58 97.50 98.33 83.64 0.3212 0.1135 0",
         "(3, 3), alpha 4, other cameras, re-ranked": "91.04 92.50 95.83 96.67 81.78 0.2756 0.0897 0",
     },
     "Omniglot, strong encoder": {
@@ -58,6 +60,7 @@ STORED = {
         "the same, views": "78.67 89.94 95.88 97.56 39.20 0.3306 0.1273 0",
         "base, re-ranked": "85.56 89.50 95.06 96.00 61.80 0.4216 0.1903 0",
         "NFC (2, 2), re-ranked": "85.05 88.75 93.62 95.06 60.28 0.3721 0.1554 20",
+        "views, re-ranked": "85.76 90.06 95.19 96.38 62.94 0.3991 0.1719 0",
         "(3, 3), alpha 4, other cameras, re-ranked": "85.76 89.56 93.88 95.19 61.97 0.3489 0.1404 0",
     },
     "Omniglot, weak encoder": {
@@ -72,6 +75,7 @@ STORED = {
         "the same, views": "9.06 32.06 52.75 62.31 0.40 0.8298 0.7052 0",
         "base, re-ranked": "7.93 25.25 47.06 55.00 0.33 0.8829 0.7882 0",
         "NFC (2, 2), re-ranked": "6.79 19.25 35.38 44.38 0.38 0.8703 0.7692 42",
+        "views, re-ranked": "10.26 29.81 52.44 60.25 0.48 0.8459 0.7284 0",
         "(3, 3), alpha 4, other cameras, re-ranked": "7.98 24.44 44.12 52.69 0.36 0.8730 0.7733 0",
     },
 }

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 ArrayT = TypeVar("ArrayT", bound="npt.NDArray[Any] | torch.Tensor")
 
-BLOCK_ELEMENTS = 2**22
-"""Elements of one working block; a block of rows is converted, checked or summed at a time."""
+BLOCK_ELEMENTS = 2**20
+"""Elements of one working block: rows are converted, checked and summed so many at a time, to stay in the caches."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if any(stride < 0 or stride % native.itemsize for stride in native.strides):
         native = np.ascontiguousarray(native)  # torch has no negative and no odd strides
+    if native.flags.writeable:
+        return torch.from_numpy(native), kind
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")  # we never write to it
         return torch.from_numpy(native), kind
@@ -155,9 +157,15 @@ def check_same_kind(first: Kind, second: Kind, names: tuple[str, str]) -> None:
 def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
     """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
     if is_tensor(labels):
-        array = labels.detach().cpu().numpy() if not labels.dtype.is_floating_point else np.empty(0, np.float32)
+        if labels.dtype.is_floating_point or labels.dtype.is_complex:
+            raise TypeError(f"{name} must be integers or strings, received dtype {labels.dtype}; convert with .long()")
+        array: npt.NDArray[Any] = labels.detach().cpu().numpy()
     else:
+        if isinstance(labels, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
         array = labels if isinstance(labels, np.ndarray) else _label_array(labels, name)
+    if array.dtype.kind == "T":
+        array = array.astype(str)
     if array.dtype == object:
         array = _label_array(array.tolist(), name)
     if array.dtype.kind not in "iuU" and array.size:
@@ -173,7 +181,8 @@ def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
 
 def _label_array(labels: Any, name: str) -> npt.NDArray[Any]:
     """A sequence as an array, refusing what numpy would silently turn into something else (1 and "1")."""
-    if isinstance(labels, str | bytes) or not hasattr(labels, "__len__") or not hasattr(labels, "__iter__"):
+    ordered = hasattr(labels, "__len__") and hasattr(labels, "__getitem__") and hasattr(labels, "__iter__")
+    if not ordered or isinstance(labels, str | bytes | dict):
         raise TypeError(f"{name} must be a sequence of integers or strings, received {type(labels).__name__}")
     kinds = {str if isinstance(label, str) else type(label) for label in labels}
     allowed = all(kind is str or (issubclass(kind, int | np.integer) and kind is not bool) for kind in kinds)
@@ -200,15 +209,16 @@ def encode_labels(labels: Sequence[npt.NDArray[Any]], names: tuple[str, str]) ->
 
 
 def check_count(value: object, name: str, minimum: int) -> int:
-    """A real integer (numpy's included, bool excluded) of at least `minimum`."""
-    if isinstance(value, bool | np.bool_):
+    """A real integer (numpy's included, bool excluded) of at least `minimum` that a table could have columns."""
+    if isinstance(value, bool | np.bool_) or "bool" in str(getattr(value, "dtype", "")):
         raise TypeError(f"{name} must be an integer >= {minimum}, received the bool {value}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be an integer >= {minimum}, received {value!r}") from None
-    if number < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, received {number}")
+    if not minimum <= number < 2**31:
+        limit = f">= {minimum}" if number < minimum else "below 2**31"
+        raise ValueError(f"{name} must be an integer {limit}, received {number}")
     return number
 
 
@@ -217,7 +227,10 @@ def check_number(value: object, name: str, low: float = 0.0, high: float = math.
     allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, received {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or not low <= number <= high:
         raise ValueError(f"{name} must be {allowed}, received {number}")
     return number
@@ -228,3 +241,11 @@ def check_flag(value: object, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, received {value!r}")
     return bool(value)
+
+
+def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
+    """One of the `allowed` names."""
+    if not isinstance(value, str) or value not in allowed:
+        wrong = ValueError if isinstance(value, str) else TypeError
+        raise wrong(f"{name} must be one of {', '.join(map(repr, allowed))}, received {value!r}")
+    return value

@@ -82,7 +82,8 @@ def centralize(
     Returns
     -------
     (N, D) array of the container, device and dtype of `features`
-        A row of zeros has no direction: it is nobody's neighbour, has none, and stays zero.
+        A new array, detached from any gradient. A row of zeros has no direction: it is nobody's neighbour, has none,
+        and stays zero.
 
     Raises
     ------
@@ -124,7 +125,8 @@ def centralize(
     if k1 and k2 and len(rows) > 1:
         live = alive(fused)
         if table is None:
-            table = neighbor_table(fused, live, max(k1, k2), labels, engine=engine, progress=progress)
+            k = min(max(k1, k2), len(rows) - 1)  # no row has more neighbours than that
+            table = neighbor_table(fused, live, k, labels, engine=engine, progress=progress)
         else:
             table = _drop(table, live, labels)
         links = mutual_neighbors(table, k1, k2)
@@ -238,7 +240,7 @@ def _sum_block(
         weight = (at >= 0).double()
         if alpha > 0:
             cosine = (unit(rows) * unit(other)).sum(dim=1)
-            weight = weight * cosine.clamp(min=0) ** alpha
+            weight = weight * cosine.clamp(0, 1) ** alpha
             if first is not None:
                 weight[at == own[:, 0]] = 1.0
         sums = sums + weight[:, None] * other

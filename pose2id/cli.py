@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from pose2id import __version__
-from pose2id.arrays import is_tensor
+from pose2id.arrays import is_tensor, take_features, take_labels
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 
 DEMO_FOLDER = "pose2id-demo"
@@ -53,8 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as everywhere here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pose2id",
         description="Better re-identification features without training: centralize, re-rank, evaluate.",
         epilog="Feature files: .npz with 'features' and optionally 'ids', 'cams', 'generated'; .npy; .safetensors; .pt "
@@ -98,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--metric", default="euclidean", help="euclidean (default) or cosine, for rows without re-ranking"
     )
-    evaluate.add_argument("--centralize", action="store_true", help="also centralize query and gallery, separately")
+    evaluate.add_argument(
+        "--centralize",
+        action="store_true",
+        help="also centralize query and gallery, separately (and show features of length 1)",
+    )
     evaluate.add_argument("--rerank", action="store_true", help="also re-rank")
     _add_method(evaluate)
     _add_reranking(evaluate, "rerank-")
@@ -163,9 +174,12 @@ def _demo(arguments: argparse.Namespace) -> None:
     from pose2id.errors import MissingExtraError, require
 
     folder = Path(arguments.output or DEMO_FOLDER)
-    there = [name for name in PICTURES if (folder / name).exists()]
-    if arguments.output and there and not arguments.overwrite:
-        raise ValueError(f"output {folder / there[0]} exists already; name another folder or pass --overwrite")
+    if not arguments.no_pictures:
+        there = [name for name in PICTURES if (folder / name).exists()]
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"output {folder} must be a folder, it is a file; name another with -o")
+        if arguments.output and there and not arguments.overwrite:
+            raise ValueError(f"output {folder / there[0]} exists already; name another folder or pass --overwrite")
     data = load_demo()
     rows = run_demo(data, progress=_progress(arguments))
     pictures, missing = [], None
@@ -209,14 +223,16 @@ def _centralize(arguments: argparse.Namespace) -> None:
     check_output(arguments.output, overwrite=arguments.overwrite)
     file = read_features(arguments.features)
     arrays = {"features": _method(arguments, file, normalize=not arguments.no_normalize)}
-    arrays |= {name: value for name, value in (("ids", file.ids), ("cams", file.cams)) if value is not None}
+    for name, labels in (("ids", file.ids), ("cams", file.cams)):
+        if labels is not None:
+            take_labels(labels, len(file.features), f"{file.path}: {name}")  # they go into the output as they are
+            arrays[name] = labels
     path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
     print(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
 
 
 def _density(arguments: argparse.Namespace) -> None:
     from pose2id import id_density
-    from pose2id.arrays import take_features, take_labels
     from pose2id.density import VARIANTS
 
     files = [read_features(path, needs=("ids",)) for path in arguments.features]
@@ -258,31 +274,31 @@ def _reranking(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _same_kind(query: Any, gallery: Any) -> tuple[Any, Any]:
     """Features of two files as one kind of array: tensors if one of them is a tensor."""
-    import torch
-
     if is_tensor(query) == is_tensor(gallery):
         return query, gallery
-    sides = (side if is_tensor(side) else torch.from_numpy(np.ascontiguousarray(side)) for side in (query, gallery))
-    return next(sides), next(sides)
+    return take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from pose2id import evaluate, evaluate_features, rerank
+    from pose2id import centralize, evaluate, evaluate_features, rerank
     from pose2id.evaluation import METRICS, PROTOCOLS
+    from pose2id.neighbors import check_engine
 
+    check_engine(arguments.engine)
     for name, allowed in (("protocol", PROTOCOLS), ("metric", METRICS)):
         if getattr(arguments, name) not in allowed:
             raise ValueError(f"--{name} must be one of {', '.join(allowed)}, received {getattr(arguments, name)!r}")
     query, gallery = (read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery))
     labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    options = {"protocol": arguments.protocol, "metric": arguments.metric, "progress": _progress(arguments)}
     sets = {"as given": _same_kind(query.features, gallery.features)}
+    rows = {"as given": evaluate_features(*sets["as given"], *labels, **options)}
     if arguments.centralize:
+        if not all(map(_has_length_one, sets["as given"])):  # so that what centralizing brings is not mixed with this
+            sets["length 1"] = tuple(centralize(side, k1=0) for side in sets["as given"])
+            rows["length 1"] = evaluate_features(*sets["length 1"], *labels, **options)
         sets["centralized"] = _same_kind(_method(arguments, query), _method(arguments, gallery))
-    rows = {}
-    for name, (q, g) in sets.items():
-        rows[name] = evaluate_features(
-            q, g, *labels, protocol=arguments.protocol, metric=arguments.metric, progress=_progress(arguments)
-        )
+        rows["centralized"] = evaluate_features(*sets["centralized"], *labels, **options)
     for name, (q, g) in sets.items() if arguments.rerank else ():
         distances = rerank(q, g, **_reranking(arguments), engine=arguments.engine)
         rows[f"{name}, re-ranked"] = evaluate(distances, *labels, protocol=arguments.protocol)
@@ -307,6 +323,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if position == 0:
             print(" " * width + "  " + head)
         print(name.ljust(width) + "  " + values_line)
+
+
+def _has_length_one(features: Any) -> bool:
+    """Whether all rows (N, D) are of length 1, to what float16 leaves of it."""
+    import torch
+
+    lengths = torch.linalg.vector_norm(features if is_tensor(features) else torch.tensor(features), dim=1)
+    return bool(((lengths - 1).abs() < 1e-2).all())
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
@@ -336,11 +360,13 @@ def _doctor(arguments: argparse.Namespace) -> None:
     print("extras")
     for extra, packages in report["extras"].items():
         missing = [package for package, version in packages.items() if version is None]
-        held = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
-        print(
-            f"  {extra:<11}"
-            + (f"pip install 'pose2id[{extra}]'   (missing: {', '.join(missing)})" if missing else held)
-        )
+        other = {"faiss-cpu": "faiss-gpu", "faiss-gpu": "faiss-cpu"}.get(extra)
+        words = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
+        if missing:
+            words = f"pip install 'pose2id[{extra}]'   (missing: {', '.join(missing)})"
+            if other and report["extras"][other][other]:
+                words = f"pip uninstall -y {other} && pip install 'pose2id[{extra}]'   (one of the two, never both)"
+        print(f"  {extra:<11}{words}")
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose2id.arrays import row_blocks, take_features, take_labels
+from pose2id.arrays import check_choice, row_blocks, take_features, take_labels
 from pose2id.distances import unit
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     """
     import torch
 
-    if not isinstance(variant, str) or variant not in VARIANTS:
-        raise ValueError(f"variant must be 'paper' or 'released', received {variant!r}")
+    check_choice(variant, "variant", VARIANTS)
     rows, _ = take_features(features)
     if not len(rows):
         raise ValueError(f"features must have at least one row, received shape {tuple(rows.shape)}")

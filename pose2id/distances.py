@@ -15,16 +15,18 @@ as differences in float64. The two forms:
     (|q| + |g|)² <= 2|q|² + 2|g|², everything together is below `slack(D, dtype)` (|q|² + |g|²).
 
 `pair_distances`
-    sums squared differences in float64. The value depends on the two rows only, never on a tile, a thread or the
-    place of the pair in a batch; it is symmetric, and exactly 0 for identical rows.
+    sums squared differences in float64. The value depends on the two rows only, never on a tile or on the place of the
+    pair in a batch (beyond the last bits of float64, where a library sums few very long rows in another order); it is
+    symmetric, and exactly 0 for identical rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
 
@@ -124,20 +126,59 @@ def pair_cosines(
     return result
 
 
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Products in true float32 while inside, whatever `torch.set_float32_matmul_precision` was told before.
+_lock = threading.Lock()
+_inside: list[Callable[[], None]] = []
+"""One entry for every thread within `full_precision`; the first one's puts torch's settings back."""
 
-    TF32 or bfloat16 products would break the bound above.
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products in true float32 on `device` while inside, whatever torch was told before: TF32, bfloat16, autocast.
+
+    Less would break the bound above. torch's settings are the process's own; they are put back when the last thread
+    leaves.
     """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+    with _lock:
+        _inside.append(_set_full_precision() if not _inside else _inside[0])
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _lock:
+            put_back = _inside.pop()
+            if not _inside:
+                put_back()
+
+
+def _set_full_precision() -> Callable[[], None]:
+    """Turn reduced precision off; what puts it back.
+
+    Since torch 2.9 each backend has a setting of its own. Who has used it cannot ask, and should not set, by the
+    older function for all, so both ways are tried.
+    """
+    import torch
+
+    # Their `fp32_precision` is newer than the oldest torch that is supported, and so untyped here.
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    own = [(backend, backend.fp32_precision) for backend in backends if hasattr(backend, "fp32_precision")]
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # "mix of the legacy and new APIs"
+        overall = None
+    if overall == "highest":
+        return lambda: None
+    if overall is not None:
+        torch.set_float32_matmul_precision("highest")
+    else:
+        for backend, _ in own:
+            backend.fp32_precision = "ieee"
+
+    def put_back() -> None:
+        if overall is not None:
+            torch.set_float32_matmul_precision(overall)
+        for backend, setting in own:
+            backend.fp32_precision = setting
+
+    return put_back

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pose2id.arrays import (
     ArrayT,
+    check_choice,
     check_count,
     check_finite,
     check_flag,
@@ -245,8 +246,7 @@ def evaluate_features(
     import torch
     from tqdm import tqdm
 
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(f"metric must be 'euclidean' or 'cosine', received {metric!r}")
+    check_choice(metric, "metric", METRICS)
     check_flag(progress, "progress")
     queries, kind = take_features(query, "query", "(Q, D)")
     items, other = take_features(gallery, "gallery", "(G, D)")
@@ -315,11 +315,7 @@ def _take_sides(
 ) -> _Sides:
     """Check all labels against the Q and G of the scores, and look the protocol up."""
     if not isinstance(protocol, Protocol):
-        if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-            wrong = ValueError if isinstance(protocol, str) else TypeError
-            allowed = ", ".join(map(repr, PROTOCOLS))
-            raise wrong(f"protocol must be one of {allowed}, or a Protocol, received {protocol!r}")
-        protocol = PROTOCOLS[protocol]
+        protocol = PROTOCOLS[check_choice(protocol, "protocol", tuple(PROTOCOLS))]
     ids = [take_labels(query_ids, q, "query_ids"), take_labels(gallery_ids, g, "gallery_ids")]
     if (query_cams is None) != (gallery_cams is None):
         given, missing = ("query_cams", "gallery_cams") if gallery_cams is None else ("gallery_cams", "query_cams")
@@ -480,5 +476,5 @@ def _count_below(wrong: torch.Tensor, limits: torch.Tensor, *, strict: bool) -> 
     # The number of limits that do not admit an item is the first place at which it counts.
     place = torch.searchsorted(limits.contiguous(), wrong, right=strict)
     counts = torch.zeros(len(limits), limits.shape[1] + 1, dtype=torch.int64, device=limits.device)
-    counts.scatter_add_(1, place, torch.ones_like(place))
+    counts.scatter_add_(1, place, torch.ones((), dtype=torch.int64, device=place.device).expand_as(place))
     return counts[:, :-1].cumsum(dim=1)

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import tempfile
-import zipfile
-import zlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pose2id.arrays import is_tensor
-from pose2id.errors import require
+from pose2id.errors import MissingExtraError, require
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMES = ("features", "ids", "cams", "generated")
@@ -83,20 +83,16 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
         raise FileNotFoundError(f"{path} is not a file")
     try:
         arrays = _READERS[path.suffix](path)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
-        words = " ".join(str(error).split())
-        if "pickle" in words.lower() or "weights_only" in words.lower():
-            raise ValueError(
-                f"{path} holds pickled objects, which are never loaded; save plain arrays instead"
-            ) from None
+    except MissingExtraError:
+        raise
+    except Exception as error:  # damaged files raise nearly everything: KeyError, TokenError, struct.error, ...
+        words = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            words = "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead"
+        elif "pickle" in words:
+            words = "it holds pickled objects, which are never loaded; save plain arrays instead"
+        elif type(error) is not ValueError:
+            words = f"{type(error).__name__}: {words}"
         raise ValueError(f"{path} cannot be read as {path.suffix}: {words[:200]}") from error
     for name in ("features", *needs):
         if name not in arrays:
@@ -107,26 +103,23 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
-        if stream.read(2) != b"PK":
-            raise ValueError("not a zip archive")
-    with np.load(path, allow_pickle=False) as archive:
-        wanted = [name for name in archive.files if name in NAMES]
-        return {name: archive[name] for name in wanted} | dict.fromkeys(set(archive.files) - set(NAMES))
+        _check_start(stream, (b"PK\x03\x04", b"PK\x05\x06"), "not a zip archive")
+        with np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] if name in NAMES else None for name in archive.files}
+    for name, array in arrays.items():
+        if name in NAMES and not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
+            raise ValueError(f"{name!r} in it is not a numpy array")
+    return arrays
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
-        if stream.read(6) != b"\x93NUMPY":
-            raise ValueError("not a numpy array file")
-    return {"features": np.load(path, allow_pickle=False)}
+        _check_start(stream, (b"\x93NUMPY",), "not a numpy array file")
+        return {"features": np.load(stream, allow_pickle=False)}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    load = require("safetensors.torch", "ipg", f"reading {path.name}").load_file
-    try:
-        tensors: dict[str, Any] = load(path)
-    except Exception as error:  # the package has an error class of its own
-        raise ValueError(str(error)) from error
+    tensors: dict[str, Any] = require("safetensors.torch", "ipg", f"reading {path.name}").load_file(path)
     if "features" not in tensors and len(tensors) == 1:
         return {"features": next(iter(tensors.values()))}
     return tensors
@@ -135,10 +128,21 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_pt(path: Path) -> dict[str, Any]:
     import torch
 
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as stream:
+        _check_start(stream, (b"PK\x03\x04", b"\x80"), "not a file of torch.save")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error after it says enough
+            tensor = torch.load(stream, map_location="cpu", weights_only=True)
     if not is_tensor(tensor):
         raise ValueError(f"it must hold one plain tensor, it holds a {type(tensor).__name__}")
     return {"features": tensor}
+
+
+def _check_start(stream: BinaryIO, starts: tuple[bytes, ...], otherwise: str) -> None:
+    """Raise ValueError unless the file begins with one of `starts`; the readers take other files for pickles."""
+    if not stream.read(8).startswith(starts):
+        raise ValueError(otherwise)
+    stream.seek(0)
 
 
 _READERS = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
@@ -179,53 +183,70 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         When the file exists and `overwrite` is False, for an unknown suffix or a missing folder, or for bfloat16
-        in a numpy format.
+        in a numpy format; for arrays of objects, which would be pickled.
+    OSError
+        When the file cannot be written.
     """
     path = check_output(path, overwrite=overwrite)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
     try:
-        _write(Path(temporary), arrays)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # a temporary file is private, a result is not
-        Path(temporary).replace(check_output(path, overwrite=overwrite))
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            _write(temporary, arrays)
+            umask = os.umask(0)
+            os.umask(umask)
+            # A temporary file is private, a result is not, unless the file it replaces was.
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask)
+            temporary.replace(check_output(path, overwrite=overwrite))
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     return path
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     import torch
 
-    first = next(iter(arrays.values()))
-    if path.suffix in (".npz", ".npy"):
-        plain = {name: _as_numpy(array, name) for name, array in arrays.items()}
-        if path.suffix == ".npz":
-            np.savez(path, **plain)
-        else:
-            np.save(path, next(iter(plain.values())), allow_pickle=False)
+    if path.suffix == ".npz":
+        np.savez(path, **{name: _as_numpy(array, name) for name, array in arrays.items()})
         return
-    tensor = first if is_tensor(first) else torch.from_numpy(np.ascontiguousarray(first))
-    if path.suffix == ".pt":
-        torch.save(tensor, path)
+    name, first = next(iter(arrays.items()))
+    if path.suffix == ".npy":
+        np.save(path, _as_numpy(first, name), allow_pickle=False)
         return
-    save = require("safetensors.torch", "ipg", f"writing {path.name}").save_file
-    tensors = {
-        name: a if is_tensor(a) else torch.from_numpy(np.ascontiguousarray(a))
-        for name, a in arrays.items()
-        if is_tensor(a) or np.asarray(a).dtype.kind in "fiu"
-    }  # the format has no strings
-    save({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    try:
+        if path.suffix == ".pt":
+            torch.save(_as_tensor(first), path)
+            return
+        save = require("safetensors.torch", "ipg", f"writing {path.name}").save_file
+        numbers = {name: array for name, array in arrays.items() if is_tensor(array) or array.dtype.kind in "fiu"}
+        save({name: _as_tensor(array) for name, array in numbers.items()}, path)  # the format has no strings
+    except (OSError, MissingExtraError, ValueError, TypeError):
+        raise
+    except Exception as error:  # for a full disk, torch raises RuntimeError and safetensors an error of its own
+        raise OSError(str(error)) from error
 
 
 def _as_numpy(array: Any, name: str) -> Any:
     import torch
 
     if not is_tensor(array):
+        if array.dtype.hasobject:
+            raise TypeError(f"{name} holds objects, which could only be pickled; convert to numbers or strings first")
         return array
     if array.dtype == torch.bfloat16:
         raise ValueError(f"{name} is bfloat16, which numpy files cannot hold; write .safetensors or .pt")
-    return array.cpu().numpy()
+    return array.detach().cpu().numpy()
+
+
+def _as_tensor(array: Any) -> Any:
+    """A contiguous tensor that holds nothing else; torch has one byte order only."""
+    import torch
+
+    if is_tensor(array):
+        return array.detach().clone(memory_format=torch.contiguous_format)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -213,8 +213,8 @@ def _blocks(
     placed = frame.tile(rows, dtype)
     norms = squared_norms(placed)
     norms, unit = norms.to(dtype), (largest * frame.scale).square().to(dtype)
-    with full_precision(), tqdm(total=first, desc="re-ranking", unit="query", disable=not progress) as bar:
-        for block in row_blocks(first, len(items)):
+    with full_precision(rows.device), tqdm(total=first, desc="re-ranking", unit="query", disable=not progress) as bar:
+        for block in row_blocks(first, len(items), at_least=64):
             part = encoded[block]
             common = torch.zeros((block.stop - block.start) * len(items), dtype=dtype, device=rows.device)
             for pair in _pairs(part, weights.indptr):

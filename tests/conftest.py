@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=40)
+from pose2id.neighbors import _codes
+
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -88,12 +90,16 @@ def array_kind(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["exact", "faiss"])
+@pytest.fixture(scope="session", params=["exact", "exact, int8", "faiss"])
 def engine(request):
-    """Every exact engine that is installed."""
+    """Every exact engine that is installed; `exact` also with its int8 filter on sets of any size and kind."""
     if request.param == "faiss" and importlib.util.find_spec("faiss") is None:
         pytest.skip("faiss is not installed")
-    return request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "exact, int8":
+            patch.setattr(_codes, "SMALLEST", 24)
+            patch.setattr(_codes, "expected_pairs", lambda *_: (0.0, 0.0))
+        yield request.param.partition(",")[0]
 
 
 @pytest.fixture(scope="session", params=["cpu", "cuda"])

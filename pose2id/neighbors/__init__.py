@@ -24,6 +24,7 @@ import numpy as np
 
 from pose2id.arrays import (
     ArrayT,
+    check_choice,
     check_count,
     check_flag,
     encode_labels,
@@ -125,9 +126,7 @@ def take_exclude(exclude: Any, rows: torch.Tensor) -> torch.Tensor | None:
 
 def check_engine(engine: object) -> str:
     """The name of a real engine for `engine`, "auto" resolved."""
-    if not isinstance(engine, str) or engine not in ("auto", *ENGINES):
-        wrong = ValueError if isinstance(engine, str) else TypeError
-        raise wrong(f"engine must be one of {', '.join(map(repr, ('auto', *ENGINES)))}, received {engine!r}")
+    engine = check_choice(engine, "engine", ("auto", *ENGINES))
     return "exact" if engine == "auto" else engine
 
 
@@ -177,7 +176,7 @@ def describe_engines() -> list[tuple[str, bool, str]]:
         engine = import_module(module)
         usable, words = engine.probe()
         if usable is not None:
-            rows = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+            rows = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]], device="cpu")
             try:
                 found, _ = engine.search(rows, rows, 1)
                 if found.flatten().tolist() != [1, 0, 0]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
+from pose2id.neighbors import _codes
 
 if TYPE_CHECKING:
     import torch
@@ -51,30 +52,48 @@ def search(
     without a neighbour hold -1 and inf.
     """
     import torch
-    from tqdm import tqdm
 
     dtype = work_dtype(base.dtype)
     indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
     distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
     if not len(queries) or not len(base):
         return indices, distances
-    same = queries is base
+    rows = torch.arange(len(queries), device=base.device)
+    filtered = _codes.search(base, k, base_labels, progress=progress) if queries is base else None
+    if filtered is not None:
+        indices, distances, rows = filtered
+    if len(rows):
+        _search_rows(queries, base, rows, indices, distances, query_labels, base_labels, progress=progress)
+    return indices, distances
+
+
+def _search_rows(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    rows: torch.Tensor,
+    indices: torch.Tensor,
+    distances: torch.Tensor,
+    query_labels: torch.Tensor | None,
+    base_labels: torch.Tensor | None,
+    *,
+    progress: bool,
+) -> None:
+    """Both stages in float for the named rows of `queries`; writes their rows of `indices` and `distances`."""
+    import torch
+    from tqdm import tqdm
+
+    k, dtype, same = indices.shape[1], distances.dtype, queries is base
     frame = Frame(base, queries)
     placed = frame.tile(base, dtype)
-    norms = squared_norms(placed)
     keep = 1 - slack(base.shape[1], dtype)
-    floor = (norms * keep).to(dtype)
+    floor = (squared_norms(placed) * keep).to(dtype)
     undecided = []
-    with (
-        full_precision(),
-        tqdm(total=len(queries), desc="neighbours", unit="row", disable=not progress) as bar,
-    ):
-        for start in range(0, len(queries), ROW_TILE):
-            stop = min(start + ROW_TILE, len(queries))
-            rows = torch.arange(start, stop, device=base.device)
-            tile = placed[start:stop] if same else frame.tile(queries[start:stop], dtype)
-            labels = None if query_labels is None else query_labels[start:stop]
-            lower, found = _candidates(tile, placed, floor, k + SPARE, start if same else None, labels, base_labels)
+    with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=not progress) as bar:
+        for start in range(0, len(rows), ROW_TILE):
+            part = rows[start : start + ROW_TILE]
+            tile = placed[part] if same else frame.tile(queries[part], dtype)
+            labels = None if query_labels is None else query_labels[part]
+            lower, found = _candidates(tile, placed, floor, k + SPARE, part if same else None, labels, base_labels)
             # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
             beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - _tiny(dtype, base.shape[1])
             if len(base) - same > k + SPARE:
@@ -82,13 +101,12 @@ def search(
             else:
                 beyond = torch.full_like(beyond, torch.inf).to(dtype)
             found = torch.where(torch.isfinite(lower), found, -1)
-            indices[start:stop], distances[start:stop] = measure(queries, base, rows, found, k, frame.scale)
-            undecided.append(rows[~(beyond > distances[start:stop, -1])])
-            bar.update(stop - start)
+            indices[part], distances[part] = measure(queries, base, part, found, k, frame.scale)
+            undecided.append(part[~((beyond > distances[part, -1]) | torch.isinf(beyond))])
+            bar.update(len(part))
     left = torch.cat(undecided)
     if len(left):
         sweep(queries, base, left, indices, distances, frame, query_labels, base_labels, progress=progress)
-    return indices, distances
 
 
 def _tiny(dtype: torch.dtype, width: int) -> float:
@@ -108,13 +126,13 @@ def _candidates(
     placed: torch.Tensor,
     floor: torch.Tensor,
     count: int,
-    offset: int | None,
+    own: torch.Tensor | None,
     labels: torch.Tensor | None,
     base_labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` smallest lower bounds of each row (less its own norm) and their indices, inf where there is none.
 
-    `offset` is the index in the base of the tile's first row when both are the same set.
+    `own` holds the indices of the tile's rows in the base when both are the same set.
     """
     import torch
 
@@ -123,9 +141,9 @@ def _candidates(
     for start in range(0, len(placed), COLUMN_TILE):
         stop = min(start + COLUMN_TILE, len(placed))
         bound = torch.addmm(floor[None, start:stop], tile, placed[start:stop].T, alpha=-2)  # (rows, columns)
-        if offset is not None and start < offset + len(tile) and offset < stop:
-            own = torch.arange(max(start, offset), min(stop, offset + len(tile)), device=tile.device)
-            bound[own - offset, own - start] = torch.inf
+        if own is not None:
+            here = ((own >= start) & (own < stop)).nonzero().flatten()
+            bound[here, own[here] - start] = torch.inf
         if labels is not None and base_labels is not None:
             bound.masked_fill_(labels[:, None] == base_labels[None, start:stop], torch.inf)
         near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
@@ -225,7 +243,7 @@ def farthest(rows: torch.Tensor, base: torch.Tensor, *, progress: bool = False) 
     placed = frame.tile(base, dtype)
     norms = squared_norms(placed).to(dtype)
     farthest_row = torch.empty(len(rows), dtype=torch.int64, device=base.device)
-    with full_precision():
+    with full_precision(base.device):
         for start in tqdm(range(0, len(rows), ROW_TILE), desc="farthest", disable=not progress):
             tile = (
                 placed[start : start + ROW_TILE] if rows is base else frame.tile(rows[start : start + ROW_TILE], dtype)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROW_TILE = 4096
 LIMIT = 1024
+GPU_LIMIT = 2048  # neighbours that faiss finds on a GPU at once; for more it raises an error
 SPARE = 6
 DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss")
 
@@ -36,7 +37,7 @@ def probe() -> tuple[ModuleType | None, str]:
 
     wheels = [name for name in DISTRIBUTIONS if _installed(name)]
     several = f"several faiss wheels are installed over each other ({', '.join(wheels)})"
-    mend = f"pip uninstall -y {' '.join(wheels)} && pip install 'pose2id[faiss-cpu]'"
+    mend = (f"pip uninstall -y {' '.join(wheels)} && " if wheels else "") + "pip install 'pose2id[faiss-cpu]'"
     try:
         import faiss
     except ImportError as error:
@@ -50,11 +51,16 @@ def probe() -> tuple[ModuleType | None, str]:
         return None, f"faiss cannot be imported ({type(error).__name__}: {_line(error)}): {mend}"
     if not hasattr(faiss, "IndexFlatL2"):  # what is left of the folder when one of two wheels was uninstalled
         what = several if len(wheels) > 1 else "faiss is an empty package, left over from an uninstalled wheel"
-        return None, f"{what}: {mend or ''}".replace("pip uninstall -y  && ", "")
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+        return None, f"{what}: {mend}"
+    gpus = _gpus(faiss)
     version = getattr(faiss, "__version__", "of unknown version")
     words = f"faiss {version}, " + (f"{gpus} GPU(s)" if gpus else "CPU")
     return faiss, words + (f"; {several}; keep one: {mend}" if len(wheels) > 1 else "")
+
+
+def _gpus(faiss: Any) -> int:
+    """How many GPUs faiss can use; 0 without a driver and in builds for the CPU."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
 def _installed(name: str) -> bool:
@@ -93,10 +99,10 @@ def search(
     same = queries is base
     frame = Frame(base, queries)
     placed = frame.tile(base, torch.float32)
-    index = _flat_index(faiss, placed.cpu().numpy())
+    count = k + same + SPARE
+    index = _flat_index(faiss, placed.cpu().numpy(), max(count, 2 * LIMIT))
     largest = float(squared_norms(placed).max())
     pending = torch.arange(len(queries), device=base.device)
-    count = k + same + SPARE
     with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not progress) as bar:
         while len(pending):
             undecided = []
@@ -131,10 +137,10 @@ def search(
     return indices, distances
 
 
-def _flat_index(faiss: Any, rows: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
-    """A flat L2 index of `rows`, on all GPUs when faiss sees any."""
+def _flat_index(faiss: Any, rows: np.ndarray[Any, np.dtype[np.float32]], most: int) -> Any:
+    """A flat L2 index of `rows` for at most `most` neighbours, on all GPUs when faiss sees any and they can."""
     index = faiss.IndexFlatL2(rows.shape[1])
-    if faiss.get_num_gpus() > 0:
+    if _gpus(faiss) > 0 and most <= GPU_LIMIT:
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(rows)
     return index

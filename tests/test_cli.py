@@ -1,0 +1,936 @@
+"""The command line: the functions' values, one line for bad input, nothing half written."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_engines import STATES, faiss_state  # noqa: F401  a fixture
+
+import pose2id
+from pose2id import centralize, cli, demo, evaluate, evaluate_features, id_density, rerank
+from pose2id.cli import EXTRAS, main
+
+RNG = np.random.default_rng(0)
+IDS = np.arange(8)
+CENTRES = RNG.standard_normal((8, 6)) * 2
+COMMANDS = ("demo", "centralize", "density", "rerank", "evaluate", "doctor")
+not_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+
+
+def a_set(repeats, first_camera):
+    """Features of 8 identities, seen `repeats` times each, and their labels."""
+    ids = np.tile(IDS, repeats)
+    features = (CENTRES[ids] + RNG.standard_normal((len(ids), 6))).astype(np.float32)
+    return {"features": features, "ids": ids, "cams": np.repeat(np.arange(repeats) + first_camera, len(IDS))}
+
+
+QUERY, GALLERY = a_set(2, 0), a_set(5, 1)
+LABELS = (QUERY["ids"], GALLERY["ids"], QUERY["cams"], GALLERY["cams"])
+VIEWS = RNG.standard_normal((16, 3, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with query.npz and gallery.npz."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("query.npz", **QUERY)
+    np.savez("gallery.npz", **GALLERY)
+    return tmp_path
+
+
+BOTH = ("--query", "query.npz", "--gallery", "gallery.npz")
+
+
+def run(capsys, *arguments):
+    """What a command that must succeed prints to stdout."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    return captured.out
+
+
+def refuse(capsys, *arguments):
+    """The one line that a command prints to stderr on bad input, without its beginning; nothing is written."""
+    before = contents()
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith(f"pose2id {arguments[0]}: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+    assert contents() == before
+    return captured.err.removeprefix(f"pose2id {arguments[0]}: ").rstrip("\n")
+
+
+def contents():
+    """Every file of the working folder, hidden ones too, byte for byte."""
+    return {
+        path.relative_to(Path.cwd()): path.read_bytes() if os.access(path, os.R_OK) else None
+        for path in Path.cwd().rglob("*")
+        if path.is_file()
+    }
+
+
+def start(*arguments, buffered=True, **options):
+    """Start the command line as a process of its own."""
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "" if buffered else "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pose2id.cli", *map(str, arguments)],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def save_tensors(path, **arrays):
+    pytest.importorskip("safetensors.torch").save_file({name: torch.as_tensor(a) for name, a in arrays.items()}, path)
+
+
+def load_tensors(path):
+    return pytest.importorskip("safetensors.torch").load_file(path)
+
+
+def load(path):
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+# --- centralize ---------------------------------------------------------------------------------------------------
+
+METHOD_OPTIONS = {
+    "": {},
+    "--k1 3 --k2 4": {"k1": 3, "k2": 4},
+    "--k1 0": {"k1": 0},
+    "--eta 0.5": {"eta": 0.5},
+    "--alpha 4 --exclude-cams": {"alpha": 4.0, "exclude": QUERY["cams"]},
+    "--no-normalize": {"normalize": False},
+    "--engine exact -q": {"engine": "exact"},
+}
+
+
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("options", METHOD_OPTIONS)
+def test_centralize_writes_what_the_function_gives(here, capsys, options, views):
+    more = {"generated": VIEWS} if views else {}
+    np.savez("in.npz", **QUERY, **more)
+    out = run(capsys, "centralize", "in.npz", "-o", "out.npz", *options.split())
+    assert out == "out.npz: 16 x 6, float32\n"
+    written = load("out.npz")
+    assert set(written) == set(QUERY)
+    assert written["features"].dtype == np.float32
+    expected = centralize(QUERY["features"], more.get("generated"), **METHOD_OPTIONS[options])
+    np.testing.assert_array_equal(written["features"], expected)
+    np.testing.assert_array_equal(written["ids"], QUERY["ids"])
+    np.testing.assert_array_equal(written["cams"], QUERY["cams"])
+    assert sorted(path.name for path in here.iterdir()) == ["gallery.npz", "in.npz", "out.npz", "query.npz"]
+
+
+@pytest.mark.usefixtures("here")
+def test_centralize_with_faiss(capsys):
+    pytest.importorskip("faiss")
+    run(capsys, "centralize", "query.npz", "-o", "out.npz", "--engine", "faiss")
+    np.testing.assert_array_equal(load("out.npz")["features"], centralize(QUERY["features"]))
+
+
+@pytest.mark.usefixtures("here")
+def test_centralize_keeps_string_ids(capsys):
+    names = np.array([f"person {i}" for i in QUERY["ids"]])
+    np.savez("in.npz", features=QUERY["features"], ids=names)
+    run(capsys, "centralize", "in.npz", "-o", "out.npz")
+    assert load("out.npz")["ids"].tolist() == names.tolist()
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f2", "f8"])
+@pytest.mark.usefixtures("here")
+def test_centralize_keeps_the_dtype(capsys, dtype):
+    rows = QUERY["features"].astype(dtype)
+    np.save("in.npy", rows)
+    run(capsys, "centralize", "in.npy", "-o", "out.npy")
+    written = np.load("out.npy")
+    assert written.dtype.newbyteorder("=") == rows.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(written, centralize(rows))
+
+
+@pytest.mark.usefixtures("here")
+def test_centralize_pt(capsys):
+    rows = torch.tensor(QUERY["features"]).half()
+    torch.save(rows, "in.pt")
+    assert run(capsys, "centralize", "in.pt", "-o", "out.pt") == "out.pt: 16 x 6, torch.float16\n"
+    assert torch.equal(torch.load("out.pt", weights_only=True), centralize(rows))
+
+
+@pytest.mark.usefixtures("here")
+def test_centralize_bfloat16(capsys):
+    rows = torch.tensor(QUERY["features"]).bfloat16()
+    save_tensors("in.safetensors", features=rows, ids=QUERY["ids"], cams=QUERY["cams"])
+    run(capsys, "centralize", "in.safetensors", "-o", "out.safetensors", "--exclude-cams")
+    written = load_tensors("out.safetensors")
+    assert written["features"].dtype == torch.bfloat16
+    assert torch.equal(written["features"], centralize(rows, exclude=QUERY["cams"]))
+    assert written["ids"].tolist() == QUERY["ids"].tolist()
+    run(capsys, "centralize", "in.safetensors", "-o", "out.pt")
+    assert torch.equal(torch.load("out.pt", weights_only=True), centralize(rows))
+    message = refuse(capsys, "centralize", "in.safetensors", "-o", "out.npz")
+    assert message == "features is bfloat16, which numpy files cannot hold; write .safetensors or .pt"
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.pt", "x.safetensors"])
+@pytest.mark.usefixtures("here")
+def test_centralize_over_its_own_input(capsys, name):
+    rows = QUERY["features"]
+    writers = {
+        ".npz": lambda: np.savez(name, features=rows),
+        ".npy": lambda: np.save(name, rows),
+        ".pt": lambda: torch.save(torch.tensor(rows), name),
+        ".safetensors": lambda: save_tensors(name, features=rows),
+    }
+    writers[Path(name).suffix]()
+    assert "exists already" in refuse(capsys, "centralize", name, "-o", name)
+    run(capsys, "centralize", name, "-o", name, "--overwrite")
+    run(capsys, "centralize", name, "-o", "twice.npy", "--k1", 0)
+    np.testing.assert_allclose(np.load("twice.npy"), centralize(rows), rtol=0, atol=1e-6)
+
+
+# --- density ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here")
+def test_density(capsys):
+    features = np.concatenate([QUERY["features"], GALLERY["features"]]).astype(np.float64)
+    ids = np.concatenate([QUERY["ids"], GALLERY["ids"]])
+    paper, released = (id_density(features, ids, variant=variant) for variant in ("paper", "released"))
+    found = json.loads(run(capsys, "density", "query.npz", "gallery.npz", "--json"))
+    assert found == {"paper": paper, "released": released, "rows": 56, "identities": 8}
+    table = run(capsys, "density", "query.npz", "gallery.npz")
+    assert re.findall(r"^  (\w+) +(\d\.\d{4}) ", table, re.MULTILINE) == [
+        ("paper", f"{paper:.4f}"),
+        ("released", f"{released:.4f}"),
+    ]
+    assert "56 rows, 8 identities" in table
+
+
+@pytest.mark.usefixtures("here")
+def test_density_of_different_kinds_of_file(capsys):
+    save_tensors("gallery.safetensors", **GALLERY)
+    mixed = json.loads(run(capsys, "density", "query.npz", "gallery.safetensors", "--json"))
+    assert mixed == json.loads(run(capsys, "density", "query.npz", "gallery.npz", "--json"))
+
+
+# --- rerank -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        ("", {}),
+        ("--k1 7 --k2 3 --lambda 0.5", {"k1": 7, "k2": 3, "lambda_value": 0.5}),
+        ("--engine exact", {"engine": "exact"}),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_rerank_writes_what_the_function_gives(capsys, options, keywords):
+    out = run(capsys, "rerank", *BOTH, "-o", "out.npz", *options.split())
+    assert out == "out.npz: 16 x 40, float32\n"
+    written = load("out.npz")
+    assert set(written) == {"distances"}
+    np.testing.assert_array_equal(written["distances"], rerank(QUERY["features"], GALLERY["features"], **keywords))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8"])
+@pytest.mark.usefixtures("here")
+def test_rerank_of_different_kinds_of_file(capsys, dtype):
+    np.save("query.npy", QUERY["features"].astype(dtype))
+    gallery = torch.tensor(GALLERY["features"]).to(torch.float64 if dtype == "f8" else torch.float32)
+    torch.save(gallery, "gallery.pt")
+    run(capsys, "rerank", "--query", "query.npy", "--gallery", "gallery.pt", "-o", "out.npy")
+    expected = rerank(QUERY["features"].astype(dtype), gallery.numpy().astype(dtype))
+    np.testing.assert_array_equal(np.load("out.npy"), expected)
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+
+def as_row(name, scores):
+    ranks = {f"rank{k}": scores.rank(k) for k in (1, 5, 10)}
+    counts = {"valid_queries": scores.valid_queries, "tied_rank1": scores.tied_rank1}
+    return {"name": name, "mAP": scores.mAP, "mINP": scores.mINP} | ranks | counts
+
+
+def before_and_after(protocol="market1501", metric="euclidean", method=(), reranking=()):
+    """The rows of evaluate --centralize --rerank on features of any length, from the functions."""
+    q, g = QUERY["features"], GALLERY["features"]
+    options, method = {"protocol": protocol, "metric": metric}, dict(method)
+    cams = [{"exclude": side["cams"]} if method.pop("exclude_cams", None) else {} for side in (QUERY, GALLERY)]
+    after = [centralize(x, **method, **cam) for x, cam in zip((q, g), cams, strict=True)]
+    sets = {"as given": (q, g), "length 1": [centralize(x, k1=0) for x in (q, g)], "centralized": after}
+    for name, (x, y) in sets.items():
+        yield as_row(name, evaluate_features(x, y, *LABELS, **options))
+    for name, (x, y) in sets.items():
+        distances = rerank(x, y, **dict(reranking))
+        yield as_row(f"{name}, re-ranked", evaluate(distances, *LABELS, protocol=protocol))
+
+
+@pytest.mark.parametrize("protocol", ["market1501", "all"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.usefixtures("here")
+def test_evaluate_before_and_after(capsys, protocol, metric):
+    arguments = (*BOTH, "--centralize", "--rerank", "--protocol", protocol, "--metric", metric)
+    expected = list(before_and_after(protocol, metric))
+    found = json.loads(run(capsys, "evaluate", *arguments, "--json"))
+    assert found == {"protocol": protocol, "metric": metric, "rows": expected}
+    # The rows differ, so none can stand for another; only the cosine does not care for length.
+    assert len({row["mAP"] for row in expected}) == (6 if metric == "euclidean" else 5)
+
+    head, *lines = run(capsys, "evaluate", *arguments).splitlines()
+    assert head.split() == ["mAP", "mINP", "R1", "R5", "R10", "queries", "tied", "R1"]
+    for line, row in zip(lines, expected, strict=True):
+        assert line.startswith(row["name"] + " ")
+        scores = [f"{100 * row[name]:.2f}" for name in ("mAP", "mINP", "rank1", "rank5", "rank10")]
+        assert line.removeprefix(row["name"]).split() == [*scores, str(row["valid_queries"]), str(row["tied_rank1"])]
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_passes_every_option_on(capsys):
+    method, reranking = {"k1": 3, "k2": 4, "alpha": 2.0, "eta": 0.5}, {"k1": 7, "k2": 3, "lambda_value": 0.6}
+    options = "--k1 3 --k2 4 --alpha 2 --eta 0.5 --rerank-k1 7 --rerank-k2 3 --rerank-lambda 0.6 --engine exact"
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--rerank", *options.split(), "--json"))
+    assert found["rows"] == list(before_and_after(method=method, reranking=reranking))
+    assert found["rows"] != list(before_and_after())
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_with_neighbours_from_other_cameras_and_views(capsys):
+    np.savez("query.npz", **QUERY, generated=VIEWS)
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams", "--json"))["rows"]
+    q = centralize(QUERY["features"], VIEWS, exclude=QUERY["cams"])
+    g = centralize(GALLERY["features"], exclude=GALLERY["cams"])
+    assert found[2] == as_row("centralized", evaluate_features(q, g, *LABELS))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ("", ["as given"]),
+        ("--centralize", ["as given", "length 1", "centralized"]),
+        ("--rerank", ["as given", "as given, re-ranked"]),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_evaluate_prints_what_was_asked_for(capsys, options, names):
+    found = json.loads(run(capsys, "evaluate", *BOTH, *options.split(), "--json"))
+    expected = {row["name"]: row for row in before_and_after()}
+    assert found["rows"] == [expected[name] for name in names]
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_leaves_out_length_1_where_it_says_nothing_new(capsys):
+    for name, side in (("query", QUERY), ("gallery", GALLERY)):
+        np.savez(f"{name}.npz", **(side | {"features": centralize(side["features"], k1=0)}))
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--json"))["rows"]
+    assert [row["name"] for row in found] == ["as given", "centralized"]
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_string_ids_and_no_cameras(capsys):
+    for name, side in (("query", QUERY), ("gallery", GALLERY)):
+        np.savez(f"{name}.npz", features=side["features"], ids=np.array([f"p{i}" for i in side["ids"]]))
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--json"))["rows"]
+    scores = evaluate_features(QUERY["features"], GALLERY["features"], QUERY["ids"], GALLERY["ids"])
+    assert found == [as_row("as given", scores)]
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_different_kinds_of_file(capsys):
+    save_tensors("gallery.safetensors", **GALLERY)
+    arguments = ("--query", "query.npz", "--gallery", "gallery.safetensors", "--centralize", "--rerank", "--json")
+    found, expected = json.loads(run(capsys, "evaluate", *arguments))["rows"], list(before_and_after())
+    assert [row["name"] for row in found] == [row["name"] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert row == pytest.approx(other, abs=1e-9)
+
+
+# --- outputs ------------------------------------------------------------------------------------------------------
+
+WRITING = {
+    "centralize": ("centralize", "query.npz"),
+    "rerank": ("rerank", *BOTH),
+}
+
+
+@pytest.fixture(params=WRITING.values(), ids=WRITING.keys())
+def writing(request, here):
+    """A command that writes, without its output, and the folder."""
+    return request.param, here
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt", ".safetensors"])
+def test_existing_output_is_refused_and_then_replaced(writing, capsys, suffix):
+    command, here = writing
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    (here / f"out{suffix}").write_bytes(b"mine")
+    message = refuse(capsys, *command, "-o", f"out{suffix}")
+    assert message == f"output out{suffix} exists already; name another or pass --overwrite"
+    run(capsys, *command, "-o", f"out{suffix}", "--overwrite")
+    assert (here / f"out{suffix}").read_bytes() != b"mine"
+    assert len(list(here.iterdir())) == 3
+
+
+def test_output_is_refused_before_anything_is_read(writing, capsys):
+    command, here = writing
+    (here / "query.npz").write_bytes(b"")
+    (here / "out.npz").write_bytes(b"mine")
+    (here / "folder.npz").mkdir()
+    assert "out.npz exists already" in refuse(capsys, *command, "-o", "out.npz")
+    assert "folder.npz exists already" in refuse(capsys, *command, "-o", "folder.npz", "--overwrite")
+    assert "output out.csv must be a .npz, .npy, .safetensors, .pt file" in refuse(capsys, *command, "-o", "out.csv")
+    message = refuse(capsys, *command, "-o", "nowhere/out.npz")
+    assert message == "output nowhere/out.npz must be in an existing folder, nowhere is none"
+
+
+def test_a_failure_in_the_middle_of_writing(writing, capsys, monkeypatch):
+    command, here = writing
+
+    def savez(path, **_arrays):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (here / "out.npz").write_bytes(b"mine")
+    monkeypatch.setattr(np, "savez", savez)
+    message = refuse(capsys, *command, "-o", "out.npz", "--overwrite")
+    assert message == "out.npz cannot be written: [Errno 28] No space left on device"
+
+
+def test_a_failure_before_writing(writing, capsys):
+    command, here = writing
+    (here / "out.npz").write_bytes(b"mine")
+    np.savez("query.npz", features=np.full((3, 6), np.nan))
+    refuse(capsys, *command, "-o", "out.npz", "--overwrite")
+
+
+@not_root
+def test_output_in_a_folder_without_permission(writing, capsys):
+    command, here = writing
+    (here / "locked").mkdir()
+    (here / "locked").chmod(0o500)
+    message = refuse(capsys, *command, "-o", "locked/out.npz")
+    assert message.startswith("locked/out.npz cannot be written: ")
+    assert "Permission denied" in message
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+READING = {
+    "centralize": lambda name: ("centralize", name, "-o", "out.npz"),
+    "density": lambda name: ("density", "gallery.npz", name),
+    "rerank": lambda name: ("rerank", "--query", "query.npz", "--gallery", name, "-o", "out.npz"),
+    "evaluate": lambda name: ("evaluate", "--query", name, "--gallery", "gallery.npz"),
+    "evaluate before and after": lambda name: (
+        *("evaluate", "--query", "query.npz", "--gallery", name),
+        *("--centralize", "--rerank"),
+    ),
+}
+
+
+@pytest.fixture(params=READING.values(), ids=READING.keys())
+def reading(request, here):  # noqa: ARG001  it makes the files
+    """A command that reads a file of a given name among good ones."""
+    return request.param
+
+
+def test_missing_file(reading, capsys):
+    assert refuse(capsys, *reading("none.npz")) == "none.npz is not a file"
+
+
+def test_folder_instead_of_file(reading, capsys):
+    Path("folder.npz").mkdir()
+    assert refuse(capsys, *reading("folder.npz")) == "folder.npz is not a file"
+
+
+def test_wrong_suffix(reading, capsys):
+    Path("x.csv").write_text("1,2\n")
+    message = refuse(capsys, *reading("x.csv"))
+    assert message == "x.csv must be a .npz, .npy, .safetensors, .pt file, received suffix '.csv'"
+
+
+def test_missing_features(reading, capsys):
+    np.savez("x.npz", embeddings=GALLERY["features"], ids=GALLERY["ids"])
+    assert refuse(capsys, *reading("x.npz")) == "x.npz must hold an array 'features', it holds: embeddings, ids"
+
+
+@pytest.mark.parametrize("command", ["density", "evaluate", "evaluate before and after"])
+@pytest.mark.usefixtures("here")
+def test_missing_ids(capsys, command):
+    np.savez("x.npz", features=GALLERY["features"], cams=GALLERY["cams"])
+    message = refuse(capsys, *READING[command]("x.npz"))
+    assert message == "x.npz must hold an array 'ids', it holds: cams, features"
+    torch.save(torch.tensor(GALLERY["features"]), "x.pt")
+    assert refuse(capsys, *READING[command]("x.pt")) == "x.pt must hold an array 'ids', it holds: features"
+
+
+def broken(good, index, value):
+    result = good.copy()
+    result[index] = value
+    return result
+
+
+BAD_FEATURES = {
+    "NaN": (broken(GALLERY["features"], (3, 1), np.nan), "finite, received NaN or inf in 1 row(s): 3"),
+    "inf": (broken(GALLERY["features"], (7, 0), np.inf), "finite, received NaN or inf in 1 row(s): 7"),
+    "1-D": (GALLERY["features"][:, 0], "shape ("),
+    "3-D": (GALLERY["features"][:, None], "shape ("),
+    "0-D": (np.float32(1), "shape ("),
+    "no columns": (GALLERY["features"][:, :0], "at least one column"),
+    "integers": (GALLERY["features"].astype(int), "received dtype int64; convert to float32 first"),
+    "strings": (GALLERY["features"].astype(str), "received dtype <U"),
+}
+
+
+@pytest.mark.parametrize(("features", "words"), BAD_FEATURES.values(), ids=BAD_FEATURES.keys())
+def test_bad_features(reading, capsys, features, words):
+    np.savez("x.npz", features=features, ids=GALLERY["ids"], cams=GALLERY["cams"])
+    assert words in refuse(capsys, *reading("x.npz"))
+
+
+def test_which_side_is_bad(here, capsys):
+    np.savez("query.npz", **(QUERY | {"features": np.full((16, 6), np.nan)}))
+    for more in ((), ("--centralize",), ("--centralize", "--rerank")):
+        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("query must be finite")
+    np.savez("query.npz", **QUERY)
+    np.savez("gallery.npz", **(GALLERY | {"features": np.full((40, 6), np.nan)}))
+    for more in ((), ("--centralize",), ("--centralize", "--rerank")):
+        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("gallery must be finite")
+    assert refuse(capsys, "rerank", *BOTH, "-o", "out.npz").startswith("gallery must be finite")
+    assert refuse(capsys, "density", "query.npz", "gallery.npz").startswith("gallery.npz: features must be finite")
+    assert not (here / "out.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["ids", "cams"])
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (GALLERY["ids"][:-1], "must have shape (40,), one label per row, received (39,)"),
+        (GALLERY["ids"][:, None], "must have shape (40,), one label per row, received (40, 1)"),
+        (GALLERY["ids"].astype(float), "must be integers or strings, received dtype float64"),
+    ],
+    ids=["short", "2-D", "floats"],
+)
+@pytest.mark.parametrize("command", ["centralize", "density", "evaluate", "evaluate before and after"])
+@pytest.mark.usefixtures("here")
+def test_bad_labels(capsys, command, name, labels, words):
+    command = READING[command]("x.npz")
+    np.savez("x.npz", **(GALLERY | {name: labels}))
+    if (command[0], name) == ("density", "cams"):
+        assert "identities" in run(capsys, *command)  # it has no use for cameras
+        return
+    message = refuse(capsys, *command)
+    assert words in message
+    assert name in message
+
+
+@pytest.mark.usefixtures("here")
+def test_bad_generated_features(capsys):
+    np.savez("x.npz", **QUERY, generated=VIEWS[:, :, :5])
+    message = refuse(capsys, "centralize", "x.npz", "-o", "out.npz")
+    assert "generated" in message
+    assert "(16, 3, 5)" in message
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
+def test_pickled_objects(reading, capsys, suffix):
+    objects, name = np.array([None, "a"]), f"x{suffix}"
+    if suffix == ".npz":
+        np.savez(name, features=objects, ids=GALLERY["ids"])
+    elif suffix == ".npy":
+        np.save(name, objects, allow_pickle=True)
+    else:
+        torch.save({"features": objects}, name)
+    message = refuse(capsys, *reading(name))
+    assert message.startswith(f"{name} cannot be read as {suffix}: it holds pickled objects, which are never loaded")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt", ".safetensors"])
+@pytest.mark.parametrize("content", ["cut", "empty", "text"])
+def test_damaged_files(reading, capsys, suffix, content):
+    name = f"x{suffix}"
+    if suffix == ".npz":
+        np.savez(name, **GALLERY)
+    elif suffix == ".npy":
+        np.save(name, GALLERY["features"])
+    elif suffix == ".pt":
+        torch.save(torch.tensor(GALLERY["features"]), name)
+    else:
+        save_tensors(name, **GALLERY)
+    whole = Path(name).read_bytes()
+    Path(name).write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"1.0 2.0 3.0\n"}[content])
+    message = refuse(capsys, *reading(name))
+    assert message.startswith(f"{name} cannot be read as {suffix}: ")
+    assert "pickle" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--protocol cuhk03", "--protocol must be one of market1501, all, received 'cuhk03'"),
+        ("--metric manhattan", "--metric must be one of euclidean, cosine, received 'manhattan'"),
+        ("--engine magic", "engine must be one of 'auto', 'exact', 'faiss', received 'magic'"),
+        ("--centralize --k1 -1", "k1 must be an integer >= 0, received -1"),
+        ("--centralize --eta nan", "eta must be a finite number"),
+        ("--centralize --alpha -2", "alpha must be a finite number >= 0, received -2.0"),
+        ("--rerank --rerank-k1 0", "k1 must be an integer >= 1, received 0"),
+        ("--rerank --rerank-lambda 1.5", "lambda_value must be a number from 0 to 1, received 1.5"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_bad_options(capsys, options, words):
+    assert words in refuse(capsys, "evaluate", *BOTH, *options.split())
+
+
+@pytest.mark.parametrize("command", [("centralize", "query.npz", "-o", "o.npz"), ("rerank", *BOTH, "-o", "o.npz")])
+@pytest.mark.usefixtures("here")
+def test_unknown_engine(capsys, command):
+    message = refuse(capsys, *command, "--engine", "magic")
+    assert message == "engine must be one of 'auto', 'exact', 'faiss', received 'magic'"
+
+
+@pytest.mark.usefixtures("here")
+def test_engine_that_is_not_installed(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    message = refuse(capsys, "centralize", "query.npz", "-o", "out.npz", "--engine", "faiss")
+    assert message.startswith("engine 'faiss' needs faiss: ")
+    assert "pip install 'pose2id[faiss-cpu]'" in message
+
+
+@pytest.mark.usefixtures("here")
+def test_cameras_that_are_not_there(capsys):
+    np.savez("x.npz", features=GALLERY["features"], ids=GALLERY["ids"])
+    message = refuse(capsys, "centralize", "x.npz", "-o", "out.npz", "--exclude-cams")
+    assert message == "--exclude-cams needs an array 'cams' in x.npz, it holds none"
+    for side in ("query", "gallery"):
+        np.savez(f"{side}.npz", features=GALLERY["features"], ids=GALLERY["ids"])
+    message = refuse(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams")
+    assert message == "--exclude-cams needs an array 'cams' in query.npz, it holds none"
+    np.savez("query.npz", **QUERY)
+    assert "query_cams without gallery_cams" in refuse(capsys, "evaluate", *BOTH)
+
+
+@pytest.mark.usefixtures("here")
+def test_sides_that_do_not_fit(capsys):
+    np.savez("gallery.npz", **(GALLERY | {"features": GALLERY["features"][:, :5]}))
+    for command in (("evaluate", *BOTH, "--centralize"), ("rerank", *BOTH, "-o", "out.npz")):
+        message = refuse(capsys, *command)
+        assert "query" in message
+        assert "(16, 6)" in message
+        assert "(40, 5)" in message
+    message = refuse(capsys, "density", "query.npz", "gallery.npz")
+    assert message.endswith("equal D and ids of one kind, received 6 columns and int64 ids, 5 columns and int64 ids")
+    np.savez("gallery.npz", **(GALLERY | {"ids": GALLERY["ids"].astype(str)}))
+    for command in (("evaluate", *BOTH), ("density", "query.npz", "gallery.npz")):
+        assert re.search(r"int64.*<U21", refuse(capsys, *command))
+
+
+@pytest.mark.usefixtures("here")
+def test_no_match_at_all(capsys):
+    np.savez("query.npz", **(QUERY | {"ids": QUERY["ids"] + 100}))
+    assert "at least one query must have a match in the gallery" in refuse(capsys, "evaluate", *BOTH)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["generate-nothing"],
+        ["centralize"],
+        ["centralize", "x.npz"],
+        ["density"],
+        ["rerank", "--query", "x.npz", "-o", "out.npz"],
+        ["evaluate", "--gallery", "x.npz"],
+        ["centralize", "x.npz", "-o", "out.npz", "--k1", "1.5"],
+        ["doctor", "--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pose2id")
+    assert captured.err.count("\n") == 1
+    assert "--help" in captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: pose2id {command}")
+
+
+def test_version_and_commands(capsys):
+    for flag in ("--version", "--help"):
+        with pytest.raises(SystemExit) as stopped:
+            main([flag])
+        assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"pose2id {pose2id.__version__}\n")
+    assert re.findall(r"^    (\w+)\s", out, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.usefixtures("here")
+def test_interrupt(capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose2id, "id_density", stop)
+    assert main(["density", "query.npz"]) == 130
+    assert capsys.readouterr() == ("", "pose2id density: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a long\n  story"), "a long story"),
+        (MemoryError(), "MemoryError"),
+        (OSError(5, "I/O"), "[Errno 5] I/O"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_every_error_is_one_line(capsys, monkeypatch, error, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pose2id, "id_density", fail)
+    assert refuse(capsys, "density", "query.npz") == line
+
+
+@pytest.mark.usefixtures("here")
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    """A bug is not called bad input."""
+
+    def fail(*_, **__):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(pose2id, "id_density", fail)
+    with pytest.raises(KeyError, match="ours"):
+        main(["density", "query.npz"])
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "shown"), [(True, [], True), (True, ["-q"], False), (False, [], False)]
+)
+@pytest.mark.usefixtures("here")
+def test_progress_is_for_terminals(capsys, monkeypatch, terminal, options, shown):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["centralize", "query.npz", "-o", "out.npz", *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "out.npz: 16 x 6, float32\n"
+    assert bool(captured.err) == shown
+
+
+# --- demo ---------------------------------------------------------------------------------------------------------
+
+SETTINGS = demo.SETTINGS[:3]
+
+
+@pytest.fixture
+def short(here, monkeypatch):
+    """The demo with three rows and no real pictures; gives the folder."""
+    run_demo = demo.run_demo
+
+    def draw(_data, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in demo.PICTURES:
+            (folder / name).write_bytes(b"drawn")
+        return [folder / name for name in demo.PICTURES]
+
+    monkeypatch.setattr(demo, "run_demo", lambda data, progress: run_demo(data, settings=SETTINGS, progress=progress))
+    monkeypatch.setattr(demo, "draw_pictures", draw)
+    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
+    return here
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The three rows, from the function."""
+    return demo.run_demo(pose2id.datasets.load_demo(), settings=SETTINGS)
+
+
+@pytest.mark.usefixtures("short")
+def test_demo_prints_the_table(capsys, rows):
+    assert run(capsys, "demo", "--no-pictures") == demo.format_table(rows) + "\n"
+    found = json.loads(run(capsys, "demo", "--no-pictures", "--json"))
+    assert found == {"rows": demo.rows_as_dicts(rows), "pictures": []}
+    assert found["rows"][0]["mAP"] == pytest.approx(0.8144, abs=1e-4)
+
+
+def test_demo_names_its_folder(short, capsys, rows):
+    for _ in range(2):  # its own folder is drawn anew each time
+        out = run(capsys, "demo")
+        assert out == demo.format_table(rows) + "\n\nPictures in pose2id-demo: ranking.png, cmc.png, identities.png\n"
+        assert {path.name for path in (short / "pose2id-demo").iterdir()} == set(demo.PICTURES)
+    found = json.loads(run(capsys, "demo", "--json"))
+    assert found["pictures"] == [str(Path("pose2id-demo", name)) for name in demo.PICTURES]
+
+
+def test_demo_folder_is_ignored_by_git():
+    ignored = Path(__file__).parents[1] / ".gitignore"
+    assert f"/{cli.DEMO_FOLDER}/" in ignored.read_text().splitlines()
+
+
+def test_demo_does_not_replace_pictures_in_other_folders(short, capsys):
+    (short / "mine").mkdir()
+    (short / "mine" / "cmc.png").write_bytes(b"mine")
+    message = refuse(capsys, "demo", "-o", "mine")
+    assert message == f"output {Path('mine', 'cmc.png')} exists already; name another folder or pass --overwrite"
+    run(capsys, "demo", "-o", "mine", "--no-pictures")
+    assert (short / "mine" / "cmc.png").read_bytes() == b"mine"
+    run(capsys, "demo", "-o", "mine", "--overwrite")
+    assert (short / "mine" / "cmc.png").read_bytes() == b"drawn"
+    (short / "file").write_bytes(b"mine")
+    assert refuse(capsys, "demo", "-o", "file").startswith("output file must be a folder, it is a file")
+
+
+def test_demo_without_matplotlib(short, capsys, monkeypatch, rows):
+    monkeypatch.undo()
+    monkeypatch.chdir(short)
+    run_demo = demo.run_demo
+    monkeypatch.setattr(demo, "run_demo", lambda data, progress: run_demo(data, settings=SETTINGS, progress=progress))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    line = "No pictures: drawing the pictures needs matplotlib, which is not installed: pip install 'pose2id[plots]'\n"
+    assert run(capsys, "demo") == demo.format_table(rows) + "\n" + line
+    assert main(["demo", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"rows": demo.rows_as_dicts(rows), "pictures": []}
+    assert captured.err == line
+    assert not (short / "pose2id-demo").exists()
+
+
+# --- doctor -------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_knows_the_extras():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    declared = {
+        extra: {re.split(r"[>=<\[; ]", requirement)[0] for requirement in requirements}
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra != "all"
+    }
+    assert {extra: set(packages) for extra, packages in EXTRAS.items()} == declared
+
+
+def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
+    works, words = faiss_state
+    found = json.loads(run(capsys, "doctor", "--json"))
+    assert found["pose2id"] == pose2id.__version__
+    assert found["python"] == platform.python_version()
+    assert found["packages"]["torch"] == importlib.metadata.version("torch")
+    assert len(found["cuda"]) == torch.cuda.device_count()
+    exact, faiss = found["engines"]
+    assert (exact["name"], exact["works"]) == ("exact", True)
+    assert faiss == {"name": "faiss", "works": works, "detail": words}
+    assert set(found["extras"]) == set(EXTRAS)
+    assert all(set(found["extras"][extra]) == set(EXTRAS[extra]) for extra in EXTRAS)
+
+
+def test_doctor_as_text(capsys, faiss_state):  # noqa: F811
+    works, words = faiss_state
+    lines = run(capsys, "doctor").splitlines()
+    assert f"  faiss   {'works' if works else 'no':<7}{words}" in lines
+    assert any(line.startswith("  exact   works  torch") for line in lines)
+    assert "engines   auto takes 'exact'" in lines
+
+
+def extras_of(capsys):
+    lines = run(capsys, "doctor").splitlines()
+    return dict(line.split(maxsplit=1) for line in lines[lines.index("extras") + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("installed", "extra", "words"),
+    [
+        ([], "faiss-cpu", "pip install 'pose2id[faiss-cpu]'   (missing: faiss-cpu)"),
+        ([], "faiss-gpu", "pip install 'pose2id[faiss-gpu]'   (missing: faiss-gpu)"),
+        ([], "ipg", "(missing: diffusers, safetensors, huggingface-hub, accelerate, pillow)"),
+        (["diffusers", "pillow", "accelerate"], "ipg", "(missing: safetensors, huggingface-hub)"),
+        (["matplotlib", "pillow"], "plots", "matplotlib 1.2.3, pillow 1.2.3"),
+        (["faiss-cpu"], "faiss-cpu", "faiss-cpu 1.2.3"),
+        (
+            ["faiss-cpu"],
+            "faiss-gpu",
+            "pip uninstall -y faiss-cpu && pip install 'pose2id[faiss-gpu]'   (one of the two, never both)",
+        ),
+        (
+            ["faiss-gpu"],
+            "faiss-cpu",
+            "pip uninstall -y faiss-gpu && pip install 'pose2id[faiss-cpu]'   (one of the two, never both)",
+        ),
+    ],
+)
+def test_doctor_says_what_to_install(capsys, monkeypatch, installed, extra, words):
+    def version(name):
+        if name in installed:
+            return "1.2.3"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert extras_of(capsys)[extra].endswith(words)
+
+
+def test_doctor_covers_every_state():
+    """The states of test_engines hold those that users met."""
+    names = {state.__name__.removeprefix("state_") for state in STATES}
+    assert {"missing", "runtime_error", "empty_namespace", "both_wheels", "cpu"} <= names
+
+
+# --- as a process -------------------------------------------------------------------------------------------------
+
+
+def test_process_with_good_input(here):
+    with start("evaluate", *BOTH, "--centralize", "--json", cwd=here) as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["rows"] == list(before_and_after())[:3]
+
+
+def test_process_with_bad_input(here):
+    (here / "query.npz").write_bytes(b"not an archive")
+    with start("evaluate", *BOTH, cwd=here) as process:
+        out, err = process.communicate()
+    line = "pose2id evaluate: query.npz cannot be read as .npz: not a zip archive\n"
+    assert (process.returncode, out, err) == (2, "", line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_reader_that_has_seen_enough(here, buffered):
+    """As in `pose2id density ... | head -1`."""
+    with start("density", "query.npz", buffered=buffered, cwd=here) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert (process.returncode, err) == (0, "")
+
+
+def test_installed_command(here):
+    command = Path(sys.executable).with_name("pose2id.exe" if os.name == "nt" else "pose2id")
+    if not command.exists():
+        pytest.skip("pose2id is not installed in this environment")
+    done = subprocess.run([command, "--version"], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "pose2id"

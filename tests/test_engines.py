@@ -1,0 +1,564 @@
+"""The engines behind knn_graph: the traps of faiss, its ties, and that float32 means float32.
+
+A stand-in for faiss, brute force with the worst order of ties that faiss allows, runs everywhere; faiss itself runs
+where it is installed.
+"""
+
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from reference.neighbors import knn
+
+from pose2id import MissingExtraError, centralize, knn_graph, rerank
+from pose2id.neighbors import _exact, _faiss, describe_engines
+
+INSTALL = "pip install 'pose2id[faiss-cpu]'"
+CPU_WHEELS = ("faiss-cpu",)
+
+
+class StandInIndex:
+    """A flat index; equal distances come with the higher index first."""
+
+    def __init__(self, module, width, place="CPU"):
+        self.module, self.place, self.rows = module, place, np.empty((0, width), np.float32)
+
+    def add(self, rows):
+        assert rows.dtype == np.float32
+        assert rows.flags.c_contiguous
+        self.rows = np.concatenate([self.rows, rows])
+
+    def search(self, queries, k):
+        assert queries.dtype == np.float32
+        assert queries.flags.c_contiguous
+        self.module.searches.append((self.place, len(queries), k))
+        if self.place == "GPU" and k > 2048:
+            raise RuntimeError("GPU index only supports min/max-K selection up to 2048")
+        squared = np.square(queries).sum(axis=1)[:, None] + np.square(self.rows).sum(axis=1) - 2 * queries @ self.rows.T
+        order = len(self.rows) - 1 - np.argsort(squared[:, ::-1], axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(squared, order, axis=1), order
+
+
+class StandIn(types.ModuleType):
+    """A module `faiss` that keeps a record: `searches` (place, rows, k) and `gpu_calls`."""
+
+    __version__ = "9.9.9"
+
+    def __init__(self, gpus=0):
+        super().__init__("faiss")
+        self.gpus, self.searches, self.gpu_calls = gpus, [], []
+
+    def get_num_gpus(self):
+        return self.gpus
+
+    def IndexFlatL2(self, width):
+        return StandInIndex(self, width)
+
+    def index_cpu_to_all_gpus(self, index):
+        self.gpu_calls.append("index_cpu_to_all_gpus")
+        if not self.gpus:  # faiss ends the process here, with SIGABRT
+            raise AssertionError("a GPU function was called without a GPU")
+        index.place = "GPU"
+        return index
+
+    def __getattr__(self, name):
+        if "gpu" in name.lower():
+            self.gpu_calls.append(name)
+        raise AttributeError(name)
+
+
+def pretend_installed(monkeypatch, *names):
+    """Let the metadata say that of all faiss wheels these are installed, whether they are or not."""
+    real = importlib.metadata.distribution
+
+    def distribution(name):
+        if name in names:
+            return types.SimpleNamespace(version="1.2.3")
+        if name in _faiss.DISTRIBUTIONS:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+
+def put(monkeypatch, module, *wheels):
+    """Let `import faiss` give this module, or ModuleNotFoundError for None."""
+    monkeypatch.setitem(sys.modules, "faiss", module)
+    pretend_installed(monkeypatch, *wheels)
+    return module
+
+
+def fail_on_import(monkeypatch, folder, source, *wheels):
+    """Let `import faiss` run this source, which raises."""
+    (folder / "faiss.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    pretend_installed(monkeypatch, *wheels)
+
+
+def empty_namespace(folder):
+    """The module that Python makes of a folder without files."""
+    (folder / "faiss").mkdir()
+    return importlib.util.module_from_spec(importlib.machinery.PathFinder.find_spec("faiss", [str(folder)]))
+
+
+RUNTIME_ERROR = "raise RuntimeError('libcublas.so.12:\\n  cannot open shared object file')"
+LOST_LIBRARY = "raise ImportError('libfaiss.so: cannot\\nopen')"
+
+
+def state_missing(monkeypatch, _folder):
+    put(monkeypatch, None)
+
+
+def state_runtime_error(monkeypatch, folder):
+    fail_on_import(monkeypatch, folder, RUNTIME_ERROR, "faiss-gpu")
+
+
+def state_runtime_error_without_wheel(monkeypatch, folder):
+    fail_on_import(monkeypatch, folder, RUNTIME_ERROR)
+
+
+def state_import_error(monkeypatch, folder):
+    fail_on_import(monkeypatch, folder, LOST_LIBRARY, "faiss-cpu")
+
+
+def state_empty_namespace(monkeypatch, folder):
+    put(monkeypatch, empty_namespace(folder))
+
+
+def state_empty_namespace_of_one_wheel(monkeypatch, folder):
+    put(monkeypatch, empty_namespace(folder), "faiss-gpu")
+
+
+def state_empty_namespace_of_two_wheels(monkeypatch, folder):
+    put(monkeypatch, empty_namespace(folder), "faiss-cpu", "faiss-gpu")
+
+
+def state_both_wheels(monkeypatch, _folder):
+    put(monkeypatch, StandIn(), "faiss-cpu", "faiss-gpu")
+
+
+def state_cpu(monkeypatch, _folder):
+    put(monkeypatch, StandIn(), "faiss-gpu")  # the wheel for GPUs on a machine without a driver
+
+
+def state_gpu(monkeypatch, _folder):
+    put(monkeypatch, StandIn(gpus=2), "faiss-gpu")
+
+
+NO_CUBLAS = "faiss cannot be imported (RuntimeError: libcublas.so.12: cannot open shared object file)"
+LOST = "faiss-cpu is installed but cannot be imported (libfaiss.so: cannot open)"
+EMPTY = "faiss is an empty package, left over from an uninstalled wheel"
+SEVERAL = "several faiss wheels are installed over each other (faiss-cpu, faiss-gpu)"
+STATES = {
+    state_missing: (False, f"not installed: {INSTALL} (or 'pose2id[faiss-gpu]' on Linux x86-64 with CUDA)"),
+    state_runtime_error: (False, f"{NO_CUBLAS}: pip uninstall -y faiss-gpu && {INSTALL}"),
+    state_runtime_error_without_wheel: (False, f"{NO_CUBLAS}: {INSTALL}"),
+    state_import_error: (False, f"{LOST}: pip uninstall -y faiss-cpu && {INSTALL}"),
+    state_empty_namespace: (False, f"{EMPTY}: {INSTALL}"),
+    state_empty_namespace_of_one_wheel: (False, f"{EMPTY}: pip uninstall -y faiss-gpu && {INSTALL}"),
+    state_empty_namespace_of_two_wheels: (False, f"{SEVERAL}: pip uninstall -y faiss-cpu faiss-gpu && {INSTALL}"),
+    state_both_wheels: (
+        True,
+        f"faiss 9.9.9, CPU; {SEVERAL}; keep one: pip uninstall -y faiss-cpu faiss-gpu && {INSTALL}",
+    ),
+    state_cpu: (True, "faiss 9.9.9, CPU"),
+    state_gpu: (True, "faiss 9.9.9, 2 GPU(s)"),
+}
+"""What can be the matter with faiss: whether it works, and the sentence about it."""
+
+
+@pytest.fixture(params=STATES, ids=lambda state: state.__name__.removeprefix("state_"))
+def faiss_state(request, monkeypatch, tmp_path):
+    """Every state, entered; gives whether faiss works then, and the sentence."""
+    request.param(monkeypatch, tmp_path)
+    return STATES[request.param]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The stand-in in place of faiss."""
+    return put(monkeypatch, StandIn(), *CPU_WHEELS)
+
+
+@pytest.fixture(params=["stand-in", "faiss"])
+def faiss(request, monkeypatch):
+    """The stand-in, or faiss itself; both with the record `searches`."""
+    if request.param == "stand-in":
+        return put(monkeypatch, StandIn(), *CPU_WHEELS)
+    real = pytest.importorskip("faiss")
+    record = types.ModuleType("faiss")
+    record.searches = []
+
+    class Index(real.IndexFlatL2):
+        def search(self, queries, k):
+            record.searches.append(("CPU", len(queries), k))
+            return super().search(queries, k)
+
+    record.IndexFlatL2, record.get_num_gpus = Index, lambda: 0
+    return put(monkeypatch, record, *CPU_WHEELS)
+
+
+def random_rows(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def assert_right(graph, rows, k, **options):
+    """Compare with the naive reference, ties included."""
+    indices, distances = knn(np.asarray(rows, np.float64), k, single=rows.dtype != np.float64, **options)
+    np.testing.assert_array_equal(graph.indices, indices)
+    np.testing.assert_allclose(graph.distances, distances, rtol=1e-6 if rows.dtype != np.float64 else 1e-12, atol=0)
+
+
+# --- what can be wrong with faiss ---------------------------------------------------------------------------------
+
+
+def test_probe(faiss_state):
+    works, words = faiss_state
+    module, found = _faiss.probe()
+    assert (module is not None, found) == (works, words)
+
+
+def test_description(faiss_state):
+    works, words = faiss_state
+    (exact, exact_works, _), described = describe_engines()
+    assert (exact, exact_works) == ("exact", True)
+    assert described == ("faiss", works, words)
+
+
+CALLS = {
+    "knn_graph": lambda x, engine: knn_graph(x, 2, engine=engine).indices,
+    "centralize": lambda x, engine: centralize(x, engine=engine),
+    "rerank": lambda x, engine: rerank(x[:9], x[9:], k1=4, k2=2, engine=engine),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_every_state_gives_the_answer_or_the_cure(faiss_state, call):
+    works, words = faiss_state
+    x = random_rows(30, 4)
+    if works:
+        np.testing.assert_array_equal(call(x, "faiss"), call(x, "exact"))
+        return
+    with pytest.raises(MissingExtraError) as caught:
+        call(x, "faiss")
+    assert str(caught.value) == f"engine 'faiss' needs faiss: {words}"
+    assert (caught.value.extra, caught.value.package) == ("faiss-cpu", "faiss")
+    assert INSTALL in str(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_auto_does_not_touch_faiss(monkeypatch, tmp_path, call):
+    fail_on_import(monkeypatch, tmp_path, f"open({str(tmp_path / 'touched')!r}, 'w').close()\nraise OSError('broken')")
+    x = random_rows(30, 4)
+    np.testing.assert_array_equal(call(x, "auto"), call(x, "exact"))
+    assert not (tmp_path / "touched").exists()
+    with pytest.raises(MissingExtraError, match="OSError: broken"):
+        call(x, "faiss")
+    assert (tmp_path / "touched").exists()
+
+
+def test_torch_is_imported_before_faiss(tmp_path):
+    (tmp_path / "faiss.py").write_text("import sys; print('torch' in sys.modules)")
+    code = "import sys; from pose2id.neighbors import _faiss; print('torch' in sys.modules); _faiss.probe()"
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert done.stdout.split() == [b"False", b"True"], done.stderr.decode()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_engine_that_errs_is_reported(monkeypatch):
+    monkeypatch.setattr(StandInIndex, "search", lambda *_: (np.full((3, 3), 0.0, "f4"), np.zeros((3, 3), int)))
+    monkeypatch.setattr(_exact, "sweep", lambda *_, **__: None)
+    name, works, words = describe_engines()[1]
+    assert (name, works) == ("faiss", False)
+    assert words == "faiss 9.9.9, CPU; it found wrong neighbours: [-1, 0, 0]"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_engine_that_raises_is_reported(monkeypatch):
+    def search(*_):
+        raise RuntimeError("Error in void faiss::gpu")
+
+    monkeypatch.setattr(StandInIndex, "search", search)
+    assert describe_engines()[1] == ("faiss", False, "faiss 9.9.9, CPU; RuntimeError: Error in void faiss::gpu")
+
+
+# --- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_gpu_function_is_called_without_a_gpu(stand_in):
+    x = random_rows(60, 4)
+    assert_right(knn_graph(x, 3, engine="faiss"), x, 3)
+    rerank(x[:20], x[20:], engine="faiss")
+    describe_engines()
+    assert stand_in.gpu_calls == []
+    assert {place for place, _, _ in stand_in.searches} == {"CPU"}
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_without_gpu_functions_at_all(monkeypatch):
+    """A build for the CPU need not have them."""
+    monkeypatch.delattr(StandIn, "get_num_gpus")
+    monkeypatch.delattr(StandIn, "index_cpu_to_all_gpus")
+    x = random_rows(20, 4)
+    assert_right(knn_graph(x, 3, engine="faiss"), x, 3)
+    assert _faiss.probe()[1] == "faiss 9.9.9, CPU"
+
+
+def test_all_gpus_are_used(stand_in):
+    stand_in.gpus = 2
+    x = np.repeat(random_rows(20, 4), 3, axis=0)
+    assert_right(knn_graph(x, 3, engine="faiss"), x, 3)
+    assert stand_in.gpu_calls == ["index_cpu_to_all_gpus"]
+    assert {place for place, _, _ in stand_in.searches} == {"GPU"}
+
+
+@pytest.mark.parametrize(("k", "place"), [(2041, "GPU"), (2042, "CPU")])
+def test_more_neighbours_than_a_gpu_can_find(stand_in, k, place):
+    stand_in.gpus = 1
+    x = np.arange(2100, dtype=np.float32)[:, None] ** 2
+    graph = knn_graph(x, k, engine="faiss")
+    assert {where for where, _, _ in stand_in.searches} == {place}
+    assert graph.indices[0].tolist() == list(range(1, k + 1))
+    np.testing.assert_array_equal(graph.distances[0], x[1 : k + 1, 0])
+
+
+# --- ties: faiss is asked again -----------------------------------------------------------------------------------
+
+
+def asked(faiss):
+    return [(rows, k) for _, rows, k in faiss.searches]
+
+
+def test_asks_once_where_nothing_is_tied(faiss):
+    x = random_rows(300, 8)
+    assert_right(knn_graph(x, 2, engine="faiss"), x, 2)
+    assert asked(faiss) == [(300, 9)]
+
+
+def test_asks_again_for_twice_as_many_while_ties_are_open(faiss):
+    x = np.full((100, 3), 0.5, dtype=np.float32)
+    assert_right(knn_graph(x, 2, engine="faiss"), x, 2)
+    assert asked(faiss) == [(100, 9), (100, 18), (100, 36), (100, 72), (100, 100)]
+
+
+def test_asks_again_for_the_open_rows_only(faiss):
+    x = random_rows(130, 8)
+    x[40:70] = 20  # far from all others
+    assert_right(knn_graph(x, 2, engine="faiss"), x, 2)
+    assert asked(faiss) == [(130, 9), (30, 18), (30, 36)]
+
+
+def test_asks_again_when_too_many_are_excluded(faiss):
+    x, labels = random_rows(64, 4), [0] * 60 + [1, 2, 3, 4]
+    assert_right(knn_graph(x, 2, exclude=labels, engine="faiss"), x, 2, exclude=labels)
+    assert asked(faiss)[0] == (64, 9)
+    assert asked(faiss)[-1][1] == 64
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """The rows that went to the sweep of `exact`, call by call."""
+    calls, sweep = [], _exact.sweep
+
+    def recorded(queries, base, rows, *others, **options):
+        calls.append(rows.tolist())
+        sweep(queries, base, rows, *others, **options)
+
+    monkeypatch.setattr(_exact, "sweep", recorded)
+    return calls
+
+
+@pytest.mark.parametrize(("limit", "searches"), [(1, 1), (9, 1), (10, 2), (19, 3), (1024, 3)])
+def test_past_the_limit_the_open_rows_are_swept(faiss, swept, monkeypatch, limit, searches):
+    monkeypatch.setattr(_faiss, "LIMIT", limit)
+    x = random_rows(130, 8)
+    x[40:70] = 20  # far from all others
+    assert_right(knn_graph(x, 2, engine="faiss"), x, 2)
+    assert asked(faiss) == [(130, 9), (30, 18), (30, 36)][:searches]
+    assert swept == ([] if searches == 3 else [list(range(40, 70))])
+
+
+@pytest.mark.parametrize("limit", [1, 16, 1024])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.usefixtures("faiss")
+def test_the_limit_changes_nothing(monkeypatch, limit, dtype):
+    monkeypatch.setattr(_faiss, "LIMIT", limit)
+    x = np.random.default_rng(3).integers(-2, 3, (150, 3)).astype(dtype)
+    assert_right(knn_graph(x, 4, engine="faiss"), x, 4)
+    labels = np.arange(150) % 4
+    assert_right(knn_graph(x, 4, exclude=labels, engine="faiss"), x, 4, exclude=labels.tolist())
+
+
+def test_several_tiles(faiss, monkeypatch):
+    monkeypatch.setattr(_faiss, "ROW_TILE", 32)
+    x = np.random.default_rng(3).integers(-2, 3, (150, 3)).astype(np.float32)
+    assert_right(knn_graph(x, 4, engine="faiss"), x, 4)
+    assert asked(faiss)[:5] == [(32, 11)] * 4 + [(22, 11)]
+
+
+# --- what float32 cannot see --------------------------------------------------------------------------------------
+
+
+def close_rows(shift):
+    """Clusters of points 1e-10 apart: in float32 all points of a cluster are one."""
+    rng = np.random.default_rng(4)
+    return np.repeat(rng.integers(-5, 6, (12, 4)), 8, axis=0) + 1e-10 * rng.integers(0, 1000, (96, 4)) + shift
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+@pytest.mark.parametrize("limit", [1, 1024])
+@pytest.mark.usefixtures("faiss")
+def test_float64_differences(monkeypatch, limit, shift):
+    monkeypatch.setattr(_faiss, "LIMIT", limit)
+    x = close_rows(shift)
+    graph = knn_graph(x, 3, engine="faiss")
+    assert_right(graph, x, 3)
+    assert graph.distances.max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [1000.0, 1e6])
+@pytest.mark.usefixtures("faiss")
+def test_shifted_rows(dtype, shift):
+    x = (np.random.default_rng(5).integers(-40, 41, (200, 6)) + shift).astype(dtype)
+    assert_right(knn_graph(x, 3, engine="faiss"), x, 3)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
+@pytest.mark.usefixtures("faiss")
+def test_any_scale(scale):
+    x = (random_rows(80, 5).astype(np.float64) * scale).astype(np.float32)
+    assert_right(knn_graph(x, 3, engine="faiss"), x, 3)
+
+
+def test_between_two_sets(faiss):
+    x = random_rows(90, 5)
+    x[50:] = x[:40]  # every second query stands exactly on a gallery row
+    mine, theirs = (rerank(x[:45], x[45:], k1=6, k2=3, engine=engine) for engine in ("faiss", "exact"))
+    np.testing.assert_array_equal(mine, theirs)
+    assert faiss.searches
+
+
+# --- true float32 products ----------------------------------------------------------------------------------------
+
+NEW_SETTINGS = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+"""Since torch 2.9 each backend has its own setting; asking by the old function after setting the new one raises."""
+
+
+def settings():
+    """Everything torch says about the precision of products."""
+
+    def ask(question):
+        try:
+            return question()
+        except RuntimeError:  # "mix of the legacy and new APIs"
+            return "mixed"
+
+    found = [ask(torch.get_float32_matmul_precision), ask(lambda: torch.backends.cuda.matmul.allow_tf32)]
+    if NEW_SETTINGS:
+        backends = torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        found += [backend.fp32_precision for backend in backends]
+    return found
+
+
+@pytest.fixture
+def torch_settings():
+    """Put torch's settings back after the test."""
+    before = settings()
+    yield
+    if NEW_SETTINGS:
+        for backend, value in zip(
+            (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), before[2:], strict=True
+        ):
+            backend.fp32_precision = value
+    torch.set_float32_matmul_precision(before[0])
+    if NEW_SETTINGS:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = before[3:]
+    assert settings() == before
+
+
+def set_old(value):
+    return lambda: torch.set_float32_matmul_precision(value)
+
+
+def set_allow_tf32():
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def set_new(*names, value):
+    def change():
+        backend = torch.backends
+        for name in names:
+            backend = getattr(backend, name)
+        backend.fp32_precision = value
+
+    return change
+
+
+CHOICES = {"highest": set_old("highest"), "high": set_old("high"), "medium": set_old("medium"), "allow": set_allow_tf32}
+if NEW_SETTINGS:
+    CHOICES |= {
+        "all backends tf32": set_new(value="tf32"),
+        "all backends ieee": set_new(value="ieee"),
+        "cuda tf32": set_new("cuda", "matmul", value="tf32"),
+        "cpu bf16": set_new("mkldnn", "matmul", value="bf16"),
+    }
+
+
+@pytest.fixture(params=CHOICES.values(), ids=CHOICES.keys())
+def users_choice(request, torch_settings):  # noqa: ARG001  it puts the settings back
+    """The user has chosen a precision; gives what torch says then."""
+    request.param()
+    return settings()
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """What torch said about precision during each product, in float32 tiles."""
+    seen, addmm = [], torch.addmm
+
+    def recorded(*arguments, **options):
+        if arguments[1].dtype == torch.float32:
+            seen.append(settings())
+        return addmm(*arguments, **options)
+
+    monkeypatch.setattr(torch, "addmm", recorded)
+    return seen
+
+
+def test_products_are_float32_whatever_the_user_chose(users_choice, products):
+    x = random_rows(200, 32)
+    assert_right(knn_graph(x, 5, engine="exact"), x, 5)
+    rerank(x[:50], x[50:], k1=6, k2=3)
+    assert len(products) > 1
+    for old, allow, *new in products:
+        assert (old, allow) == ("highest", False)
+        assert not {"tf32", "bf16"} & set(new[1:])
+    assert settings() == users_choice
+
+
+def test_the_choice_comes_back_after_an_error(users_choice, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch, "addmm", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        knn_graph(random_rows(20, 4), 2, engine="exact")
+    assert settings() == users_choice
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_reranking_is_the_same_whatever_the_user_chose():
+    x = random_rows(120, 64)
+    before = rerank(x[:40], x[40:])
+    torch.set_float32_matmul_precision("medium")
+    np.testing.assert_array_equal(rerank(x[:40], x[40:]), before)
