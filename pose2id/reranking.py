@@ -199,7 +199,7 @@ def _blocks(
     rows = torch.cat([queries.to(dtype), items.to(dtype)])
     near, _ = find_neighbors(rows, rows, min(max(k1, k2 - 1), max(1, n - 1)), engine=engine, progress=progress)
     near = torch.cat([torch.arange(n, device=rows.device)[:, None], near], dim=1)  # N(i, k), i first
-    largest = find_farthest(rows, rows, progress=progress)
+    largest = find_farthest(rows, progress=progress)
     largest[largest == 0] = 1  # all rows identical: every distance is 0
     encoded = _encode(rows, near, k1, largest)
     if k2 > 1:

@@ -157,11 +157,11 @@ def find_neighbors(
     return indices, distances
 
 
-def find_farthest(rows: torch.Tensor, base: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
-    """The Euclidean distance of every row to the farthest row of `base`, (n,) float64."""
+def find_farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
+    """The Euclidean distance of every row to the farthest other row, (n,) float64; 0 where all are identical."""
     from pose2id.neighbors import _exact
 
-    return _exact.farthest(rows, base, progress=progress)
+    return _exact.farthest(rows, progress=progress)
 
 
 def describe_engines() -> list[tuple[str, bool, str]]:

@@ -229,32 +229,32 @@ def sweep(
         indices[block], distances[block] = where, held
 
 
-def farthest(rows: torch.Tensor, base: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
-    """The distance (float64, not squared) of every row to the farthest row of `base`, shape (n,).
+def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
+    """The distance (float64, not squared) of every row to the farthest row of the same set, shape (n,).
 
-    The product finds the row, float64 differences give its distance: the error is at most that of choosing, among
-    rows whose distances the product cannot tell apart, not the very farthest.
+    Every pair of tiles is multiplied once and serves the rows of both. The product finds the row, float64 differences
+    give its distance: the error is at most that of choosing, among rows whose distances the product cannot tell
+    apart, not the very farthest.
     """
     import torch
     from tqdm import tqdm
 
-    dtype = work_dtype(base.dtype)
-    frame = Frame(base, rows)
-    placed = frame.tile(base, dtype)
+    dtype = work_dtype(rows.dtype)
+    frame = Frame(rows)
+    placed = frame.tile(rows, dtype)
     norms = squared_norms(placed).to(dtype)
-    farthest_row = torch.empty(len(rows), dtype=torch.int64, device=base.device)
-    with full_precision(base.device):
-        for start in tqdm(range(0, len(rows), ROW_TILE), desc="farthest", disable=not progress):
-            tile = (
-                placed[start : start + ROW_TILE] if rows is base else frame.tile(rows[start : start + ROW_TILE], dtype)
-            )
-            best = tile.new_full((len(tile),), -torch.inf)
-            where = torch.zeros(len(tile), dtype=torch.int64, device=base.device)
-            for first in range(0, len(base), COLUMN_TILE):
-                part = slice(first, first + COLUMN_TILE)
-                far, at = torch.addmm(norms[None, part], tile, placed[part].T, alpha=-2).max(dim=1)
-                where = torch.where(far > best, at + first, where)
-                best = torch.maximum(best, far)
-            farthest_row[start : start + ROW_TILE] = where
-    own = torch.arange(len(rows), device=base.device)
-    return pair_distances(rows, base, own, farthest_row, frame.scale)
+    best = placed.new_full((len(rows),), -torch.inf)
+    where = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    starts = range(0, len(rows), ROW_TILE)
+    with full_precision(rows.device), tqdm(total=len(rows), desc="farthest", unit="row", disable=not progress) as bar:
+        for first in starts:
+            own = slice(first, min(first + ROW_TILE, len(rows)))
+            for second in range(first, len(rows), ROW_TILE):
+                other = slice(second, min(second + ROW_TILE, len(rows)))
+                squared = torch.addmm(norms[other], placed[own], placed[other].T, alpha=-2).add_(norms[own, None])
+                for part, start, dim in ((own, second, 1), (other, first, 0))[: 1 + (first != second)]:
+                    far, at = squared.max(dim=dim)
+                    where[part] = torch.where(far > best[part], at + start, where[part])
+                    best[part] = torch.maximum(best[part], far)
+            bar.update(own.stop - own.start)
+    return pair_distances(rows, rows, torch.arange(len(rows), device=rows.device), where, frame.scale)
