@@ -11,7 +11,7 @@ of a mutual pair identical; `Scores.tied_rank1` counts where it decides rank-1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,7 +119,7 @@ class Scores:
     cmc: npt.NDArray[np.float64]
     valid_queries: int
     tied_rank1: int
-    average_precision: npt.NDArray[np.float64]
+    average_precision: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def rank(self, k: int) -> float:
         """Share of valid queries with a match among their first k, k >= 1; past the longest list, its end."""
