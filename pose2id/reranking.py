@@ -214,7 +214,8 @@ def _blocks(
     norms = squared_norms(placed)
     norms, unit = norms.to(dtype), (largest * frame.scale).square().to(dtype)
     with full_precision(rows.device), tqdm(total=first, desc="re-ranking", unit="query", disable=not progress) as bar:
-        for block in row_blocks(first, len(items), at_least=64):
+        # Up to 256 query rows: thinner products are slow, and the inverted index needs a dense block.
+        for block in row_blocks(first, len(items), at_least=max(16, min(256, 2**23 // len(items)))):
             part = encoded[block]
             common = torch.zeros((block.stop - block.start) * len(items), dtype=dtype, device=rows.device)
             for pair in _pairs(part, weights.indptr):
