@@ -189,7 +189,8 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
     OSError
         When the file cannot be written.
     """
-    path = check_output(path, overwrite=overwrite)
+    given = check_output(path, overwrite=overwrite)
+    path = given.resolve()  # a link stays a link, and its target is written
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -200,12 +201,13 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
             os.umask(umask)
             # A temporary file is private, a result is not, unless the file it replaces was.
             temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask)
-            temporary.replace(check_output(path, overwrite=overwrite))
+            check_output(given, overwrite=overwrite)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    return path
+        raise OSError(f"{given} cannot be written: {error}") from error
+    return given
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:

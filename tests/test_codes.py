@@ -76,6 +76,28 @@ def test_same_neighbours_as_the_reference(name, k):
         np.testing.assert_array_equal(graph.distances, distances)
 
 
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.usefixtures("always")
+def test_column_major_rows(width):
+    rows = clustered(width=width)
+    expected = knn_graph(rows, 3)
+    for other in (rows.T.contiguous().T, np.asfortranarray(rows.numpy())):
+        assert (torch.as_tensor(knn_graph(other, 3).indices) == expected.indices).all()
+
+
+SUBNORMAL = torch.randint(0, 60, (300, 2), generator=torch.Generator().manual_seed(0)) * torch.tensor(2.0**-149)
+GIANT = torch.cat([torch.randn(299, 24, generator=torch.Generator().manual_seed(0)) * 1e-25, torch.full((1, 24), 1e20)])
+LARGEST = clustered() * 2e37  # some distances are beyond float32
+
+
+@pytest.mark.parametrize("rows", [SUBNORMAL, GIANT, LARGEST], ids=["subnormal", "giant", "largest"])
+@pytest.mark.usefixtures("always")
+def test_at_the_ends_of_float32(rows):
+    with np.errstate(over="ignore"):
+        indices, _ = knn(rows.double().numpy(), 4)
+    np.testing.assert_array_equal(knn_graph(rows, 4).indices, indices)
+
+
 @pytest.mark.parametrize("tile", [64, 128, 320])
 @pytest.mark.parametrize("pivots", [8, 64])
 @pytest.mark.usefixtures("always")

@@ -505,3 +505,14 @@ def test_without_safetensors(tmp_path, monkeypatch):
     path.write_bytes(b"anything")
     with pytest.raises(MissingExtraError, match="^reading " + line):
         read_features(path)
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "target.npy", tmp_path / "link.npy"
+    np.save(target, np.zeros(3))
+    link.symlink_to(target)
+    with pytest.raises(ValueError, match="exists already"):
+        write_arrays(link, {"features": np.ones(2)})
+    assert write_arrays(link, {"features": np.ones(2)}, overwrite=True) == link
+    assert link.is_symlink()
+    np.testing.assert_array_equal(np.load(target), np.ones(2))

@@ -46,8 +46,6 @@ def test_every_pipeline_has_its_recipe():
 
 def test_torchreid():
     names = run("torchreid", qf=torch.tensor(Q).float(), gf=torch.tensor(G).float(), q_camids=CAMS[0], g_camids=CAMS[1])
-    assert isinstance(names["distmat"], np.ndarray)
-    assert names["distmat"].shape == (30, 80)
     torch.testing.assert_close(names["gf"], centralize(torch.tensor(G).float(), exclude=CAMS[1]))
 
 

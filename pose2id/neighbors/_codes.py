@@ -19,7 +19,8 @@ and the k largest c of a row give, by (1) and (2), an upper bound t of its k-th 
 **Rounding** (u = 2^-24). Subtracting rounds each entry once, u |x - mu|; turning sums b = 16 products per entry with a
 matrix orthogonal to about b u: ((b + 3) sqrt(b) + 2) u |x - mu|, about 80 u; `ALLOWANCE` = 160 u covers both and a
 float64 row's way to float32. |rest| is a float32 sum of squares, off by a factor of at most 1 + (D + 8) u. The integer
-limit of (3) is lowered by 3 for the rounding of its own float64 arithmetic and of (2).
+limit of (3) is lowered by 3 for the rounding of its own float64 arithmetic and of (2). Squares below float32's range,
+and float32 distances below its normal numbers, are covered by adding 1e-27 and one least float32 number to every E.
 
 **Sweep.** Rows are sorted by the nearest of some pivot rows, so near rows share a tile; each pair of tiles is
 multiplied once and serves the rows of both. Maxima over groups of columns come first: they give limits, and only groups
@@ -103,7 +104,7 @@ def encode(rows: torch.Tensor, level: int) -> Codes:
     device = rows.device
     generator = torch.Generator("cpu").manual_seed(0)
     padded = -(-width // TURN) * TURN
-    sample = rows[torch.linspace(0, n - 1, min(n, 256), device=device).long()]
+    sample = rows[torch.linspace(0, n - 1, min(n, 256), dtype=torch.float64, device=device).long()]
     step_rows = max(1, CHUNK // padded)
     largest = max(float(max(map(abs, torch.aminmax(rows[i : i + step_rows])))) for i in range(0, n, step_rows))
     exponent = math.frexp(largest)[1]
@@ -117,11 +118,13 @@ def encode(rows: torch.Tensor, level: int) -> Codes:
     def turned(part: torch.Tensor) -> torch.Tensor:
         moved = (part if wide else part.float()) * scale - offset
         moved = torch.nn.functional.pad(moved.float(), (0, padded - width))
-        return torch.mm(moved.view(-1, TURN), turn).view(len(part), padded)
+        return torch.mm(moved.reshape(-1, TURN), turn).view(len(part), padded)
 
     spread = turned(sample).abs().flatten()
-    step = float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / level or 1.0
+    # Not smaller, or dividing by it would leave float32's range for rows far longer than the sample's.
+    step = max(float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / level, 1e-30)
 
+    underflow = 1e-27 + (0.0 if wide else 2.0**-149 * scale)
     codes = torch.empty(n, padded, dtype=torch.int8, device=device)
     half = torch.empty(n, dtype=torch.int32, device=device)
     error = torch.empty(n, dtype=torch.float64, device=device)
@@ -133,7 +136,7 @@ def encode(rows: torch.Tensor, level: int) -> Codes:
         whole = exact.round().clamp_(-level, level)
         codes[part] = whole
         rest = exact.sub_(whole).square_().sum(dim=1).double().sqrt() * (step * (1 + (width + 8) * 2.0**-24))
-        error[part] = rest + ALLOWANCE * 1.01 * length.double().sqrt() + 1e-30
+        error[part] = rest + ALLOWANCE * 1.01 * length.double().sqrt() + underflow
         half[part] = whole.square_().sum(dim=1, dtype=torch.float64).div_(2).floor_().int()
     order, starts = _sweeping_order(codes, half, error, generator)
     at = order.clamp(min=0)
@@ -284,8 +287,8 @@ def expected_pairs(codes: Codes, k: int, labels: torch.Tensor | None, cap: int) 
 
     n = len(codes.order)
     at = (codes.order >= 0).nonzero().flatten()
-    at = at[torch.linspace(0, len(at) - 1, 128, device=at.device).long()]
-    table = torch._int_mm(codes.codes[at], codes.codes.T) - codes.half - codes.half[at][:, None]
+    at = at[torch.linspace(0, len(at) - 1, 128, dtype=torch.float64, device=at.device).long()]
+    table = torch._int_mm(codes.codes[at], codes.codes.T).sub_(codes.half).sub_(codes.half[at][:, None])
     table[torch.arange(len(at), device=at.device), at] = 2 * NONE
     if labels is not None:
         own = labels[codes.order.clamp(min=0)]
@@ -293,6 +296,7 @@ def expected_pairs(codes: Codes, k: int, labels: torch.Tensor | None, cap: int) 
     near, where = table.topk(min(k, n), dim=1)
     reach = (2 - 2 * near.double()).sqrt() * codes.step + codes.error[at][:, None] + codes.error[where]
     limit = ((reach.amax(dim=1) + codes.error[at] + codes.error.median()) / codes.step).square() / -2 - 3
+    limit = limit.floor().clamp(min=NONE).int()
     counts = (table >= limit[:, None]).sum(dim=1)
     return float(counts.clamp(max=cap).double().mean()), float((counts > cap).double().mean())
 
@@ -300,7 +304,7 @@ def expected_pairs(codes: Codes, k: int, labels: torch.Tensor | None, cap: int) 
 def search(
     rows: torch.Tensor, k: int, labels: torch.Tensor | None = None, *, progress: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """The k nearest other rows where the filter can tell: indices, distances (float64), and the rows left out.
+    """The k nearest other rows where the filter can tell: indices, distances, and the rows left out.
 
     None when this set is not for it: too small, too large a k, no int8 products, or no structure to filter by.
     """
@@ -313,6 +317,8 @@ def search(
         return None
     with full_precision(rows.device):
         codes = encode(rows, level)
+    if rows.dtype != torch.float64 and 2 * math.sqrt(rows.shape[1]) / codes.scale > torch.finfo(torch.float32).max:
+        return None  # distances may be inf in float32, all of them ties
     cap = 256 + 16 * k
     mean, above = expected_pairs(codes, k, labels, cap)
     if above > 0.2 or mean > 64 + 4 * k:

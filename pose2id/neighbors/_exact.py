@@ -1,6 +1,7 @@
 """The engine `exact`: plain torch, CPU and CUDA alike, tile by tile, never N x N.
 
-Two stages, both safe by the bound that `pose2id.distances` derives:
+Neighbours within one set of some size are filtered by int8 products first (`_codes`). What that leaves, and everything
+else, goes through two stages in float, both safe by the bound that `pose2id.distances` derives:
 
 1. *Candidates.* A product in the working dtype gives, for every pair, a lower bound of its squared distance. Each
    row keeps the k + SPARE pairs with the smallest lower bounds; those are measured again as float64 differences.
