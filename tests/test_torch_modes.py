@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pose2id import centralize, evaluate_features, id_density, knn_graph, rerank
-from pose2id.distances import full_precision
 
 rng = np.random.default_rng(0)
 # Many rows close together: bfloat16 or TF32 products cannot tell these neighbours apart.
@@ -97,5 +96,3 @@ def test_threads_of_the_caller_do_not_disturb_each_other():
         thread.join()
     expected = centralize(ROWS[:800])
     assert all(torch.equal(result, expected) for result in found)
-    with full_precision(torch.device("cpu")):
-        assert torch.get_float32_matmul_precision() == "highest"

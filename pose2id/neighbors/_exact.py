@@ -96,7 +96,7 @@ def _search_rows(
             labels = None if query_labels is None else query_labels[part]
             lower, found = _candidates(tile, placed, floor, k + SPARE, part if same else None, labels, base_labels)
             # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
-            beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - _tiny(dtype, base.shape[1])
+            beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
             if len(base) - same > k + SPARE:
                 beyond = lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
             else:
@@ -110,7 +110,7 @@ def _search_rows(
         sweep(queries, base, left, indices, distances, frame, query_labels, base_labels, progress=progress)
 
 
-def _tiny(dtype: torch.dtype, width: int) -> float:
+def underflow(dtype: torch.dtype, width: int) -> float:
     """What underflow can hide in a squared distance of `width` columns of placed rows."""
     import torch
 
@@ -202,7 +202,7 @@ def sweep(
         block = rows[start : start + ROW_TILE]
         limit = distances[block, -1:]
         tile = frame.tile(queries[block], torch.float64)
-        floor = squared_norms(tile)[:, None] * keep - _tiny(torch.float64, width)
+        floor = squared_norms(tile)[:, None] * keep - underflow(torch.float64, width)
         held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
         where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
         for first in range(0, len(base), SWEEP_TILE):

@@ -116,6 +116,7 @@ def search(
                 # Everything faiss did not return is at least as far as the last it did, less both errors.
                 norms = squared_norms(tile)
                 beyond = squared[:, -1].double() - slack(base.shape[1], torch.float32) * (norms + largest)
+                beyond -= _exact.underflow(torch.float32, base.shape[1])
                 beyond = _exact.lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
                 if ask == len(base):
                     beyond.fill_(torch.inf)
