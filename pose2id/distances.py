@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,11 @@ class Frame:
         import torch
 
         placed = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+        # Rounding the centre moves it for all rows alike, so narrow rows need no float64 on the way to float32.
+        wide = torch.float64 if torch.float64 in (rows.dtype, dtype) else torch.float32
+        centre = self.centre.to(wide)
         for block in row_blocks(*rows.shape):
-            placed[block] = (rows[block].double() * self.scale).sub_(self.centre)
+            placed[block] = (rows[block].to(wide) * self.scale).sub_(centre)
         return placed
 
 
@@ -108,6 +112,31 @@ def pair_distances(
         difference -= base.index_select(0, right[pairs]).double().mul_(scale)
         result[pairs] = difference.square_().sum(dim=1).sqrt_().div_(scale)
     return result
+
+
+def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Inner products of the pairs queries[left], base[right] in their dtype; equal `left` must stand together.
+
+    Their error is that of a product tile (without placing). Both sets are contiguous and of one dtype.
+    """
+    import torch
+
+    if queries.is_cuda:
+        result = torch.empty(len(left), dtype=base.dtype, device=base.device)
+        step = max(1, 2**26 // base.shape[1])
+        for start in range(0, len(left), step):
+            pairs = slice(start, start + step)
+            result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
+        return result
+    rows, counts = torch.unique_consecutive(left, return_counts=True)
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Sparse CSR tensor support is in beta state"
+        wanted = torch.sparse_csr_tensor(
+            starts, right, base.new_zeros(len(right)), (len(rows), len(base)), check_invariants=False
+        )
+    products: torch.Tensor = torch.sparse.sampled_addmm(wanted, queries.index_select(0, rows), base.T, beta=0.0)
+    return products.values()
 
 
 def pair_cosines(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pose2id.neighbors import _codes
+from pose2id.neighbors import _filter
 
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
@@ -90,15 +90,23 @@ def array_kind(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["exact", "exact, int8", "faiss"])
+def filter_everything(patch, *, prefix=False):
+    """The int8 filter on sets of any size and kind, with `turn` or, where there are columns enough, `prefix` codes."""
+    patch.setattr(_filter, "SMALLEST", 24)
+    patch.setattr(_filter, "AGAIN", 1)
+    patch.setattr(_filter, "CAPTURED", 0.0)
+    patch.setattr(_filter.Sweep, "expected", lambda _: (0.0, 0.0))
+    patch.setattr(_filter, "prefix_columns", lambda n, width, _: 16 if prefix and width >= 16 and n >= 24 else 0)
+
+
+@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, prefix", "faiss"])
 def engine(request):
     """Every exact engine that is installed; `exact` also with its int8 filter on sets of any size and kind."""
     if request.param == "faiss" and importlib.util.find_spec("faiss") is None:
         pytest.skip("faiss is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "exact, int8":
-            patch.setattr(_codes, "SMALLEST", 24)
-            patch.setattr(_codes, "expected_pairs", lambda *_: (0.0, 0.0))
+        if "," in request.param:
+            filter_everything(patch, prefix="prefix" in request.param)
         yield request.param.partition(",")[0]
 
 

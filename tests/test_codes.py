@@ -1,12 +1,13 @@
-"""The int8 filter: its bounds hold for every pair, and the engine that uses it gives what the float path gives."""
+"""The int8 filter: its bounds hold for every pair, and the engine that uses it gives what plain arithmetic gives."""
 
 import numpy as np
 import pytest
 import torch
+from conftest import filter_everything
 from reference.neighbors import knn
 
 from pose2id import knn_graph
-from pose2id.neighbors import _codes, _exact
+from pose2id.neighbors import _codes, _exact, _filter, find_neighbors
 
 
 def clustered(n=400, width=24, seed=0, dtype=torch.float32):
@@ -34,9 +35,13 @@ SETS = {
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("level", [127, 63])
-def test_the_bounds_hold_for_every_pair(name, level):
+@pytest.mark.parametrize("columns", [0, 4, 16])
+def test_the_bounds_hold_for_every_pair(name, level, columns):
     rows = SETS[name]
-    codes = _codes.encode(rows, level)
+    if columns > rows.shape[1]:
+        pytest.skip("not so many columns")
+    encoder = _codes.Encoder(rows, level, columns=columns)
+    codes = _codes.sort_codes(*encoder.encode(rows))
     real = codes.order >= 0
     assert sorted(codes.order[real].tolist()) == list(range(len(rows)))
     q, half = codes.codes.long(), codes.half.long()
@@ -45,21 +50,57 @@ def test_the_bounds_hold_for_every_pair(name, level):
     squared = torch.cdist(q.double(), q.double()).square().round()[real][:, real]
     assert (-2 * product <= squared).all()  # (2)
     assert (squared <= 2 - 2 * product).all()
-    placed = rows.double()[codes.order[real]] * codes.scale
+    placed = rows.double()[codes.order[real]] * encoder.scale
     exact = (placed[:, None] - placed).square().sum(dim=2).sqrt()
     error = codes.error[real]
-    reach = codes.step * squared.sqrt()
+    reach = encoder.step * squared.sqrt()
     assert (reach - error - error[:, None] <= exact).all()  # (1)
-    assert (exact <= reach + error + error[:, None]).all()
-    if name in ("clustered", "a common offset", "tiny"):
-        assert error.median() < 0.2 * exact.median()  # and they are worth something
+    if not columns:
+        assert (exact <= reach + error + error[:, None]).all()
+        if name in ("clustered", "a common offset", "tiny"):
+            assert error.median() < 0.2 * exact.median()  # and they are worth something
 
 
-@pytest.fixture
-def always(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [0, 64, 320])
+def test_the_bound_over_millions_of_pairs(dtype, columns):
+    """Wide rows and very near pairs, whose difference is all rounding."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 700, generator=generator)
+    rows = rows + 0.02 * torch.randn(1500, 700, generator=generator)
+    rows[700:] = rows[:800] + 1e-4 * torch.randn(800, 700, generator=generator)  # near pairs: c is all rounding
+    rows = rows.to(dtype)
+    encoder = _codes.Encoder(rows, 127, columns=columns)
+    codes, _, error = encoder.encode(rows)
+    q = codes.double()
+    reach = (q.square().sum(1) + q.square().sum(1)[:, None] - 2 * q @ q.T).clamp(min=0).sqrt() * encoder.step
+    placed = rows.double() * encoder.scale
+    exact = torch.cdist(placed, placed, compute_mode="donot_use_mm_for_euclid_dist")
+    assert (reach <= exact + error + error[:, None]).all()
+    if not columns:
+        assert (exact <= reach + error + error[:, None]).all()
+
+
+def test_a_bound_too_tight_is_caught():
+    """Rows whose rests are opposite: (1) is then an equality but for rounding, and 2 % less would be wrong."""
+    encoder = _codes.Encoder(clustered(width=32), 127)
+    centre = torch.randint(-60, 60, (32,), generator=torch.Generator().manual_seed(0)).float()
+    along = torch.nn.functional.one_hot(torch.tensor(5), 32).float()
+    # y_i = step (q_i + 0.49 a) and y_j = step (q_j - 0.49 a) with q_i - q_j = 40 a: d = step (40 + 0.98).
+    turned = torch.stack([centre + 0.49 * along, centre - 40.49 * along]) * encoder.step
+    moved = (turned.view(-1, _codes.TURN) @ encoder.matrix.T).view(2, 32)
+    rows = (moved + encoder.centre) / encoder.scale
+    codes, _, error = encoder.encode(rows)
+    exact = float((rows[0].double() - rows[1].double()).norm()) * encoder.scale
+    reach = encoder.step * float((codes[0].double() - codes[1].double()).norm())
+    assert exact <= reach + float(error.sum())
+    assert exact > reach + 0.98 * float(error.sum())
+
+
+@pytest.fixture(params=["turn", "prefix"])
+def always(monkeypatch, request):
     """The filter on sets of any size and kind."""
-    monkeypatch.setattr(_codes, "SMALLEST", 24)
-    monkeypatch.setattr(_codes, "expected_pairs", lambda *_: (0.0, 0.0))
+    filter_everything(monkeypatch, prefix=request.param == "prefix")
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -106,7 +147,8 @@ def test_tiles_and_pivots_change_nothing(monkeypatch, tile, pivots):
     expected = knn_graph(rows, 3, exclude=labels)
     monkeypatch.setattr(_codes, "TILE", tile)
     monkeypatch.setattr(_codes, "PIVOTS", pivots)
-    monkeypatch.setattr(_codes, "BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr(_filter, "SETTLE_ROWS", 50)
+    monkeypatch.setattr(_filter, "FLUSH", 1)
     graph = knn_graph(rows, 3, exclude=labels)
     assert torch.equal(graph.indices, expected.indices)
     assert torch.equal(graph.distances, expected.distances)
@@ -124,32 +166,98 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
 
 
 @pytest.mark.usefixtures("always")
-def test_pairs_are_pruned_on_the_way(monkeypatch):
+def test_pairs_are_settled_on_the_way(monkeypatch):
     rows = clustered(700)
     expected = knn_graph(rows, 3)
-    original, calls = _codes.Sweep.prune, []
-    monkeypatch.setattr(_codes.Sweep, "prune", lambda self: (calls.append(1), original(self))[1])
-    start = _codes.Sweep.__init__
-    monkeypatch.setattr(_codes.Sweep, "__init__", lambda self, *a: (start(self, *a), setattr(self, "pruned_at", 50))[0])
+    original, calls = _filter.Sweep.settle, []
+    monkeypatch.setattr(_filter.Sweep, "settle", lambda self: (calls.append(1), original(self))[1])
+    monkeypatch.setattr(_filter, "FLUSH", -9)  # after every tile
+    monkeypatch.setattr(_codes, "TILE", 64)
     assert torch.equal(knn_graph(rows, 3).indices, expected.indices)
-    assert len(calls) > 1
+    assert len(calls) > 10
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.usefixtures("always")
+def test_one_set_in_another(name, k):
+    queries, base = SETS[name][:150], SETS[name][100:]
+    labels = torch.arange(len(SETS[name])) % 7
+    for query_labels, base_labels in ((None, None), (labels[:150], labels[100:])):
+        indices, distances = find_neighbors(queries, base, k, query_labels, base_labels, engine="exact")
+        exact = (queries.double()[:, None] - base.double()).square().sum(dim=2).sqrt()
+        if query_labels is not None:
+            exact[query_labels[:, None] == base_labels] = torch.inf
+        if queries.dtype != torch.float64:
+            exact = exact.float()
+        ordered, at = exact.sort(dim=1, stable=True)
+        if queries.dtype == torch.float64:
+            np.testing.assert_allclose(distances, ordered[:, :k], rtol=1e-11)
+        elif name not in ("float32 underflow", "tiny"):  # where float64 sums of squares of this test underflow
+            assert torch.equal(indices, at[:, :k])
+            assert torch.equal(distances, ordered[:, :k])
+
+
+@pytest.mark.parametrize("name", ["clustered", "odd width", "float64", "duplicates", "lattice", "a common offset"])
+@pytest.mark.usefixtures("always")
+def test_both_ends_in_one_sweep(monkeypatch, name):
+    rows = SETS[name]
+    monkeypatch.setattr(_codes, "TILE", 128)
+    monkeypatch.setattr(_filter, "FLUSH", 1)
+    searched = []
+    original = _exact.farthest
+    monkeypatch.setattr(_exact, "farthest", lambda *a, **k: (searched.append(1), original(*a, **k))[1])
+    indices, _, farthest = _exact.search_both_ends(rows, 3)
+    assert torch.equal(indices, _exact.search(rows, rows, 3)[0])
+    exact = (rows.double()[:, None] - rows.double()).square().sum(dim=2).sqrt()
+    np.testing.assert_allclose(farthest, exact.amax(dim=1), rtol=3e-6)
+    assert bool(searched) == (name == "a common offset")  # far from the middle, products do not tell: the other way
+
+
+def search(rows, k):
+    return _filter.search(rows, rows, k)
 
 
 def test_used_where_it_pays_and_only_there():
     structured = clustered(3200)
-    assert _codes.search(structured, 2) is not None
-    assert _codes.search(structured[:2900], 2) is None
-    assert _codes.search(structured, 65) is None
-    assert _codes.search(torch.ones(3200, 24), 2) is None  # everything is everybody's neighbour
+    assert search(structured, 2) is not None
+    assert search(structured[:2900], 2) is None
+    assert search(structured, 65) is None
+    assert search(torch.ones(3200, 24), 2) is None  # everything is everybody's neighbour
     noise = torch.randn(3200, 2000, generator=torch.Generator().manual_seed(0))
-    assert _codes.search(noise, 2) is None
-    indices, distances, left = _codes.search(structured, 2)
-    assert len(left) < 32
+    assert search(noise, 2) is None
+    found = search(structured, 2)
+    assert len(found.left) < 32
     measured = torch.ones(3200, dtype=torch.bool)
-    measured[left] = False
+    measured[found.left] = False
     expected = knn(structured.double().numpy(), 2)
-    np.testing.assert_array_equal(indices[measured], expected[0][measured])
-    np.testing.assert_array_equal(distances[measured], expected[1][measured])
+    np.testing.assert_array_equal(found.indices[measured], expected[0][measured])
+    np.testing.assert_array_equal(found.distances[measured], expected[1][measured])
+
+
+def test_what_prefix_codes_leave_is_searched_with_turn_codes(monkeypatch):
+    filter_everything(monkeypatch, prefix=True)
+    rows = torch.cat([clustered(600, 48), torch.randn(200, 48, generator=torch.Generator().manual_seed(3))])
+    sweeps = []
+    original = _filter.Sweep.run
+    monkeypatch.setattr(_filter.Sweep, "run", lambda self, **k: (sweeps.append(self), original(self, **k))[1])
+    start = _filter.Sweep.__init__
+    monkeypatch.setattr(
+        _filter.Sweep, "__init__", lambda self, *a, **k: (start(self, *a, **k), setattr(self, "cap", 40))[0]
+    )
+    graph = knn_graph(rows, 2)
+    assert [sweep.encoder.prefix for sweep in sweeps] == [True, False]
+    assert 20 < int((sweeps[1].left.codes.order >= 0).sum()) < 800
+    np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])
+
+
+def test_prefix_codes_where_they_pay():
+    assert _filter.prefix_columns(15_913, 2048, 2) == 320
+    assert _filter.prefix_columns(50_000, 2048, 2) == 560
+    assert _filter.prefix_columns(1_000_000, 2048, 2) == 672  # a third of the columns at most
+    assert not _filter.prefix_columns(15_913, 768, 2)
+    assert not _filter.prefix_columns(8_000, 2048, 2)
+    assert not _filter.prefix_columns(50_000, 2048, 20)
 
 
 def test_the_self_test_finds_saturating_products(monkeypatch):
@@ -169,7 +277,7 @@ def test_the_self_test_finds_saturating_products(monkeypatch):
     monkeypatch.delattr(torch, "_int_mm")
     _codes.largest_code.cache_clear()
     assert _codes.largest_code("cpu") == 0
-    assert _codes.search(clustered(3200), 2) is None
+    assert search(clustered(3200), 2) is None
     monkeypatch.undo()
     _codes.largest_code.cache_clear()
     assert _codes.largest_code("cpu") in (127, 63, 0)

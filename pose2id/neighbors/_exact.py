@@ -1,6 +1,6 @@
 """The engine `exact`: plain torch, CPU and CUDA alike, tile by tile, never N x N.
 
-Neighbours within one set of some size are filtered by int8 products first (`_codes`). What that leaves, and everything
+Sets of some size are filtered by int8 products first (`_filter`). What that leaves, and everything
 else, goes through two stages in float, both safe by the bound that `pose2id.distances` derives:
 
 1. *Candidates.* A product in the working dtype gives, for every pair, a lower bound of its squared distance. Each
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
-from pose2id.neighbors import _codes
+from pose2id.neighbors import _filter
 
 if TYPE_CHECKING:
     import torch
 
 ROW_TILE = 2048
-COLUMN_TILE = 8192
+COLUMN_TILE = 2048
 SWEEP_TILE = 256
 SPARE = 6
 
@@ -60,12 +60,24 @@ def search(
     if not len(queries) or not len(base):
         return indices, distances
     rows = torch.arange(len(queries), device=base.device)
-    filtered = _codes.search(base, k, base_labels, progress=progress) if queries is base else None
+    filtered = _filter.search(queries, base, k, query_labels, base_labels, progress=progress)
     if filtered is not None:
-        indices, distances, rows = filtered
+        indices, distances, rows = filtered.indices, filtered.distances, filtered.left
     if len(rows):
         _search_rows(queries, base, rows, indices, distances, query_labels, base_labels, progress=progress)
     return indices, distances
+
+
+def search_both_ends(
+    rows: torch.Tensor, k: int, *, progress: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k nearest other rows of every row, as `search` gives them, and the distance to the farthest (n,), float64."""
+    found = _filter.search(rows, rows, k, farthest=True, progress=progress)
+    if found is None or found.farthest is None:
+        return *search(rows, rows, k, progress=progress), farthest(rows, progress=progress)
+    if len(found.left):
+        _search_rows(rows, rows, found.left, found.indices, found.distances, None, None, progress=progress)
+    return found.indices, found.distances, found.farthest
 
 
 def _search_rows(
@@ -85,16 +97,14 @@ def _search_rows(
 
     k, dtype, same = indices.shape[1], distances.dtype, queries is base
     frame = Frame(base, queries)
-    placed = frame.tile(base, dtype)
     keep = 1 - slack(base.shape[1], dtype)
-    floor = (squared_norms(placed) * keep).to(dtype)
     undecided = []
     with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=not progress) as bar:
         for start in range(0, len(rows), ROW_TILE):
             part = rows[start : start + ROW_TILE]
-            tile = placed[part] if same else frame.tile(queries[part], dtype)
+            tile = frame.tile(queries[part], dtype)
             labels = None if query_labels is None else query_labels[part]
-            lower, found = _candidates(tile, placed, floor, k + SPARE, part if same else None, labels, base_labels)
+            lower, found = _candidates(tile, base, frame, k + SPARE, part if same else None, labels, base_labels)
             # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
             beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
             if len(base) - same > k + SPARE:
@@ -124,8 +134,8 @@ def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Te
 
 def _candidates(
     tile: torch.Tensor,
-    placed: torch.Tensor,
-    floor: torch.Tensor,
+    base: torch.Tensor,
+    frame: Frame,
     count: int,
     own: torch.Tensor | None,
     labels: torch.Tensor | None,
@@ -137,11 +147,14 @@ def _candidates(
     """
     import torch
 
+    keep = 1 - slack(base.shape[1], tile.dtype)
     best = tile.new_full((len(tile), 0), torch.inf)
     where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
-    for start in range(0, len(placed), COLUMN_TILE):
-        stop = min(start + COLUMN_TILE, len(placed))
-        bound = torch.addmm(floor[None, start:stop], tile, placed[start:stop].T, alpha=-2)  # (rows, columns)
+    for start in range(0, len(base), COLUMN_TILE):
+        stop = min(start + COLUMN_TILE, len(base))
+        columns = frame.tile(base[start:stop], tile.dtype)
+        floor = (squared_norms(columns) * keep).to(tile.dtype)
+        bound = torch.addmm(floor[None], tile, columns.T, alpha=-2)  # (rows, columns)
         if own is not None:
             here = ((own >= start) & (own < stop)).nonzero().flatten()
             bound[here, own[here] - start] = torch.inf
@@ -205,9 +218,20 @@ def sweep(
         floor = squared_norms(tile)[:, None] * keep - underflow(torch.float64, width)
         held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
         where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
-        for first in range(0, len(base), SWEEP_TILE):
-            columns = torch.arange(first, min(first + SWEEP_TILE, len(base)), device=base.device)
-            other = frame.tile(base[first : first + SWEEP_TILE], torch.float64)
+        stop = 0
+        while stop < len(base):
+            # Narrow tiles first: among many ties the k first decide at once.
+            first, stop = stop, min(len(base), stop + min(SWEEP_TILE, max(stop, 16)))
+            done = held[:, -1] == 0  # nothing can be strictly nearer
+            if 2 * int(done.sum()) > len(block):
+                indices[block[done]], distances[block[done]] = where[done], held[done]
+                block, limit, tile, floor, held, where = (
+                    part[~done] for part in (block, limit, tile, floor, held, where)
+                )
+                if not len(block):
+                    break
+            columns = torch.arange(first, stop, device=base.device)
+            other = frame.tile(base[first:stop], torch.float64)
             squared = floor + squared_norms(other)[None] * keep - 2 * (tile @ other.T)
             lower = lower_distances(squared, width, frame.scale).to(dtype)
             open_pairs = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
