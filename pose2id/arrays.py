@@ -2,7 +2,8 @@
 
 Every public function takes its arrays in here and hands its result back through `Kind.give_back`; inside the
 package there are only torch tensors. A numpy array becomes a tensor that shares its memory, so nothing past this
-module may write to what it was given.
+module may write to what it was given; only `take_output` gives a tensor to write to. A memory-mapped file is such an
+array and is read a block at a time; only one that torch cannot share (foreign byte order, negative strides) is copied.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,6 +31,8 @@ ArrayT = TypeVar("ArrayT", bound="npt.NDArray[Any] | torch.Tensor")
 
 BLOCK_ELEMENTS = 2**20
 """Elements of one working block: rows are converted, checked and summed so many at a time, to stay in the caches."""
+CACHE_ELEMENTS = 2**18
+"""Elements of a block that many steps go over: its float64 copies (2 MB each) stay in the caches."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,17 @@ def row_blocks(n: int, width: int, at_least: int = 1) -> Iterator[slice]:
     """Slices that cover n rows, each with at most BLOCK_ELEMENTS elements of `width`-wide rows, or `at_least` rows."""
     step = max(at_least, BLOCK_ELEMENTS // max(1, width))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def cached_rows(rows: torch.Tensor) -> int:
+    """How many of `rows` (N, D) to take for many steps over them: few for the caches of a CPU, more for a GPU."""
+    return max(1, (2**24 if rows.is_cuda else CACHE_ELEMENTS) // rows.shape[1])
+
+
+def cached_blocks(rows: torch.Tensor) -> Iterator[slice]:
+    """Slices that cover `rows` (N, D), `cached_rows` each."""
+    step = cached_rows(rows)
+    return (slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step))
 
 
 FLOATS = "float16, bfloat16, float32 or float64 values"
@@ -129,15 +144,22 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     width = math.prod(tensor.shape[1:])
     bad: list[int] = []
     for block in row_blocks(tensor.shape[0], width):
-        finite = torch.isfinite(tensor[block])
-        if not bool(finite.all()):
-            rows = (~finite.flatten(1).all(dim=1)).nonzero().flatten() + block.start
-            bad += rows.tolist()
+        if not all_finite(tensor[block]):
+            finite = torch.isfinite(tensor[block]).flatten(1).all(dim=1)
+            bad += ((~finite).nonzero().flatten() + block.start).tolist()
     if bad:
         named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise ValueError(
             f"{name} must be finite, received NaN or inf in {len(bad)} row(s): {named}; remove or repair these rows"
         )
+
+
+def all_finite(block: torch.Tensor) -> bool:
+    """Whether all entries are finite: they are if their sum is, which is ten times faster to see."""
+    import torch
+
+    total = block.sum(dtype=work_dtype(block.dtype))
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(block).all())
 
 
 def check_same_kind(first: Kind, second: Kind, names: tuple[str, str]) -> None:
@@ -152,6 +174,62 @@ def check_same_kind(first: Kind, second: Kind, names: tuple[str, str]) -> None:
             f"{names[0]} and {names[1]} must be on the same device, received {first.device} and {second.device}; "
             "move one of them with .to(device)"
         )
+
+
+def take_output(out: Any, rows: torch.Tensor, kind: Kind, inputs: Sequence[tuple[Any, torch.Tensor]]) -> torch.Tensor:
+    """A tensor to write to that shares the memory of `out`: of the kind, shape and device of `rows`.
+
+    `inputs` are arrays that must not be overwritten, each as the caller gave it and as it was taken.
+    """
+    of_numpy = kind.container == "numpy"
+    dtype = kind.dtype.newbyteorder("=") if of_numpy else kind.dtype
+    wanted = f"a {'numpy array' if of_numpy else 'torch tensor'} of dtype {dtype}, like features"
+    if not (isinstance(out, np.ndarray) if of_numpy else is_tensor(out)):
+        raise TypeError(f"out must be {wanted}, received {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must be {wanted}, received dtype {out.dtype}")
+    tensor, _ = take_array(out, "out")
+    if tuple(out.shape) != tuple(rows.shape):
+        raise ValueError(f"out must have the shape of features, {tuple(rows.shape)}, received {tuple(out.shape)}")
+    if of_numpy and not out.flags.writeable:
+        raise ValueError("out must be writable, received a read-only array; open a file with mode 'r+' or 'w+'")
+    if not of_numpy and out.device != rows.device:
+        raise ValueError(f"out must be where features are, on cpu or cuda, received a tensor on {out.device}")
+    (n, width), item = rows.shape, rows.element_size()
+    strides = out.strides if of_numpy else tuple(step * item for step in out.stride())
+    if (width > 1 and strides[1] != item) or (n > 1 and (strides[0] < width * item or strides[0] % item)):
+        raise ValueError(f"out must hold its rows one after the other, in one piece each, received strides {strides}")
+    for array, taken in inputs:
+        if _overlap(tensor, taken) or _on_one_file(out, array):
+            raise ValueError("out must not lie in the memory or file of features or generated; pass another array")
+    return tensor
+
+
+def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the memory from the first to the last entry of both has addresses in common."""
+    first, start = one.data_ptr(), other.data_ptr()
+    last, stop = (
+        begin + sum((n - 1) * step for n, step in zip(rows.shape, rows.stride(), strict=True)) * rows.element_size()
+        for begin, rows in ((first, one), (start, other))
+    )
+    return one.numel() > 0 and other.numel() > 0 and first <= stop and start <= last
+
+
+def _on_one_file(one: Any, other: Any) -> bool:
+    """Whether two arrays map one file, each for itself; within one mapping their addresses say what overlaps."""
+    (path, mapping), (other_path, other_mapping) = _mapped_file(one), _mapped_file(other)
+    if path is None or other_path is None or mapping is other_mapping:
+        return False
+    return path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path))
+
+
+def _mapped_file(array: Any) -> tuple[Path | None, object]:
+    """The file behind an array, None without one, and the object that owns the array's memory."""
+    name = None
+    while isinstance(array, np.ndarray):
+        name = name or getattr(array, "filename", None)
+        array = array.base
+    return (Path(name) if name else None), array
 
 
 def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:

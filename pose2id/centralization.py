@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pose2id.arrays import (
     ArrayT,
     Kind,
+    all_finite,
+    cached_blocks,
     check_count,
     check_flag,
     check_number,
@@ -20,9 +22,9 @@ from pose2id.arrays import (
     row_blocks,
     take_array,
     take_features,
+    take_output,
     work_dtype,
 )
-from pose2id.distances import unit
 from pose2id.neighbors import Neighbors, check_engine, find_neighbors, take_exclude
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def centralize(
     exclude: Labels | None = None,
     engine: str = "auto",
     progress: bool = False,
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """Pull each feature toward its identity's centre, without labels and without training.
 
@@ -53,7 +56,8 @@ def centralize(
     Parameters
     ----------
     features : (N, D) numpy array or torch tensor
-        One row per image, as the ReID model gives them: float16, bfloat16, float32 or float64. Not written to.
+        One row per image, as the ReID model gives them: float16, bfloat16, float32 or float64. Not written to. A
+        memory-mapped file is read a block of rows at a time (see Notes).
     generated : (N, M, D) or (N, D) array, or a sequence of M arrays (N, D), optional
         Features of M generated images of each sample, from the same model; (N, D) is their mean already.
     eta : float
@@ -77,23 +81,37 @@ def centralize(
     engine : {"auto", "exact", "faiss"}
         Who searches; see `pose2id.neighbors`. All give the same answer.
     progress : bool
-        Show a progress bar.
+        Show progress bars: placing the rows, the search, adding the neighbours.
+    out : (N, D) array of the container, device and dtype of `features`, optional
+        Receives the result, for instance ``numpy.lib.format.open_memmap(path, "w+", features.dtype, shape)``. It must
+        hold its rows one after the other, be in native byte order, and share no memory or file with `features` or
+        `generated`. It is written to before all is known: after an error beyond those of wrong arguments (sums that
+        do not fit, no memory), what it holds is undefined.
 
     Returns
     -------
     (N, D) array of the container, device and dtype of `features`
-        A new array, detached from any gradient. A row of zeros has no direction: it is nobody's neighbour, has none,
-        and stays zero.
+        `out` if given, else a new array; detached from any gradient. A row of zeros has no direction: it is nobody's
+        neighbour, has none, and stays zero.
 
     Raises
     ------
     TypeError
         For containers, dtypes or numbers of the wrong type.
     ValueError
-        For wrong shapes, NaN or inf (rows are named), neighbours out of range, M = 0, or raw sums that do not fit
-        the dtype.
+        For wrong shapes, NaN or inf (rows are named), neighbours out of range, M = 0, an `out` that is read-only or
+        in the way of the input, or raw sums that do not fit the dtype.
     MissingExtraError
         When the engine is not installed.
+
+    Notes
+    -----
+    Beyond input and result only the search takes memory worth mentioning (and N lengths and neighbour lists): the
+    result's memory holds the fused rows while it runs, and results are summed a block at a time from rows fused anew.
+    So with ``numpy.load(path, mmap_mode="r")`` and an `out` that is a memory-mapped file as well, `features` need not
+    fit into memory. Two exceptions: float16 and bfloat16 rows that are fused or scaled are searched in a float32 copy,
+    and an array that torch cannot share (foreign byte order, negative strides) is copied as a whole. Neighbours are
+    read from wherever they lie in the file.
 
     References
     ----------
@@ -110,44 +128,166 @@ def centralize(
     >>> centralize(features, k1=1, k2=1).round(3).tolist()
     [[0.894, 0.447], [0.894, 0.447], [0.0, -1.0]]
     """
+    import torch
+
     eta, alpha = check_number(eta, "eta"), check_number(alpha, "alpha")
     k1, k2 = check_count(k1, "k1", 0), check_count(k2, "k2", 0)
     check_flag(normalize, "normalize")
     check_flag(progress, "progress")
     check_engine(engine)
     rows, kind = take_features(features)
-    views = None if generated is None else _take_generated(generated, rows, kind)
+    views = [] if generated is None else _take_generated(generated, rows, kind)
     labels = take_exclude(exclude, rows)
     table = None if neighbors is None else _take_table(neighbors, len(rows), max(k1, k2)).to(rows.device)
 
-    fused = place(rows, views, eta, normalize=normalize)
+    if out is None:
+        target = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    else:
+        target = take_output(out, rows, kind, [(features, rows), *_given_views(generated, views)])
+
+    fused = Fused(rows, views if eta else [], eta, normalize=normalize)
+    linked = k1 > 0 and k2 > 0 and len(rows) > 1
+    placed = fused.place_in(target, searched=linked and table is None, progress=progress)
     links = None
-    if k1 and k2 and len(rows) > 1:
-        live = alive(fused)
+    if linked:
         if table is None:
             k = min(max(k1, k2), len(rows) - 1)  # no row has more neighbours than that
-            table = neighbor_table(fused, live, k, labels, engine=engine, progress=progress)
+            table = neighbor_table(placed, fused.live, k, labels, engine=engine, progress=progress)
         else:
-            table = _drop(table, live, labels)
+            table = _drop(table, fused.live, labels)
         links = mutual_neighbors(table, k1, k2)
-    pulled = add_neighbors(fused, fused, links, alpha, rows.dtype, normalize=normalize, own=True)
-    return kind.give_back(pulled)  # type: ignore[no-any-return]
+    held = placed is target
+    del placed  # a working copy, where it is one
+    add_neighbors(fused, fused, links, alpha, target, normalize=normalize, held=held, progress=progress)
+    return kind.give_back(target) if out is None else out
 
 
-def place(
-    rows: torch.Tensor, views: Sequence[torch.Tensor] | None = None, eta: float = 1.0, *, normalize: bool
-) -> torch.Tensor:
-    """Fuse f + eta * mean of the views (equation 9), scaled to length 1 if asked; a new tensor in the working dtype."""
+class Fused:
+    """The rows f + eta * mean of the views (equation 9), scaled to length 1 if asked, in the working dtype.
+
+    They are not kept. `place` goes through them once and can leave them in a buffer for the search; `take` makes some
+    of them again, with the same bits: lengths are kept, and all else is done entry by entry in single operations, so
+    it depends on nothing but the row. The buffer can be overwritten with results while rows are still needed.
+    """
+
+    def __init__(
+        self, rows: torch.Tensor, views: Sequence[torch.Tensor] = (), eta: float = 1.0, *, normalize: bool = False
+    ) -> None:
+        import torch
+
+        self.rows, self.views, self.eta, self.normalize = rows, views, eta, normalize
+        self.dtype = work_dtype(rows.dtype)
+        self.live = torch.ones(len(rows), dtype=torch.bool, device=rows.device)  # rows that are not all zeros
+        self.lengths: list[torch.Tensor] = []  # what rows are divided by, one after the other, (N, 1) each
+
+    @property
+    def as_given(self) -> bool:
+        """Whether nothing is fused or scaled."""
+        return not self.views and not self.normalize
+
+    def place(self, buffer: torch.Tensor | None = None, *, progress: bool = False) -> int:
+        """Find `live` and `lengths`, and write the live rows one after the other to `buffer`, if any; their number."""
+        import torch
+        from tqdm import tqdm
+
+        n, count = len(self.rows), 0
+        largest, length = torch.ones(2, n, 1, dtype=torch.float64, device=self.rows.device)
+        with tqdm(total=n, desc="placing", unit="row", disable=not progress) as bar:
+            for block in cached_blocks(self.rows):
+                made = self._sum(block)
+                if self.views and not all_finite(made):
+                    raise ValueError(f"eta * generated must stay finite, received eta = {self.eta}; use a smaller eta")
+                if self.normalize:
+                    *large, length[block] = parts = split_lengths(made)
+                    if large:
+                        largest[block] = large[0]
+                    for part in parts:
+                        made /= part
+                made = made.to(self.dtype)
+                if self.views and not self.normalize:
+                    _check_fits(made)
+                live = self.live[block] = made.abs().amax(dim=1) > 0
+                made = made if bool(live.all()) else made[live]
+                if buffer is not None:
+                    buffer[count : count + len(made)] = made
+                count += len(made)
+                bar.update(block.stop - block.start)
+        if self.normalize:
+            self.lengths = [length] if bool((largest == 1).all()) else [largest, length]
+        return count
+
+    def place_in(self, target: torch.Tensor, *, searched: bool, progress: bool = False) -> torch.Tensor:
+        """`place`; the live rows to search: as given where they are, else in the memory of `target`, else in a copy.
+
+        `target` (N, D), in the caller's dtype, is itself returned when it holds all rows.
+        """
+        import torch
+
+        if self.as_given:
+            self.place(progress=progress)
+            if not searched or (bool(self.live.all()) and self.rows.is_contiguous()):
+                return self.rows
+        if target.dtype == self.dtype:
+            count = self.place(target, progress=progress)
+            return target if count == len(target) else target[:count]
+        buffer = torch.empty(target.shape, dtype=self.dtype, device=target.device) if searched else None
+        count = self.place(buffer, progress=progress)
+        return self.rows if buffer is None else buffer[:count]
+
+    def take(self, at: slice | torch.Tensor) -> torch.Tensor:
+        """The rows `at` in a new float64 tensor, as `place` left them."""
+        made = self._sum(at)
+        for length in self.lengths:
+            made /= length[at]
+        return made if self.as_given else made.to(self.dtype).double()
+
+    def _sum(self, at: slice | torch.Tensor) -> torch.Tensor:
+        import torch
+
+        made = _pick(self.rows, at).to(torch.float64, copy=True)
+        for view in self.views:
+            made += _pick(view, at).double() * (self.eta / len(self.views))
+        return made
+
+
+def _pick(rows: torch.Tensor, at: slice | torch.Tensor) -> torch.Tensor:
+    return rows[at] if isinstance(at, slice) else rows.index_select(0, at)  # 3 times as fast as indexing
+
+
+def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
+    """What rows (float64) are to be divided by, one after the other, to have length 1; (b, 1) each.
+
+    That is their length, or, where some squares could leave the range of float64, the largest entry first. It is 1
+    for a row of zeros, and depends on nothing but the row.
+    """
+    import torch
+
+    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    rare = ~((length > 1e-140) & (length < 1e140)).flatten()
+    if not bool(rare.any()):
+        return [length]
+    largest = torch.ones_like(length)
+    largest[rare] = rows[rare].abs().amax(dim=1, keepdim=True)
+    largest.masked_fill_(largest == 0, 1)
+    length[rare] = torch.linalg.vector_norm(rows[rare] / largest[rare], dim=1, keepdim=True)
+    return [largest, length.masked_fill_(length == 0, 1)]
+
+
+def to_length_one(rows: torch.Tensor) -> torch.Tensor:
+    """`rows` (float64), scaled in place to length 1; a row of zeros stays."""
+    for length in split_lengths(rows):
+        rows /= length
+    return rows
+
+
+def place(rows: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+    """`rows` in the working dtype, scaled to length 1 if asked; a new tensor."""
     import torch
 
     placed = torch.empty(rows.shape, dtype=work_dtype(rows.dtype), device=rows.device)
-    for block in row_blocks(*rows.shape):
-        sums = rows[block].double()
-        for view in views or ():
-            sums = sums + eta / len(views or ()) * view[block].double()
-        if views and not bool(torch.isfinite(sums).all()):
-            raise ValueError(f"eta * generated must stay finite, received eta = {eta}; use a smaller eta")
-        placed[block] = unit(sums) if normalize else sums
+    for block in cached_blocks(rows):
+        part = rows[block].to(torch.float64, copy=True)
+        placed[block] = to_length_one(part) if normalize else part
     return placed
 
 
@@ -157,7 +297,7 @@ def alive(rows: torch.Tensor) -> torch.Tensor:
 
 
 def neighbor_table(
-    rows: torch.Tensor,
+    placed: torch.Tensor,
     live: torch.Tensor,
     k: int,
     labels: torch.Tensor | None = None,
@@ -165,15 +305,18 @@ def neighbor_table(
     engine: str = "auto",
     progress: bool = False,
 ) -> torch.Tensor:
-    """The k nearest other rows with a direction, (N, k) int64, -1 where there is none (all of it for zero rows)."""
+    """The k nearest other rows with a direction, (N, k) int64, -1 where there is none (all of it for zero rows).
+
+    `placed` holds the rows with a direction only, `live`, (N,) bool, says which they are.
+    """
     import torch
 
     if bool(live.all()):
-        return find_neighbors(rows, rows, k, labels, labels, engine=engine, progress=progress)[0]
+        return find_neighbors(placed, placed, k, labels, labels, engine=engine, progress=progress)[0]
     at = live.nonzero().flatten()
-    kept, part = rows[at], None if labels is None else labels[at]
-    found, _ = find_neighbors(kept, kept, k, part, part, engine=engine, progress=progress)
-    table = torch.full((len(rows), k), -1, dtype=torch.int64, device=rows.device)
+    part = None if labels is None else labels[at]
+    found, _ = find_neighbors(placed, placed, k, part, part, engine=engine, progress=progress)
+    table = torch.full((len(live), k), -1, dtype=torch.int64, device=live.device)
     if len(at):
         table[at] = torch.where(found >= 0, at[found.clamp(min=0)], -1)
     return table
@@ -194,57 +337,73 @@ def mutual_neighbors(table: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
 
 
 def add_neighbors(
-    rows: torch.Tensor,
-    base: torch.Tensor,
+    rows: Fused,
+    base: Fused,
     links: torch.Tensor | None,
     alpha: float,
-    dtype: torch.dtype,
+    out: torch.Tensor,
     *,
     normalize: bool,
-    own: bool,
-) -> torch.Tensor:
-    """Give z_i = f_i + the weighted sum of base[links_i], scaled to length 1 if asked, in `dtype`; a new tensor.
+    held: bool = False,
+    progress: bool = False,
+) -> None:
+    """Write z_i = f_i + the weighted sum of base[links_i] to `out`, sums scaled to length 1 if asked.
 
-    Sums run in float64. With `own` (rows is base) they run in ascending order of index, the row itself included, so
-    rows that are all each other's neighbours come out equal to the last bit.
+    Sums run in float64. If `rows` is `base`, they run in ascending order of index, the row itself included, so rows
+    that are all each other's neighbours come out equal to the last bit. `held` says that `out` holds the rows already.
     """
     import torch
+    from tqdm import tqdm
 
-    out = torch.empty(rows.shape, dtype=dtype, device=rows.device)
-    for block in row_blocks(*rows.shape):
-        sums = rows[block].double()
-        if links is not None:
-            sums = _sum_block(sums, base, links[block], alpha, block.start if own else None)
-        out[block] = unit(sums) if normalize else sums
-        if not normalize and not bool(torch.isfinite(out[block]).all()):
-            raise ValueError(
-                f"the sums do not fit {dtype}: received features too large for normalize=False; "
-                "pass a wider dtype or normalize=True"
-            )
-    return out
+    own = rows is base
+    ahead = Fused(out) if held else rows  # rows that are not overwritten yet need not be made again
+    with tqdm(total=len(out), desc="adding", unit="row", disable=not progress) as bar:
+        for block in cached_blocks(out):
+            if not held:
+                out[block] = rows.take(block)
+            if links is not None:
+                at = (links[block] >= 0).any(dim=1).nonzero().flatten() + block.start
+                near = links[at].sort(dim=1).values if own else links[at]
+                lower = (near >= 0) & (near < at[:, None]) if own else near >= 0
+                mine = ahead.take(at)
+                sums = torch.zeros_like(mine) if own else mine.clone()
+                _add_links(sums, mine, base, near, lower, alpha)
+                if own:
+                    sums += mine
+                    _add_links(sums, mine, ahead, near, near > at[:, None], alpha)
+                out.index_copy_(0, at, (to_length_one(sums) if normalize else sums).to(out.dtype))
+            if not normalize:
+                _check_fits(out[block])
+            bar.update(block.stop - block.start)
 
 
-def _sum_block(
-    rows: torch.Tensor, base: torch.Tensor, links: torch.Tensor, alpha: float, first: int | None
-) -> torch.Tensor:
-    """Add to `rows` (b, D), float64, their linked rows of `base`; `first` is row 0's index in it, if it has one."""
-    import torch
+def _check_fits(block: torch.Tensor) -> None:
+    if not all_finite(block):
+        raise ValueError(
+            f"the sums do not fit {block.dtype}: received features too large for normalize=False; "
+            "pass a wider dtype or normalize=True"
+        )
 
-    sums, members = rows, links
-    if first is not None:
-        own = torch.arange(first, first + len(rows), device=rows.device)[:, None]
-        sums, members = torch.zeros_like(rows), torch.cat([own, links], dim=1).sort(dim=1).values
-    for slot in range(members.shape[1]):
-        at = members[:, slot]
-        other = base[at.clamp(min=0)].double()
-        weight = (at >= 0).double()
-        if alpha > 0:
-            cosine = (unit(rows) * unit(other)).sum(dim=1)
-            weight = weight * cosine.clamp(0, 1) ** alpha
-            if first is not None:
-                weight[at == own[:, 0]] = 1.0
-        sums = sums + weight[:, None] * other
-    return sums
+
+def _add_links(
+    sums: torch.Tensor, rows: torch.Tensor, base: Fused, links: torch.Tensor, chosen: torch.Tensor, alpha: float
+) -> None:
+    """Add to `sums` (b, D), float64, the chosen linked rows of `base`, weighted by their cosine to `rows` (b, D)."""
+    directions = to_length_one(rows.clone()) if alpha > 0 else rows
+    for slot in range(links.shape[1]):
+        at = chosen[:, slot].nonzero().flatten()
+        if len(at):
+            other = base.take(links[at, slot])
+            if alpha > 0:
+                cosine = (directions[at] * to_length_one(other.clone())).sum(dim=1, keepdim=True)
+                other *= cosine.clamp(0, 1) ** alpha
+            sums.index_add_(0, at, other)  # each row at most once, so there is no order to get wrong
+
+
+def _given_views(generated: Any, views: Sequence[torch.Tensor]) -> list[tuple[Any, torch.Tensor]]:
+    """Each view with the caller's array that holds it."""
+    arrays = generated if isinstance(generated, list | tuple) else [generated] * len(views)
+    return list(zip(arrays, views, strict=True))
 
 
 def _take_generated(generated: Any, rows: torch.Tensor, kind: Kind) -> list[torch.Tensor]:
@@ -352,4 +511,6 @@ def pull_toward(
         near, distances = find_neighbors(queries, gallery, k1, engine=engine, progress=progress)
         counts = (near >= 0) & (distances <= reach[near.clamp(min=0)]) & alive(queries)[:, None]
         links = torch.where(counts, near, -1)
-    return add_neighbors(queries, gallery, links, alpha, dtype, normalize=normalize, own=False)
+    out = torch.empty(queries.shape, dtype=dtype, device=queries.device)
+    add_neighbors(Fused(queries), Fused(gallery), links, alpha, out, normalize=normalize)
+    return out

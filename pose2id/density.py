@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from pose2id.arrays import check_choice, row_blocks, take_features, take_labels
+from pose2id.arrays import cached_rows, check_choice, take_features, take_labels
 from pose2id.distances import unit
 
 if TYPE_CHECKING:
+    import torch
+
     from pose2id.arrays import Array, Labels
 
 VARIANTS = ("paper", "released")
@@ -24,7 +27,8 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     Parameters
     ----------
     features : (N, D) numpy array or torch tensor
-        float16, bfloat16, float32 or float64. A row of zeros stays zero.
+        float16, bfloat16, float32 or float64. A row of zeros stays zero. A memory-mapped file is read in blocks, fast
+        if its rows are sorted by identity.
     ids : (N,) integers or strings
         Identity labels; every label counts, also -1.
     variant : {"paper", "released"}
@@ -58,15 +62,43 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     rows, _ = take_features(features)
     if not len(rows):
         raise ValueError(f"features must have at least one row, received shape {tuple(rows.shape)}")
-    _, codes = np.unique(take_labels(ids, len(rows), "ids"), return_inverse=True)
-    identity = torch.from_numpy(codes.reshape(-1).astype(np.int64)).to(rows.device)
-    counts = torch.bincount(identity)
-    centres = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64, device=rows.device)
-    for block in row_blocks(*rows.shape):
-        centres.index_add_(0, identity[block], unit(rows[block].double()))
-    centres /= counts[:, None]
-    totals = torch.zeros(len(counts), dtype=torch.float64, device=rows.device)
-    for block in row_blocks(*rows.shape):
-        squared = (unit(rows[block].double()) - centres[identity[block]]).square_().sum(dim=1)
-        totals.index_add_(0, identity[block], squared if variant == "released" else squared.sqrt())
-    return float(totals.sum() / len(rows) if variant == "released" else (totals / counts).mean())
+    _, codes, counts = np.unique(take_labels(ids, len(rows), "ids"), return_inverse=True, return_counts=True)
+    order = np.argsort(codes.reshape(-1), kind="stable")
+    squared = _squared_distances(rows, torch.from_numpy(order).to(rows.device), counts)
+    if variant == "released":
+        return float(squared.mean())
+    return float((np.add.reduceat(np.sqrt(squared), counts.cumsum() - counts) / counts).mean())
+
+
+def _squared_distances(
+    rows: torch.Tensor, order: torch.Tensor, counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Squared distance of each normalised row to its centre, in the order of identities: `counts` of `order` each.
+
+    Whole identities at a time, so rows are read once, and no more centres are held than rows; only an identity larger
+    than a block is read twice. In a file, rows are read where they lie: in one go if it is sorted by identity.
+    """
+    import torch
+
+    squared = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    starts = np.concatenate([[0], counts.cumsum()])
+    step, first = cached_rows(rows), 0
+    while first < len(counts):
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + step, side="right")) - 1)
+        sizes = torch.from_numpy(counts[first:last]).to(rows.device)
+        own = torch.arange(last - first, device=rows.device).repeat_interleave(sizes)
+        centres = torch.zeros(last - first, rows.shape[1], dtype=torch.float64, device=rows.device)
+        begin, end = int(starts[first]), int(starts[last])
+        parts = [slice(start, min(start + step, end)) for start in range(begin, end, step)]
+        made = torch.empty(0)
+        for part in parts:
+            made = unit(rows.index_select(0, order[part]).double())
+            centres.index_add_(0, own[part.start - begin : part.stop - begin], made)
+        centres /= sizes[:, None]
+        for part in parts:
+            if len(parts) > 1:
+                made = unit(rows.index_select(0, order[part]).double())
+            made -= centres.index_select(0, own[part.start - begin : part.stop - begin])
+            squared[part] = made.square_().sum(dim=1)
+        first = last
+    return squared.cpu().numpy()

@@ -60,8 +60,9 @@ class Frame:
         self.scale = math.ldexp(1.0, -max(-1000, min(1000, exponent)))
         self.centre = torch.zeros(base.shape[1], dtype=torch.float64, device=base.device)
         if centred and len(base):
+            wide = torch.float64 if base.dtype == torch.float64 else torch.float32  # near the mean is good enough
             for block in row_blocks(*base.shape):
-                self.centre += (base[block].double() * self.scale).sum(dim=0)
+                self.centre += (base[block].to(wide) * self.scale).sum(dim=0)
             self.centre /= len(base)
 
     def tile(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -86,12 +87,12 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
-    """|row|² in float64, shape (n,)."""
+    """|row|² as float64, shape (n,), summed in the dtype of the rows: `slack` has room for that."""
     import torch
 
     norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     for block in row_blocks(*rows.shape):
-        norms[block] = rows[block].double().square().sum(dim=1)
+        norms[block] = rows[block].square().sum(dim=1)
     return norms
 
 
@@ -133,7 +134,7 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Sparse CSR tensor support is in beta state"
         wanted = torch.sparse_csr_tensor(
-            starts, right, base.new_zeros(len(right)), (len(rows), len(base)), check_invariants=False
+            starts, right, base.new_zeros(len(right)), (len(rows), len(base)), device=base.device, check_invariants=False
         )
     products: torch.Tensor = torch.sparse.sampled_addmm(wanted, queries.index_select(0, rows), base.T, beta=0.0)
     return products.values()

@@ -27,16 +27,18 @@ from pose2id.arrays import (
     check_flag,
     check_number,
     check_same_kind,
-    row_blocks,
     take_features,
     work_dtype,
 )
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
-from pose2id.neighbors import Neighbors, check_engine, find_farthest, find_neighbors
+from pose2id.neighbors import Neighbors, check_engine, find_both_ends
 
 if TYPE_CHECKING:
     import torch
     from scipy import sparse
+
+# By measurement: small, nearly square products are the fastest, and what follows them stays in the caches.
+QUERY_TILE, ITEM_TILE = 256, 512
 
 
 def rerank(
@@ -106,8 +108,8 @@ def rerank(
     (queries, items), kind, (k1, k2, share) = _take(query, gallery, k1, k2, lambda_value, engine, progress)
     dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
     result = torch.empty(len(queries), len(items), dtype=dtype, device=queries.device)
-    for block, distances in _blocks(queries, items, k1, k2, share, engine=engine, progress=progress):
-        result[block] = distances
+    for _ in _steps(queries, items, k1, k2, share, result, engine=engine, progress=progress):
+        pass
     return kind.give_back(result, dtype)  # type: ignore[no-any-return]
 
 
@@ -159,9 +161,8 @@ def rerank_top(
     indices = torch.full((len(queries), top), -1, dtype=torch.int64, device=queries.device)
     values = torch.full((len(queries), top), torch.inf, dtype=dtype, device=queries.device)
     width = min(top, len(items))
-    for block, distances in _blocks(queries, items, k1, k2, share, engine=engine, progress=progress):
-        ordered, at = distances.sort(dim=1, stable=True)
-        values[block, :width], indices[block, :width] = ordered[:, :width], at[:, :width]
+    for block, distances in _steps(queries, items, k1, k2, share, engine=engine, progress=progress):
+        values[block, :width], indices[block, :width] = _first(distances, width)
     return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(values, dtype))
 
 
@@ -187,99 +188,132 @@ def _take(
     return (queries, items), kind, numbers
 
 
-def _blocks(
-    queries: torch.Tensor, items: torch.Tensor, k1: int, k2: int, share: float, *, engine: str, progress: bool
+def _first(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `width` smallest of every row and their columns, ascending, ties by column: both (b, width)."""
+    values, at = distances.topk(min(width + 1, distances.shape[1]), dim=1, largest=False)
+    at, order = at.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, stable=True)
+    at = at.gather(1, order)
+    # Which of equal ones topk takes is undefined: where the next is equal to the last, the whole row is sorted.
+    tied = (values[:, width:] == values[:, width - 1 : width]).any(dim=1).nonzero().flatten()
+    whole = distances[tied].sort(dim=1, stable=True)
+    values[tied], at[tied] = (part[:, : values.shape[1]] for part in whole)
+    return values[:, :width], at[:, :width]
+
+
+def _steps(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    k1: int,
+    k2: int,
+    share: float,
+    result: torch.Tensor | None = None,
+    *,
+    engine: str,
+    progress: bool,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Steps 1 to 7; the result in blocks of query rows, (b, G)."""
+    """Steps 1 to 7; the distances of blocks of query rows (b, G), written into `result` (Q, G) where it is given."""
     import torch
     from tqdm import tqdm
 
     dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
     n, first = len(queries) + len(items), len(queries)
     rows = torch.cat([queries.to(dtype), items.to(dtype)])
-    near, _ = find_neighbors(rows, rows, min(max(k1, k2 - 1), max(1, n - 1)), engine=engine, progress=progress)
-    near = torch.cat([torch.arange(n, device=rows.device)[:, None], near], dim=1)  # N(i, k), i first
-    largest = find_farthest(rows, progress=progress)
-    largest[largest == 0] = 1  # all rows identical: every distance is 0
-    encoded = _encode(rows, near, k1, largest)
+    near, distances, largest = find_both_ends(rows, min(max(k1, k2 - 1), n - 1), engine=engine, progress=progress)
+    # Where an engine found fewer, the row itself, which is a member anyway.
+    near = torch.where(near < 0, torch.arange(n, device=rows.device)[:, None], near)
+    largest[largest == 0] = torch.inf  # all rows identical: every distance is 0
+    encoded = _encode(rows, near, distances, k1, largest)
     if k2 > 1:
-        encoded = _expand(encoded, near[:, :k2].cpu().numpy())
+        encoded = _expand(encoded, near[:, : k2 - 1].cpu().numpy())
 
     weights = encoded[first:].tocsc()  # by column: which gallery rows hold a member, and how strongly
     holders = torch.from_numpy(weights.indices.astype(np.int64)).to(rows.device)
-    strengths = torch.from_numpy(weights.data).to(rows.device, dtype)
+    strengths = torch.from_numpy(weights.data).to(rows.device)
     # Placed rows make the products safe from overflow and from a common offset; their distances are scaled only.
     frame = Frame(rows)
-    placed = frame.tile(rows, dtype)
-    norms = squared_norms(placed)
-    norms, unit = norms.to(dtype), (largest * frame.scale).square().to(dtype)
+    rows.mul_(frame.scale).sub_(frame.centre.to(dtype))
+    norms = squared_norms(rows).to(dtype)
+    factor = (share / (largest[:first] * frame.scale).square()).to(dtype)[:, None]
+    height = max(16, min(QUERY_TILE, 2**23 // len(items)))
+    common = torch.empty(height * len(items), dtype=dtype, device=rows.device)
+    held = torch.empty(height, len(items), dtype=dtype, device=rows.device) if result is None else None
     with full_precision(rows.device), tqdm(total=first, desc="re-ranking", unit="query", disable=not progress) as bar:
-        # Up to 256 query rows: thinner products are slow, and the inverted index needs a dense block.
-        for block in row_blocks(first, len(items), at_least=max(16, min(256, 2**23 // len(items)))):
-            part = encoded[block]
-            common = torch.zeros((block.stop - block.start) * len(items), dtype=dtype, device=rows.device)
-            for pair in _pairs(part, weights.indptr):
+        for start in range(0, first, height):
+            block = slice(start, min(start + height, first))
+            shared = common[: (block.stop - start) * len(items)].zero_()
+            for pair in _pairs(encoded[block], weights.indptr):
                 row, entry, own = (torch.from_numpy(array).to(rows.device) for array in pair)
-                common.index_add_(0, row * len(items) + holders[entry], torch.minimum(own.to(dtype), strengths[entry]))
-            common = common.view(-1, len(items))
-            jaccard = 1 - common / (2 - common)
-            squared = torch.addmm(norms[None, first:], placed[block], placed[first:].T, alpha=-2) + norms[block, None]
-            original = squared.clamp_(min=0).div_(unit[block, None])
-            yield block, original.mul_(share).add_(jaccard, alpha=1 - share)
-            bar.update(block.stop - block.start)
+                shared.index_add_(0, row * len(items) + holders[entry], torch.minimum(own, strengths[entry]))
+            shared = shared.view(-1, len(items))
+            final = held[: block.stop - start] if held is not None else result[block]  # type: ignore[index]
+            for begin in range(0, len(items), ITEM_TILE):
+                columns = slice(begin, begin + ITEM_TILE)
+                other = slice(first + begin, min(first + begin + ITEM_TILE, n))
+                tile = final[:, columns]
+                torch.addmm(norms[None, other], rows[block], rows[other].T, alpha=-2, out=tile)
+                tile.add_(norms[block, None]).clamp_(min=0).mul_(factor[block])
+                # J = 1 - s / (2 - s) = 2 + 2 / (s - 2)
+                tile.add_(shared[:, columns].sub_(2).reciprocal_().add_(1), alpha=2 * (1 - share))
+            yield block, final
+            bar.update(block.stop - start)
 
 
-def _encode(rows: torch.Tensor, near: torch.Tensor, k1: int, largest: torch.Tensor) -> sparse.csr_matrix:
-    """Steps 2 to 4: V as a sparse (n, n) matrix. `near` holds N(i, k), `largest` each row's largest distance."""
+def _encode(
+    rows: torch.Tensor, near: torch.Tensor, distances: torch.Tensor, k1: int, largest: torch.Tensor
+) -> sparse.csr_matrix:
+    """Steps 2 to 4: V as a sparse (n, n) matrix.
+
+    `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance.
+    """
     import torch
     from scipy import sparse
 
-    half = round(k1 / 2)  # to even, as numpy.around in the usual script
-    reciprocal = _reciprocal(near[:, : k1 + 1])  # R(i, k1), (n, k1 + 1), -1 elsewhere
-    smaller = _reciprocal(near[:, : half + 1])  # R(j, k1 / 2)
-    members = []
-    for block in row_blocks(len(near), reciprocal.shape[1] * smaller.shape[1]):
-        own = reciprocal[block]  # (b, k1 + 1)
-        theirs = smaller[own.clamp(min=0)].masked_fill((own < 0)[:, :, None], -1)  # (b, k1 + 1, half + 1)
-        ordered = own.sort(dim=1).values
-        at = torch.searchsorted(ordered, theirs.flatten(1)).clamp(max=ordered.shape[1] - 1).view(theirs.shape)
-        shared = (ordered.gather(1, at.flatten(1)).view(theirs.shape) == theirs) & (theirs >= 0)
-        joins = 3 * shared.sum(dim=2) > 2 * (theirs >= 0).sum(dim=2)  # more than 2/3 of R(j, k1 / 2) lies in R(i, k1)
-        theirs = theirs.masked_fill(~joins[:, :, None], -1)
-        together = torch.cat([own, theirs.flatten(1)], dim=1).sort(dim=1).values
-        fresh = torch.ones_like(together, dtype=torch.bool)
-        fresh[:, 1:] = together[:, 1:] != together[:, :-1]
-        row, slot = (fresh & (together >= 0)).nonzero(as_tuple=True)
-        members.append(torch.stack([row + block.start, together[row, slot]]))
-    row, column = torch.cat(members, dim=1)
-    ratio = pair_distances(rows, rows, row, column, Frame(rows, centred=False).scale) / largest[row]
-    weight = torch.exp(-ratio.square())
-    total = torch.zeros(len(near), dtype=torch.float64, device=rows.device).index_add_(0, row, weight)
+    n = len(near)
+    own = _reciprocal(near[:, :k1].cpu().numpy())  # R(i, k1)
+    smaller = _reciprocal(near[:, : round(k1 / 2)].cpu().numpy())  # to even, as numpy.around in the usual script
+    # Joined are those j of R(i, k1) that have more than 2/3 of R(j, k1 / 2), which is symmetric, in R(i, k1).
+    joined = (own @ smaller).multiply(own).tocsr()
+    joined.data = (3 * joined.data > 2 * np.diff(smaller.indptr)[joined.indices]).astype(np.int32)
+    joined.eliminate_zeros()
+    members = own + joined @ smaller
+    members.sort_indices()
+    column = torch.from_numpy(members.indices.astype(np.int64)).to(rows.device)
+    row = torch.from_numpy(np.repeat(np.arange(n), np.diff(members.indptr))).to(rows.device)
+    # Nine of ten members are neighbours, whose distance is known; the others are measured.
+    known, order = (near + torch.arange(n, device=near.device)[:, None] * n).sort(dim=1)
+    known, wanted = known.flatten(), row * n + column
+    at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    ratio = distances.gather(1, order).flatten()[at].double()
+    ratio[row == column] = 0
+    other = ((known[at] != wanted) & (row != column)).nonzero().flatten()
+    ratio[other] = pair_distances(rows, rows, row[other], column[other], Frame(rows, centred=False).scale)
+    weight = torch.exp(-(ratio / largest[row]).square())
+    total = torch.zeros(n, dtype=torch.float64, device=rows.device).index_add_(0, row, weight)
     weight = (weight / total[row]).to(rows.dtype)
-    ends = torch.bincount(row, minlength=len(near)).cumsum(0).cpu().numpy()
-    shape = (len(near), len(near))
-    return sparse.csr_matrix((weight.cpu().numpy(), column.cpu().numpy(), np.concatenate([[0], ends])), shape=shape)
+    return sparse.csr_matrix((weight.cpu().numpy(), members.indices, members.indptr), shape=members.shape)
 
 
-def _reciprocal(near: torch.Tensor) -> torch.Tensor:
-    """Of N(i, k) those that hold i in turn, -1 in place of the others."""
-    import torch
+def _reciprocal(near: np.ndarray[Any, np.dtype[np.int64]]) -> sparse.csr_matrix:
+    """Rows that hold each other among their nearest, and each row itself: a symmetric matrix of ones."""
+    from scipy import sparse
 
-    kept = torch.empty_like(near)
-    for block in row_blocks(len(near), near.shape[1] ** 2):
-        own = torch.arange(block.start, block.stop, device=near.device)[:, None, None]
-        mutual = (near[near[block].clamp(min=0)] == own).any(dim=2) & (near[block] >= 0)
-        kept[block] = torch.where(mutual, near[block], -1)
-    return kept
+    n, k = near.shape
+    ones = np.ones(n * k, np.int32)
+    holds = sparse.csr_matrix((ones, near.ravel(), np.arange(n + 1) * k), shape=(n, n))
+    mutual: sparse.csr_matrix = holds.multiply(holds.T).tocsr() + sparse.identity(n, np.int32, format="csr")
+    mutual.data[:] = 1  # also where a row stood among its own neighbours
+    return mutual
 
 
 def _expand(encoded: sparse.csr_matrix, near: np.ndarray[Any, np.dtype[np.int64]]) -> sparse.csr_matrix:
-    """Step 5: the mean of V over the first k2 members of each row, as a sparse product."""
+    """Step 5: the mean of V over each row and its nearest others `near` (n, k2 - 1), as a sparse product."""
     from scipy import sparse
 
-    row, slot = (near >= 0).nonzero()
-    counts = (near >= 0).sum(axis=1)
-    mean = sparse.csr_matrix(((1 / counts[row]).astype(encoded.dtype), (row, near[row, slot])), shape=encoded.shape)
+    n, k = near.shape
+    members = np.concatenate([np.arange(n)[:, None], near], axis=1).ravel()
+    share = np.full(n * (k + 1), 1 / (k + 1), encoded.dtype)
+    mean = sparse.csr_matrix((share, members, np.arange(n + 1) * (k + 1)), shape=encoded.shape)
     expanded: sparse.csr_matrix = mean @ encoded
     return expanded
 

@@ -16,6 +16,9 @@ TABLE = np.array([[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4]])
 IDS = [0, 0, 1, 1, 2, 2]
 QI, GI = [1, 2], [1, 2, 3, 1, 2, 3, 1, 2, 3]
 D = RNG.random((2, 9))
+FLAT = RNG.standard_normal(48).astype(np.float32)
+ROLL = RNG.standard_normal((9, 4)).astype(np.float32)
+T = torch.tensor(X)
 EITHER = (ValueError, TypeError)
 
 
@@ -23,6 +26,13 @@ def changed(array, index, value):
     """Copy with one entry replaced."""
     result = array.copy()
     result[index] = value
+    return result
+
+
+def read_only(array):
+    """Copy that cannot be written to."""
+    result = array.copy()
+    result.setflags(write=False)
     return result
 
 
@@ -293,6 +303,36 @@ OTHERS = [
         "neighbors",
         "4",
     ),
+    # out
+    bad("out list", lambda: centralize(X, out=X.tolist()), TypeError, "out", "list", "numpy", "float32"),
+    bad("out torch", lambda: centralize(X, out=torch.tensor(X)), TypeError, "out", "Tensor", "numpy"),
+    bad("out numpy", lambda: centralize(torch.tensor(X), out=X.copy()), TypeError, "out", "ndarray", "torch"),
+    bad("out dtype", lambda: centralize(X, out=X.astype(np.float64)), TypeError, "out", "float64", "float32"),
+    bad("out big endian", lambda: centralize(X, out=X.astype(">f4")), TypeError, "out", ">f4", "float32"),
+    bad("out masked", lambda: centralize(X, out=np.ma.array(X)), TypeError, "out", "masked"),
+    bad("out shape", lambda: centralize(X, out=X[:5].copy()), ValueError, "out", "(6, 4)", "(5, 4)"),
+    bad("out columns", lambda: centralize(X, out=X[:, :3].copy()), ValueError, "out", "(6, 4)", "(6, 3)"),
+    bad("out flat", lambda: centralize(X, out=X.ravel().copy()), ValueError, "out", "(6, 4)", "(24,)"),
+    bad("out read-only", lambda: centralize(X, out=read_only(X)), ValueError, "out", "read-only", "r+"),
+    bad("out itself", lambda: centralize(X, out=X), ValueError, "out", "features", "memory"),
+    bad("out view", lambda: centralize(ROLL[1:7], out=ROLL[:6]), ValueError, "out", "features", "memory"),
+    bad(
+        "out by one",
+        lambda: centralize(FLAT[23:47].reshape(6, 4), out=FLAT[:24].reshape(6, 4)),
+        ValueError,
+        "out",
+        "features",
+        "memory",
+    ),
+    bad("out generated", lambda: centralize(X, ROLL[:6], out=ROLL[:6]), ValueError, "out", "generated", "memory"),
+    bad("out in list", lambda: centralize(X, [X, ROLL[3:]], out=ROLL[:6]), ValueError, "out", "generated", "memory"),
+    bad("out tensor itself", lambda: centralize(T, out=T), ValueError, "out", "features", "memory"),
+    bad("out tensor view", lambda: centralize(T, out=T.view(6, 4)), ValueError, "out", "features", "memory"),
+    bad("out by columns", lambda: centralize(X, out=np.asfortranarray(X)), ValueError, "out", "(4, 24)"),
+    bad("out reversed", lambda: centralize(X, out=X.copy()[::-1]), ValueError, "out", "(-16, 4)"),
+    bad("out one row", lambda: centralize(T, out=T[:1].clone().expand(6, 4)), ValueError, "out", "(0, 4)"),
+    bad("out device", lambda: centralize(T, out=torch.empty_like(T, device="meta")), ValueError, "out", "meta", "cpu"),
+    bad("out sparse", lambda: centralize(T, out=T.to_sparse()), EITHER, "out", "sparse"),
     # id_density
     bad(
         "density variant",
@@ -554,6 +594,9 @@ def test_the_good_neighbours_of_the_bad_calls_work():
         *(lambda f=f: f("auto") for f in ENGINES.values()),
         lambda: centralize(X, neighbors=TABLE, exclude=IDS),
         lambda: centralize(X, [X, X]),
+        lambda: centralize(X, [X, X], out=X.copy()),
+        lambda: centralize(T, out=T.clone()),
+        lambda: centralize(FLAT[24:].reshape(6, 4), out=FLAT[:24].reshape(6, 4)),
         lambda: evaluate(D, QI, GI, QI, GI, protocol="all").rank(1),
         lambda: evaluate_features(Q, G, QI, GI),
     ):

@@ -1,4 +1,7 @@
-"""centralize: fusing, mutual neighbours, weights, exclusion, tables, zero rows."""
+"""centralize: fusing, mutual neighbours, weights, exclusion, tables, zero rows, a given output."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from conftest import ArrayKind, as_float64
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn
 
-from pose2id import centralize, knn_graph
+from pose2id import arrays, centralize, knn_graph
 
 F32 = ArrayKind("numpy", "float32")
 F64 = ArrayKind("numpy", "float64")
@@ -107,6 +110,16 @@ def test_mutual_pair_becomes_identical(array_kind, engine):
     assert len(pairs) > 10
     for i, j in pairs:
         np.testing.assert_array_equal(result[i], result[j])
+
+
+def test_group_of_mutual_neighbours_becomes_identical(array_kind):
+    """Four by four, so the order in which their numbers are added shows in the last bit."""
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((8, 40)) * 3)[np.arange(32) % 8] + 0.1 * rng.standard_normal((32, 40))
+    for settings in ({}, {"normalize": False}):
+        result = as_float64(centralize(array_kind.make(x), k1=3, k2=3, **settings))
+        for member in range(8, 32):
+            np.testing.assert_array_equal(result[member], result[member % 8])
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(0, 2), (2, 0), (0, 0)])
@@ -425,6 +438,186 @@ def test_raw_sums_beyond_the_dtype_are_refused(dtype):
     assert np.isfinite(centralize(x)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_large_values_that_fit_are_not_refused(dtype):
+    """Though the sum of all entries does not fit."""
+    x = np.full((3, 2), np.finfo(dtype).max / 4, dtype=dtype)
+    np.testing.assert_array_equal(centralize(x, normalize=False), 3 * x)
+
+
 def test_progress_changes_nothing():
     x = F32.make(clusters())
     np.testing.assert_array_equal(centralize(x, progress=True), centralize(x))
+
+
+def test_progress_bars_count_the_rows(capfd):
+    x = F32.make(clusters())
+    centralize(x)
+    assert capfd.readouterr().err == ""
+    centralize(x, progress=True)
+    printed = capfd.readouterr().err
+    for part in ("placing", "adding"):
+        assert f"{part}: 100%" in printed
+    assert "48/48" in printed
+
+
+# Blocks
+
+
+@pytest.mark.parametrize("elements", [1, 30, 100])
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_block_size_changes_nothing(monkeypatch, array_kind, elements, alpha, normalize):
+    """Links reach over blocks that are written already, and over those that are not."""
+    x, generated = with_generated(n=64, seed=5)
+    x[[3, 40]], generated[[3, 40]] = 0, 0
+    features, views = array_kind.make(x), array_kind.make(generated)
+    settings = {"k1": 4, "k2": 3, "alpha": alpha, "normalize": normalize}
+    for keep in (np.arange(64), np.flatnonzero(x.any(axis=1))):  # with and without zero rows
+        for more in ((), (views[keep], 2.0)):
+            expected = centralize(features[keep], *more, **settings)
+            with monkeypatch.context() as patch:
+                patch.setattr(arrays, "CACHE_ELEMENTS", elements)
+                result = centralize(features[keep], *more, **settings)
+            np.testing.assert_array_equal(as_float64(result), as_float64(expected))
+
+
+@pytest.mark.parametrize("elements", [1, 30])
+def test_small_blocks_equal_reference(monkeypatch, engine, elements):
+    monkeypatch.setattr(arrays, "CACHE_ELEMENTS", elements)
+    x, generated = with_generated(n=64, seed=6)
+    x[9], generated[9] = 0, 0
+    for settings in ({"k1": 4, "k2": 4}, {"k1": 3, "k2": 5, "alpha": 2.0}, {"k1": 4, "k2": 4, "normalize": False}):
+        result = centralize(x, generated, 2.0, engine=engine, **settings)
+        assert_close(result, reference.centralize(x, generated, 2.0, single=False, **settings), F64)
+
+
+def test_rows_without_links_do_not_hear_of_zero_rows(array_kind):
+    """Zero rows take another way through the memory of the result; the bits are the same."""
+    x = clusters(seed=16)
+    features, more = array_kind.make(x), array_kind.make(np.concatenate([x, np.zeros((1, x.shape[1]))]))
+    np.testing.assert_array_equal(as_float64(centralize(more))[:-1], as_float64(centralize(features)))
+
+
+def test_ends_of_float64():
+    """Squares of such entries leave the range of float64."""
+    x = clusters(seed=17)
+    lengths = np.array([1e-300, 1.0, 1e300, 1e-160])[np.arange(len(x)) % 4][:, None] / 4
+    expected = reference.centralize(x * lengths, single=False)
+    assert_close(centralize(x * lengths), expected, F64)
+    assert_close(centralize(x * lengths), reference.centralize(x, single=False), F64)
+
+
+# A given array for the result
+
+SETTINGS_OUT = {
+    "published": {},
+    "raw": {"normalize": False},
+    "off": {"k1": 0},
+    "alpha": {"alpha": 2.0},
+    "table": {"neighbors": knn(reference.unit(clusters(seed=18)), 2)[0]},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS_OUT.values(), ids=SETTINGS_OUT.keys())
+@pytest.mark.parametrize("zeros", [0, 2])
+def test_out_receives_the_result_and_is_returned(array_kind, settings, zeros):
+    x = clusters(seed=18)
+    x[5 : 5 + zeros] = 0
+    features, generated = array_kind.make(x), array_kind.make(clusters(seed=19))
+    for more in ((), (generated, 0.5)):
+        if array_kind.container == "torch":
+            out = torch.full(x.shape, 9.0, dtype=features.dtype)
+        else:
+            out = np.full(x.shape, 9.0, dtype=features.dtype)
+        assert centralize(features, *more, **settings, out=out) is out
+        expected = centralize(features, *more, **settings)
+        np.testing.assert_array_equal(as_float64(out), as_float64(expected))
+    np.testing.assert_array_equal(as_float64(features), array_kind.rounded(x))
+    np.testing.assert_array_equal(as_float64(generated), array_kind.rounded(clusters(seed=19)))
+
+
+def test_out_on_the_device_of_the_input(device):
+    features = torch.tensor(clusters(), dtype=torch.float32, device=device)
+    out = torch.zeros_like(features)
+    assert centralize(features, out=out) is out
+    assert torch.equal(out, centralize(features))
+
+
+def test_out_may_be_part_of_a_wider_array():
+    """Its neighbours in memory are left alone; features and out may be two halves of one array."""
+    x = F32.make(clusters())
+    wide = np.full((len(x), x.shape[1] + 3), 9.0, dtype=np.float32)
+    centralize(x, out=wide[:, 2:-1])
+    np.testing.assert_array_equal(wide[:, 2:-1], centralize(x))
+    np.testing.assert_array_equal(wide[:, [0, 1, -1]], 9.0)
+    both = np.concatenate([x, x])
+    centralize(both[: len(x)], out=both[len(x) :])
+    np.testing.assert_array_equal(both, np.concatenate([x, centralize(x)]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_from_file_to_file(tmp_path, engine, dtype, normalize):
+    x = clusters(seed=20).astype(dtype)
+    np.save(tmp_path / "features.npy", x)
+    features = np.load(tmp_path / "features.npy", mmap_mode="r")
+    out = np.lib.format.open_memmap(tmp_path / "result.npy", "w+", dtype, x.shape)
+    assert centralize(features, normalize=normalize, engine=engine, out=out) is out
+    out.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / "result.npy"), centralize(x, normalize=normalize, engine=engine))
+    np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), x)
+
+
+def test_result_of_foreign_byte_order():
+    x = clusters().astype(">f4")
+    out = np.empty(x.shape, np.float32)
+    np.testing.assert_array_equal(centralize(x, out=out), centralize(x))
+    assert centralize(x).dtype == x.dtype
+
+
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_out_on_the_file_of_the_input_is_refused(tmp_path, mode):
+    """The addresses differ; the file is the same, also under another name."""
+    np.save(tmp_path / "features.npy", clusters())
+    (tmp_path / "link.npy").hardlink_to(tmp_path / "features.npy")
+    features = np.load(tmp_path / "features.npy", mmap_mode=mode)
+    for name in ("features.npy", "link.npy"):
+        out = np.load(tmp_path / name, mmap_mode="r+")
+        for given in (out, np.asarray(out)):
+            with pytest.raises(ValueError, match="out must not lie in the memory or file"):
+                centralize(features, out=given)
+            with pytest.raises(ValueError, match="out must not lie in the memory or file"):
+                centralize(clusters(), [clusters(), features], out=given)
+    np.testing.assert_array_equal(features, clusters())
+
+
+def test_out_is_not_touched_by_wrong_input():
+    x = F32.make(clusters())
+    x[3, 2] = np.nan
+    out = np.full(x.shape, 9.0, dtype=np.float32)
+    with pytest.raises(ValueError, match="NaN"):
+        centralize(x, out=out)
+    assert (out == 9.0).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the peak memory as Linux does")
+@pytest.mark.parametrize("settings", ["", ", normalize=False", ", generated=x", ", k1=0"])
+def test_memory_is_that_of_a_few_blocks(settings):
+    """Input and output exist; beyond them there is never a copy (40 MB), only blocks of 2 MB and lists of indices."""
+    code = f"""
+import resource, numpy as np
+from pose2id import centralize
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def inputs(n):
+    x = np.random.default_rng(0).standard_normal((n, 256), dtype=np.float32)
+    at = np.arange(n)[:, None]
+    return x, np.full_like(x, 1), (at + [1, n - 1]) % n
+for n in (2000, 40_000):
+    x, out, table = inputs(n)
+    before = peak()
+    centralize(x, neighbors=table, out=out{settings})
+print((peak() - before) / x.nbytes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5

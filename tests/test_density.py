@@ -6,7 +6,7 @@ import torch
 from conftest import ArrayKind
 from reference import density as reference
 
-from pose2id import centralize, id_density
+from pose2id import arrays, centralize, id_density
 
 F32 = ArrayKind("numpy", "float32")
 VARIANTS = {"paper": reference.paper, "released": reference.released}
@@ -113,3 +113,22 @@ def test_device(device):
     x, ids = samples()
     features = torch.tensor(x, device=device)
     assert id_density(features, torch.tensor(ids, device=device)) == pytest.approx(reference.paper(x, ids))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("elements", [1, 6, 40, 150])
+def test_block_size_changes_nothing(monkeypatch, variant, elements):
+    """Blocks of one row, of parts of an identity, of several identities."""
+    monkeypatch.setattr(arrays, "CACHE_ELEMENTS", elements)
+    x, ids = samples()
+    for labels in (ids, [3] * len(ids), list(range(len(ids)))[::-1], [0] * 50 + list(range(1, 11))):
+        expected = VARIANTS[variant](x, labels)
+        assert id_density(x, labels, variant=variant) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_file(tmp_path, variant):
+    x, ids = samples()
+    np.save(tmp_path / "x.npy", x)
+    result = id_density(np.load(tmp_path / "x.npy", mmap_mode="r"), ids, variant=variant)
+    assert result == id_density(x, ids, variant=variant)

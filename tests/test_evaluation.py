@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import evaluation as reference
 from reference.neighbors import distance_matrix
 
-from pose2id import evaluate, evaluate_features
+from pose2id import evaluate, evaluate_features, evaluation
 from pose2id.evaluation import PROTOCOLS, Scores
 
 F32 = ArrayKind("numpy", "float32")
@@ -317,6 +317,62 @@ def test_input_is_not_changed(array_kind):
         np.testing.assert_array_equal(as_float64(array), old)
 
 
+# Blocks, and the two ways to count
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("identities", [2, 12, 200])
+@pytest.mark.parametrize("decimals", [2, 9])
+def test_near_and_far_matches(apart, identities, decimals):
+    """Lists of few and of many wrong items before the last match, few and hundreds of matches, with and without ties.
+
+    0.9: one in a hundred stands there, so all matches are searched at once; 0.0: nearly all, so each row's are.
+    """
+    rng = np.random.default_rng(0)
+    query_ids, gallery_ids = rng.integers(0, identities, 40), rng.integers(-1, identities, 700)
+    arguments = query_ids, gallery_ids, rng.integers(0, 3, 40), rng.integers(0, 3, 700)
+    table = (rng.random((40, 700)) + apart * (query_ids[:, None] != gallery_ids)).round(decimals)
+    assert_same_scores(evaluate(table, *arguments), reference.evaluate(table, *arguments))
+
+
+@pytest.mark.parametrize("elements", [1, 100, 1000])
+def test_block_size_changes_nothing(monkeypatch, elements):
+    table = distances().round(1)
+    query, gallery = feature_sets()
+    expected = evaluate(table, *labels()), evaluate_features(query, gallery, *labels())
+    monkeypatch.setattr(evaluation, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(evaluation, "QUERY_TILE", elements // 30)
+    monkeypatch.setattr(evaluation, "ITEM_TILE", 1 + elements // 30)
+    assert_same_scores(evaluate(table, *labels()), expected[0])
+    assert_same_scores(evaluate_features(query, gallery, *labels()), expected[1])
+
+
+def test_the_matrix_stays_on_its_device(monkeypatch):
+    """Only arrays of the size of the labels go to the host, by any of torch's ways there."""
+    table = torch.tensor(distances(50, 400), dtype=torch.float32).round(decimals=2)
+    features = [torch.tensor(x, dtype=torch.float32) for x in feature_sets(50, 400)]
+    arguments = labels(50, 400)
+    expected = evaluate(table, *arguments), evaluate_features(*features, *arguments)
+    sizes = []
+
+    def watched(way):
+        def go(tensor, *args, **kwargs):
+            sizes.append(tensor.numel())
+            return way(tensor, *args, **kwargs)
+
+        return go
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))  # take the way of a GPU
+    for name in ("cpu", "numpy", "tolist", "__array__"):
+        monkeypatch.setattr(torch.Tensor, name, watched(getattr(torch.Tensor, name)))
+    scores = evaluate(table, *arguments), evaluate_features(*features, *arguments)
+    monkeypatch.undo()
+    matches = (arguments[0][:, None] == arguments[1]).sum()
+    assert 0 < max(sizes) <= matches < table.numel() / 4
+    assert_same_scores(scores[0], expected[0])
+    assert_same_scores(scores[1], expected[1])
+
+
 # From features
 
 
@@ -399,6 +455,38 @@ def test_features_of_any_scale(metric, scale, dtype):
     table = METRICS[metric](kind.rounded(query), kind.rounded(gallery)).astype(dtype)
     scores = evaluate_features(kind.make(query), kind.make(gallery), *labels(), metric=metric)
     assert_same_scores(scores, reference.evaluate(table, *labels()))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_features_that_a_float32_product_cannot_tell_apart(metric):
+    """Within a cluster the product is off by more than distances differ, so the order is measured."""
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((6, 40))[rng.integers(0, 6, 300)] + 1e-3 * rng.standard_normal((300, 40))
+    query, gallery = F32.rounded(gallery[:20] + 1e-3 * rng.standard_normal((20, 40))), F32.rounded(gallery)
+    arguments = labels(20, 300, seed=4)
+    expected = reference.evaluate(METRICS[metric](query, gallery).astype(np.float32), *arguments)
+    assert_same_scores(evaluate_features(F32.make(query), F32.make(gallery), *arguments, metric=metric), expected)
+
+
+@pytest.mark.parametrize("outlier", [False, True])
+def test_an_outlier_is_left_to_float64_products(monkeypatch, outlier):
+    """It makes the bound on a float32 product so wide that nearly everything would have to be measured."""
+    rng = np.random.default_rng(0)
+    query, gallery = (F32.rounded(rng.standard_normal((n, 30))) for n in (64, 900))
+    gallery[7] *= 1e4 if outlier else 1
+    arguments = labels(64, 900, seed=5)
+    products, measured = [], []
+    bound, pairs = evaluation.slack, evaluation.pair_distances
+    monkeypatch.setattr(evaluation, "slack", lambda width, dtype: products.append(dtype) or bound(width, dtype))
+    monkeypatch.setattr(
+        evaluation,
+        "pair_distances",
+        lambda query, gallery, rows, *rest: measured.append(len(rows)) or pairs(query, gallery, rows, *rest),
+    )
+    scores = evaluate_features(F32.make(query), F32.make(gallery), *arguments)
+    assert_same_scores(scores, reference.evaluate(distance_matrix(query, gallery), *arguments))
+    assert set(products) == ({torch.float32, torch.float64} if outlier else {torch.float32})
+    assert sum(measured) < 64 * 900 / 64
 
 
 def test_a_larger_gallery_than_one_block():

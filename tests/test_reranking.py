@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from reference.neighbors import distance_matrix, is_clear_cut
 from reference.reranking import rerank as reference
 
-from pose2id import centralize, rerank, rerank_top
+from pose2id import centralize, rerank, rerank_top, reranking
+from pose2id.neighbors import find_both_ends
 
 F32 = ArrayKind("numpy", "float32")
 SETTINGS = [
@@ -186,6 +187,54 @@ def test_larger_set(engine):
     np.testing.assert_allclose(result, reference(query, gallery), atol=2e-6, rtol=0)
 
 
+def test_entries_that_differ_where_ranks_tie(engine):
+    """Distances that float32 cannot tell apart are ties here; float64 ranks them, so single entries differ."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 8))[rng.integers(0, 40, 300)] + 1e-7 * rng.standard_normal((300, 8))
+    query, gallery = F32.rounded(x[:60]), F32.rounded(x[60:])
+    result = rerank(F32.make(query), F32.make(gallery), k1=8, k2=3, engine=engine)
+    difference = np.abs(result - reference(query, gallery, k1=8, k2=3, single=False))
+    assert 0 < (difference > 1e-5).sum() < 0.05 * difference.size
+    difference = np.abs(result - reference(query, gallery, k1=8, k2=3, single=True))
+    assert (difference > 1e-5).sum() == 0
+    assert difference.mean() < 1e-7
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (3, 7), (5, 1000)])
+def test_tiles_change_nothing(monkeypatch, tiles):
+    query, gallery = (F32.make(x) for x in sets(40, 50))
+    whole, first = rerank(query, gallery), rerank_top(query, gallery, 9)
+    monkeypatch.setattr(reranking, "QUERY_TILE", tiles[0])
+    monkeypatch.setattr(reranking, "ITEM_TILE", tiles[1])
+    np.testing.assert_allclose(rerank(query, gallery), whole, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(rerank_top(query, gallery, 9).distances, first.distances, atol=1e-6, rtol=0)
+
+
+def test_neighbours_that_were_not_found(monkeypatch):
+    """An approximate engine may return fewer than k: what is missing counts as the row itself, so it adds nothing."""
+
+    def find(rows, k, **_):
+        indices, distances, farthest = find_both_ends(rows, 4)
+        missing = k - 4
+        return (
+            torch.nn.functional.pad(indices, (0, missing), value=-1),
+            torch.nn.functional.pad(distances, (0, missing), value=torch.inf),
+            farthest,
+        )
+
+    query, gallery = sets()
+    expected = rerank(query, gallery, k1=4, k2=3)
+    monkeypatch.setattr(reranking, "find_both_ends", find)
+    # Half of k1 = 5 is 2 as well.
+    np.testing.assert_allclose(rerank(query, gallery, k1=5, k2=3), expected, atol=1e-12)
+
+
+def test_identical_huge_rows():
+    query, gallery = np.full((2, 3), 1e300), np.full((4, 3), 1e300)
+    result = rerank(query, gallery, k1=5, k2=2)
+    np.testing.assert_allclose(result, 0, atol=1e-12)
+
+
 # The first of each list
 
 
@@ -219,6 +268,21 @@ def test_ties_of_the_top_go_to_the_lower_index(engine):
     indices = rerank_top(query, np.concatenate([gallery, gallery]), 40, k1=6, k2=2, engine=engine).indices
     for row in indices.tolist():
         assert all(row.index(j) < row.index(j + 20) for j in range(20))
+
+
+@pytest.mark.parametrize("top", [1, 3, 44, 77, 152, 299])
+def test_ties_across_the_end_of_the_top(engine, top):
+    """The last of the top and the first after it are equal: the lower index is taken."""
+    query, gallery = (F32.make(x) for x in sets(30, 20, seed=2))
+    repeated = np.tile(gallery, (15, 1))
+    settings = {"k1": 6, "k2": 2, "lambda_value": 1.0, "engine": engine}
+    whole = rerank(query, repeated, **settings)
+    order = np.argsort(whole, axis=1, kind="stable")
+    ordered = np.take_along_axis(whole, order, axis=1)
+    assert (ordered[:, top - 1] == ordered[:, top]).any()
+    first = rerank_top(query, repeated, top, **settings)
+    np.testing.assert_array_equal(first.indices, order[:, :top])
+    np.testing.assert_array_equal(first.distances, ordered[:, :top])
 
 
 def test_input_is_not_changed(array_kind, engine):

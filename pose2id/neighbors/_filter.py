@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pose2id.arrays import row_blocks, work_dtype
-from pose2id.distances import full_precision, pair_distances, pair_products, slack
+from pose2id.arrays import work_dtype
+from pose2id.distances import full_precision, pair_distances, pair_products, slack, squared_norms
 from pose2id.neighbors import _codes
 from pose2id.neighbors._codes import NONE, WIDEST, Codes, Encoder, largest_code, sort_codes
 
@@ -38,6 +38,8 @@ SETTLE_ROWS = 512
 """Positions that are settled at once: their rows, and the rows these meet, stay in the caches."""
 FLUSH = 10
 """Pairs per row, and 3 for each neighbour asked for, that are kept before they are settled; some 60 bytes each then."""
+FINE = 4
+"""Columns of the groups that set a row's first limit."""
 OUTER = 512
 """Rows that give the first bounds of the farthest distances."""
 CAPTURED = 0.5
@@ -93,6 +95,7 @@ class View:
     far: torch.Tensor  # the largest E of the columns
     grouped: torch.Tensor  # (rows, groups, group) for dim 2, (groups, group, rows) for dim 1
     dim: int
+    own: bool = False  # rows and columns are the same tile
 
     def largest(self) -> torch.Tensor:
         """The maxima over groups of columns, (rows, groups)."""
@@ -133,8 +136,8 @@ class Sweep:
         self.k, self.cap, self.group, self.limited = k, cap, group_width(k), limited
         self.norms: tuple[torch.Tensor, torch.Tensor] | None = None  # (queries, base), in the caller's units
         if products_help(queries, base, encoder):
-            norms = _squared_norms(base)
-            self.norms = (norms if queries is base else _squared_norms(queries), norms)
+            norms = squared_norms(base)
+            self.norms = (norms if queries is base else squared_norms(queries), norms)
         self.hidden = 8 * base.shape[1] * float(torch.finfo(work_dtype(base.dtype)).tiny)  # by underflow
         size = _codes.TILE_CUDA if base.is_cuda else _codes.TILE
         self.out = torch.empty(size**2, dtype=torch.int32, device=base.device)
@@ -182,7 +185,7 @@ class Sweep:
             if self.size > (FLUSH + 3 * self.k) * len(self.left.codes.order):
                 self.settle()
             if self.farthest is not None:
-                real = tile if bool(tile.amin() > NONE) else tile.masked_fill_(tile <= NONE, 0)
+                real = tile if bool(tile.amin() > NONE) else tile.masked_fill_(tile <= NONE, OPEN)
                 for view in self.views(real, first, second):
                     self.farthest.take(view)
 
@@ -190,8 +193,9 @@ class Sweep:
         """A tile as its rows see it, and, within one set, as its columns do."""
         a, b = tile.shape
         left, right, group = self.left, self.right, self.group
-        yield View(left.tiles[first], right.tiles[second], right.errors[second], tile.view(a, b // group, group), 2)
-        if left is right and first != second:
+        own = left is right and first == second
+        yield View(left.tiles[first], right.tiles[second], right.errors[second], tile.view(a, -1, group), 2, own)
+        if left is right and not own:
             yield View(left.tiles[second], left.tiles[first], left.errors[first], tile.view(a // group, group, b), 1)
 
     def _take(self, view: View) -> None:
@@ -205,7 +209,9 @@ class Sweep:
         else:
             busy = (best >= limit[:, None]).any(dim=1).nonzero().flatten()
             at, part = busy + rows.start, best[busy]
-            top = part.topk(min(self.k, part.shape[1]), dim=1).values
+            # The first tile of a row sets its limit: its groups are cut finer for that.
+            fine = view.grouped.flatten(1).unflatten(1, (-1, FINE)).amax(dim=2)[busy] if view.own else part
+            top = fine.topk(min(self.k, fine.shape[1]), dim=1).values
             reach = (2 - 2 * top.double()).sqrt_().mul_(step).add_(side.codes.error[at][:, None] + far)
             reach[top <= NONE] = torch.inf
             joined = torch.cat([side.bounds[at], reach], dim=1)
@@ -426,16 +432,6 @@ class Farthest:
         result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
         result[own] = pair_distances(rows, rows, own, other, self.sweep.encoder.scale)
         return result
-
-
-def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
-    """|row|² of rows as they are, summed in their own dtype, as float64 (n,)."""
-    import torch
-
-    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for block in row_blocks(*rows.shape):
-        norms[block] = torch.linalg.vector_norm(rows[block], dim=1).double().square()
-    return norms
 
 
 def _places(counts: torch.Tensor) -> torch.Tensor:
