@@ -1,20 +1,27 @@
-"""Speed rows: ours, faiss and a plain literal version, interleaved in one run. Equality is asserted, time is not."""
+"""Speed rows: ours, faiss and a plain literal version, interleaved in one run. Equality is asserted, time is not.
+
+Memory is the peak of a process of its own beyond the features, the result included, as a share of the features.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 
+import memory
 import numpy as np
 import plain
 import pytest
+import torch
 from features import reid_like
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank
+from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
+from pose2id.neighbors import _filter
 
-HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "equality")
+HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "memory", "equality")
 SIZES = [(3368, 768), (3368, 2048), (8000, 768)]
 FULL = [(15913, 768), (15913, 2048)]
+WIDE = [(15913, 3840), (50000, 2048)]
 
 
 def interleave(calls, repeats=3):
@@ -34,16 +41,22 @@ def sizes(full):
     return SIZES + FULL if full else SIZES
 
 
-def add(report, task, shape, peer, calls, equality):
-    ours, theirs = interleave(calls)
-    report("Speed", HEAD, task, *shape, f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}", equality)
+def add(report, task, shape, peer, calls, equality, *, space="", repeats=3):
+    ours, theirs = interleave(calls, repeats)
+    cells = f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}", space, equality
+    report("Speed", HEAD, task, *shape, *cells)
+
+
+def share(task, x, queries=0):
+    """Peak memory of a task as a share of its features."""
+    return f"{memory.measure(task, x, queries) / x.nbytes:.2f}"
 
 
 @pytest.mark.parametrize("engine", ["exact", "faiss"])
 @pytest.mark.parametrize("k", [2, 20])
 def test_knn_against_faiss(report, full, engine, k):
     faiss = pytest.importorskip("faiss")
-    for n, d in sizes(full):
+    for n, d in sizes(full) + (WIDE if full and engine == "exact" and k == 2 else []):
         x = reid_like(n, d)[0]
         graph = knn_graph(x, k, engine=engine)
         # faiss leaves self in, orders near ties by rounding: compare distances, and indices where they are apart
@@ -52,7 +65,29 @@ def test_knn_against_faiss(report, full, engine, k):
         np.testing.assert_allclose(np.sqrt(np.maximum(squared[:, 1:], 0)), graph.distances, atol=2e-3)
         assert same > 0.999
         calls = (lambda x=x: knn_graph(x, k, engine=engine)), (lambda x=x: faiss.knn(x, x, k + 1))
-        add(report, f"knn_graph k={k}, {engine}", (n, d), "faiss.knn", calls, f"{100 * same:.2f} % same")
+        space = share("knn" if k == 2 else "knn 20", x) if engine == "exact" else ""
+        repeats = 1 if n * n * d > 2e12 else 3
+        add(report, f"knn_graph k={k}, {engine}", (n, d), "faiss.knn", calls, equal(same), space=space, repeats=repeats)
+
+
+def equal(same):
+    return f"{100 * same:.3f} % same"
+
+
+@pytest.mark.parametrize("data", ["Gaussian noise", "identical rows"])
+def test_knn_without_structure(report, full, monkeypatch, data):
+    """Where nothing can be filtered: the engine against its own dense float path."""
+    n, d = (15913, 768) if full else (8000, 768)
+    rng = np.random.default_rng(0)
+    x = np.ones((n, d), np.float32) if data == "identical rows" else rng.standard_normal((n, d), dtype=np.float32)
+
+    def dense():
+        with monkeypatch.context() as patch:
+            patch.setattr(_filter, "SMALLEST", n + 1)
+            return knn_graph(x, 2)
+
+    assert (dense().indices == knn_graph(x, 2).indices).all()
+    add(report, f"knn_graph k=2, {data}", (n, d), "dense path", (lambda: knn_graph(x, 2), dense), "all")
 
 
 def test_centralize_against_the_plain_version(report, full):
@@ -61,16 +96,50 @@ def test_centralize_against_the_plain_version(report, full):
         difference = np.abs(centralize(x) - plain.centralize(x)).max(axis=1)
         assert (difference < 1e-5).mean() > 0.999  # the plain version's float32 matrix may swap near ties
         calls = (lambda x=x: centralize(x)), (lambda x=x: plain.centralize(x))
-        add(report, "centralize", (n, d), "plain N x N", calls, f"{(difference < 1e-5).mean() * 100:.2f} % rows")
+        rows = f"{(difference < 1e-5).mean() * 100:.2f} % rows"
+        add(report, "centralize", (n, d), "plain N x N", calls, rows, space=share("centralize", x))
+
+
+def test_centralize_outside_the_search(report, full):
+    """What fusing, the mutual test and adding take of the whole, and the memory of a large set."""
+    for n, d in [*FULL, (50000, 768)] if full else SIZES[2:]:
+        x = torch.from_numpy(reid_like(n, d)[0])
+        table = knn_graph(x, 2)
+        given, whole = interleave((lambda x=x, t=table: centralize(x, neighbors=t), lambda x=x: centralize(x)))
+        cells = f"{given:.3f}", "whole", f"{whole:.3f}", f"{100 * given / whole:.0f} %", share("centralize", x.numpy())
+        report("Speed", HEAD, "centralize, table given", n, d, *cells, "same table")
 
 
 def test_rerank_against_the_plain_version(report, full):
-    for q, g, d in [(600, 2400, 768)] + ([(1200, 5800, 768)] if full else []):
+    for q, g, d in [(600, 2400, 768)] + ([(1200, 5800, 768), (3368, 15913, 768)] if full else []):
         x = reid_like(q + g, d)[0]
         difference = np.abs(rerank(x[:q], x[q:]) - plain.rerank(x[:q], x[q:]))
-        assert difference.mean() < 1e-5
+        assert difference.mean() < 1e-6
+        swapped = f"mean {difference.mean():.0e}, {(difference > 1e-5).sum()} off by a tie"
         calls = (lambda x=x, q=q: rerank(x[:q], x[q:])), (lambda x=x, q=q: plain.rerank(x[:q], x[q:]))
-        add(report, "rerank", (f"{q}+{g}", d), "plain n x n", calls, f"mean {difference.mean():.0e}")
+        repeats = 1 if g > 10_000 else 3
+        add(
+            report,
+            "rerank",
+            (f"{q}+{g}", d),
+            "plain n x n",
+            calls,
+            swapped,
+            space=share("rerank", x, q),
+            repeats=repeats,
+        )
+
+
+def test_rerank_top_at_the_size_of_msmt17(report, full):
+    if not full:
+        pytest.skip("needs --full")
+    q, g, d = 11659, 82161, 768
+    x = reid_like(q + g, d)[0]
+    start = time.perf_counter()
+    first = rerank_top(x[:q], x[q:], 100)
+    seconds = time.perf_counter() - start
+    assert (np.diff(first.distances, axis=1) >= 0).all()
+    report("Speed", HEAD, "rerank_top 100", f"{q}+{g}", d, f"{seconds:.1f}", "", "", "", share("rerank_top", x, q), "")
 
 
 def test_evaluate_against_the_plain_version(report, full):

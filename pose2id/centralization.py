@@ -25,6 +25,7 @@ from pose2id.arrays import (
     take_output,
     work_dtype,
 )
+from pose2id.distances import split_lengths
 from pose2id.neighbors import Neighbors, check_engine, find_neighbors, take_exclude
 
 if TYPE_CHECKING:
@@ -252,25 +253,6 @@ class Fused:
 
 def _pick(rows: torch.Tensor, at: slice | torch.Tensor) -> torch.Tensor:
     return rows[at] if isinstance(at, slice) else rows.index_select(0, at)  # 3 times as fast as indexing
-
-
-def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
-    """What rows (float64) are to be divided by, one after the other, to have length 1; (b, 1) each.
-
-    That is their length, or, where some squares could leave the range of float64, the largest entry first. It is 1
-    for a row of zeros, and depends on nothing but the row.
-    """
-    import torch
-
-    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    rare = ~((length > 1e-140) & (length < 1e140)).flatten()
-    if not bool(rare.any()):
-        return [length]
-    largest = torch.ones_like(length)
-    largest[rare] = rows[rare].abs().amax(dim=1, keepdim=True)
-    largest.masked_fill_(largest == 0, 1)
-    length[rare] = torch.linalg.vector_norm(rows[rare] / largest[rare], dim=1, keepdim=True)
-    return [largest, length.masked_fill_(length == 0, 1)]
 
 
 def to_length_one(rows: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 from pose2id import __version__
 from pose2id.arrays import is_tensor, take_features, take_labels
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
+from pose2id.neighbors import ENGINES
 
 DEMO_FOLDER = "pose2id-demo"
 EXTRAS = {
@@ -116,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(evaluate, _evaluate, as_json=True)
 
     doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
+    doctor.add_argument("--rows", type=int, metavar="N", help="explain the engine for so many rows (with --width)")
+    doctor.add_argument("--width", type=int, metavar="D", help="columns of these rows")
+    doctor.add_argument("--k", type=int, default=2, help="neighbours of these rows (default 2)")
     _add_common(doctor, _doctor, as_json=True)
     return parser
 
@@ -149,7 +153,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", default="auto", help="auto (default), exact or faiss")
+    parser.add_argument("--engine", default="auto", help=f"auto (default), {', '.join(ENGINES)}")
 
 
 def _add_reranking(parser: argparse.ArgumentParser, prefix: str) -> None:
@@ -336,8 +340,10 @@ def _has_length_one(features: Any) -> bool:
 def _doctor(arguments: argparse.Namespace) -> None:
     import torch
 
-    from pose2id.neighbors import describe_engines
+    from pose2id.neighbors import AUTO, describe_engines
 
+    if (arguments.rows is None) != (arguments.width is None):
+        raise ValueError("--rows and --width go together, received only one of them")
     report: dict[str, Any] = {
         "pose2id": __version__,
         "python": platform.python_version(),
@@ -347,16 +353,27 @@ def _doctor(arguments: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "engines": [{"name": n, "works": w, "detail": d} for n, w, d in describe_engines()],
         "extras": {extra: {package: _version(package) for package in packages} for extra, packages in EXTRAS.items()},
+        "auto": [rule._asdict() | {"below": None if rule.below == np.inf else rule.below} for rule in AUTO],
     }
+    if arguments.rows is not None:
+        report["choice"] = _explain_choice(arguments.rows, arguments.width, arguments.k)
     if arguments.json:
         print(json.dumps(report, indent=1))
         return
     print(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
     print("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
     print("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
-    print("engines   auto takes 'exact'")
+    print("engines")
     for engine in report["engines"]:
-        print(f"  {engine['name']:<8}{'works' if engine['works'] else 'no':<7}{engine['detail']}")
+        print(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['detail']}")
+    if "choice" in report:
+        _print_choice(report["choice"])
+    else:
+        print("auto")
+        for rule in report["auto"]:
+            rows = f"below {rule['below']:,} rows" if rule["below"] else "any number of rows"
+            hint = f" (hint: {rule['hint']})" if rule["hint"] else ""
+            print(f"  {rule['device']:<6}{rows:<23}{rule['engine']:<7}{rule['reason']}{hint}")
     print("extras")
     for extra, packages in report["extras"].items():
         missing = [package for package, version in packages.items() if version is None]
@@ -367,6 +384,42 @@ def _doctor(arguments: argparse.Namespace) -> None:
             if other and report["extras"][other][other]:
                 words = f"pip uninstall -y {other} && pip install 'pose2id[{extra}]'   (one of the two, never both)"
         print(f"  {extra:<11}{words}")
+
+
+def _explain_choice(rows: int, width: int, k: int) -> dict[str, Any]:
+    """What "auto" takes for such a set on every device there is, and what every engine would need on the CPU."""
+    import torch
+
+    from pose2id.arrays import check_count
+    from pose2id.neighbors import choose_engine, estimate
+
+    rows, width, k = check_count(rows, "--rows", 0), check_count(width, "--width", 1), check_count(k, "--k", 1)
+    engines = []
+    for name, engine in ENGINES.items():
+        seconds, memory = estimate(name, rows, width, k, torch.get_num_threads())
+        engines.append({"name": name, "exact": engine.exact, "seconds": seconds, "bytes": int(memory)})
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    taken = {device: choose_engine(rows, device)._asdict() for device in devices}
+    return {"rows": rows, "width": width, "k": k, "taken": taken, "estimates": engines}
+
+
+def _print_choice(choice: dict[str, Any]) -> None:
+    print(f"auto      for {choice['rows']:,} x {choice['width']:,}, k = {choice['k']}")
+    for device, taken in choice["taken"].items():
+        print(f"  {device:<11}{taken['engine']}: {taken['reason']}")
+        if taken["hint"]:
+            print(f"  {'':<11}{taken['hint']} would be much faster and miss a few neighbours")
+    print("  engine     finds  time    memory beside the features   (float32 on this CPU, rough)")
+    for engine in choice["estimates"]:
+        finds = "all" if engine["exact"] else "most"
+        print(f"  {engine['name']:<11}{finds:<7}{_duration(engine['seconds']):<8}{engine['bytes'] / 2**30:.2f} GiB")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _version(package: str) -> str | None:

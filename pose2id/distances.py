@@ -78,12 +78,32 @@ class Frame:
         return placed
 
 
+def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
+    """What rows (float64) are to be divided by, one after the other, to have length 1; (b, 1) each.
+
+    That is their length, or, where some squares could leave the range of float64, the largest entry first. It is 1
+    for a row of zeros, and depends on nothing but the row.
+    """
+    import torch
+
+    length: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    rare = ~((length > 1e-140) & (length < 1e140)).flatten()
+    if not bool(rare.any()):
+        return [length]
+    largest = torch.ones_like(length)
+    largest[rare] = rows[rare].abs().amax(dim=1, keepdim=True)
+    largest.masked_fill_(largest == 0, 1)
+    length[rare] = torch.linalg.vector_norm(rows[rare] / largest[rare], dim=1, keepdim=True)
+    return [largest, length.masked_fill_(length == 0, 1)]
+
+
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows (float64) scaled to length 1; a row of zeros stays. Divided by its largest entry first, against overflow."""
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    rows = rows / largest.masked_fill(largest == 0, 1)
-    length: torch.Tensor = rows.square().sum(dim=1, keepdim=True).sqrt()
-    return rows / length.masked_fill(length == 0, 1)
+    """Rows (float64) scaled to length 1, a new tensor; a row of zeros stays."""
+    first, *others = split_lengths(rows)
+    rows = rows / first
+    for length in others:
+        rows /= length
+    return rows
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
@@ -133,9 +153,8 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Sparse CSR tensor support is in beta state"
-        wanted = torch.sparse_csr_tensor(
-            starts, right, base.new_zeros(len(right)), (len(rows), len(base)), device=base.device, check_invariants=False
-        )
+        values, shape = base.new_zeros(len(right)), (len(rows), len(base))
+        wanted = torch.sparse_csr_tensor(starts, right, values, shape, device=base.device, check_invariants=False)
     products: torch.Tensor = torch.sparse.sampled_addmm(wanted, queries.index_select(0, rows), base.T, beta=0.0)
     return products.values()
 

@@ -19,6 +19,7 @@ from test_engines import STATES, faiss_state  # noqa: F401  a fixture
 import pose2id
 from pose2id import centralize, cli, demo, evaluate, evaluate_features, id_density, rerank
 from pose2id.cli import EXTRAS, main
+from pose2id.neighbors import AUTO, ENGINES, choose_engine, estimate
 
 RNG = np.random.default_rng(0)
 IDS = np.arange(8)
@@ -142,6 +143,23 @@ def test_centralize_with_faiss(capsys):
     pytest.importorskip("faiss")
     run(capsys, "centralize", "query.npz", "-o", "out.npz", "--engine", "faiss")
     np.testing.assert_array_equal(load("out.npz")["features"], centralize(QUERY["features"]))
+
+
+@pytest.mark.parametrize("engine", ["pivots", "faiss-ivf", "faiss-hnsw"])
+@pytest.mark.usefixtures("here")
+def test_centralize_with_approximate_engines(capsys, engine):
+    """On so few rows they miss nothing."""
+    if engine.startswith("faiss"):
+        pytest.importorskip("faiss")
+    run(capsys, "centralize", "query.npz", "-o", "out.npz", "--engine", engine)
+    np.testing.assert_array_equal(load("out.npz")["features"], centralize(QUERY["features"]))
+
+
+@pytest.mark.usefixtures("here")
+def test_help_names_every_engine(capsys):
+    with pytest.raises(SystemExit):
+        main(["rerank", "--help"])
+    assert f"auto (default), {', '.join(ENGINES)}" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.usefixtures("here")
@@ -585,7 +603,10 @@ def test_damaged_files(reading, capsys, suffix, content):
     [
         ("--protocol cuhk03", "--protocol must be one of market1501, all, received 'cuhk03'"),
         ("--metric manhattan", "--metric must be one of euclidean, cosine, received 'manhattan'"),
-        ("--engine magic", "engine must be one of 'auto', 'exact', 'faiss', received 'magic'"),
+        (
+            "--engine magic",
+            "engine must be one of 'auto', 'exact', 'faiss', 'pivots', 'faiss-ivf', 'faiss-hnsw', received 'magic'",
+        ),
         ("--centralize --k1 -1", "k1 must be an integer >= 0, received -1"),
         ("--centralize --eta nan", "eta must be a finite number"),
         ("--centralize --alpha -2", "alpha must be a finite number >= 0, received -2.0"),
@@ -602,7 +623,10 @@ def test_bad_options(capsys, options, words):
 @pytest.mark.usefixtures("here")
 def test_unknown_engine(capsys, command):
     message = refuse(capsys, *command, "--engine", "magic")
-    assert message == "engine must be one of 'auto', 'exact', 'faiss', received 'magic'"
+    assert (
+        message
+        == "engine must be one of 'auto', 'exact', 'faiss', 'pivots', 'faiss-ivf', 'faiss-hnsw', received 'magic'"
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -842,9 +866,14 @@ def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
     assert found["python"] == platform.python_version()
     assert found["packages"]["torch"] == importlib.metadata.version("torch")
     assert len(found["cuda"]) == torch.cuda.device_count()
-    exact, faiss = found["engines"]
+    exact, faiss, pivots, *indexes = found["engines"]
     assert (exact["name"], exact["works"]) == ("exact", True)
+    assert (pivots["name"], pivots["works"]) == ("pivots", True)
     assert faiss == {"name": "faiss", "works": works, "detail": words}
+    assert indexes == [{"name": name, "works": works, "detail": words} for name in ("faiss-ivf", "faiss-hnsw")]
+    assert [rule["engine"] for rule in found["auto"]] == ["exact"] * len(AUTO)
+    assert [rule["below"] for rule in found["auto"]] == [3000, 200_000, None, 2_000_000, None]
+    assert "choice" not in found
     assert set(found["extras"]) == set(EXTRAS)
     assert all(set(found["extras"][extra]) == set(EXTRAS[extra]) for extra in EXTRAS)
 
@@ -852,9 +881,61 @@ def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
 def test_doctor_as_text(capsys, faiss_state):  # noqa: F811
     works, words = faiss_state
     lines = run(capsys, "doctor").splitlines()
-    assert f"  faiss   {'works' if works else 'no':<7}{words}" in lines
-    assert any(line.startswith("  exact   works  torch") for line in lines)
-    assert "engines   auto takes 'exact'" in lines
+    for name in ("faiss     ", "faiss-ivf ", "faiss-hnsw"):
+        assert f"  {name} {'works' if works else 'no':<7}{words}" in lines
+    assert any(line.startswith("  exact      works  torch") for line in lines)
+    assert any(line.startswith("  pivots     works  torch") for line in lines)
+    at = lines.index("auto")
+    for line, rule in zip(lines[at + 1 :], AUTO, strict=False):
+        assert line.split()[0] == rule.device
+        assert f" {rule.engine} " in line
+        assert rule.reason in line
+    assert lines[at + 1 + len(AUTO)] == "extras"
+
+
+@pytest.mark.parametrize(("rows", "k"), [(0, 2), (20_000, 2), (300_000, 20)])
+def test_doctor_explains_the_choice(capsys, rows, k):
+    options = ("--rows", rows, "--width", 768, "--k", k)
+    choice = json.loads(run(capsys, "doctor", *options, "--json"))["choice"]
+    assert (choice["rows"], choice["width"], choice["k"]) == (rows, 768, k)
+    assert choice["taken"]["cpu"] == choose_engine(rows)._asdict()
+    assert [engine["name"] for engine in choice["estimates"]] == list(ENGINES)
+    for engine in choice["estimates"]:
+        seconds, memory = estimate(engine["name"], rows, 768, k, torch.get_num_threads())
+        assert (engine["exact"], engine["seconds"]) == (ENGINES[engine["name"]].exact, seconds)
+        assert engine["bytes"] == int(memory)
+
+    lines = run(capsys, "doctor", *options).splitlines()
+    assert "auto" not in lines  # the table gives way to the explanation
+    at = lines.index(f"auto      for {rows:,} x 768, k = {k}")
+    assert lines[at + 1] == f"  cpu        exact: {choose_engine(rows).reason}"
+    assert (lines[at + 2].strip() == "pivots would be much faster and miss a few neighbours") == (rows == 300_000)
+    for engine in choice["estimates"]:
+        (line,) = (line for line in lines[at:] if line.startswith(f"  {engine['name']:<11}"))
+        assert line.split()[1] == ("all" if engine["exact"] else "most")
+        assert line.endswith(f" {engine['bytes'] / 2**30:.2f} GiB")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h")]
+)
+def test_durations(seconds, words):
+    assert cli._duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rows", 5), "--rows and --width go together"),
+        (("--width", 5), "--rows and --width go together"),
+        (("--rows", -1, "--width", 5), "--rows must be an integer >= 0, received -1"),
+        (("--rows", 5, "--width", 0), "--width must be an integer >= 1, received 0"),
+        (("--rows", 5, "--width", 5, "--k", 0), "--k must be an integer >= 1, received 0"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_doctor_refuses(capsys, options, words):
+    assert words in refuse(capsys, "doctor", *options)
 
 
 def extras_of(capsys):

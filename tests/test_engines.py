@@ -18,7 +18,7 @@ import torch
 from reference.neighbors import knn
 
 from pose2id import MissingExtraError, centralize, knn_graph, rerank
-from pose2id.neighbors import _exact, _faiss, describe_engines
+from pose2id.neighbors import ENGINES, _exact, _faiss, describe_engines
 
 INSTALL = "pip install 'pose2id[faiss-cpu]'"
 CPU_WHEELS = ("faiss-cpu",)
@@ -228,9 +228,11 @@ def test_probe(faiss_state):
 
 def test_description(faiss_state):
     works, words = faiss_state
-    (exact, exact_works, _), described = describe_engines()
-    assert (exact, exact_works) == ("exact", True)
-    assert described == ("faiss", works, words)
+    described = describe_engines()
+    assert [name for name, _, _ in described] == list(ENGINES)
+    assert described[0][:2] == ("exact", True)
+    assert described[2][:2] == ("pivots", True)
+    assert [(w, d) for name, w, d in described if name.startswith("faiss")] == [(works, words)] * 3
 
 
 CALLS = {

@@ -210,7 +210,7 @@ class Sweep:
             busy = (best >= limit[:, None]).any(dim=1).nonzero().flatten()
             at, part = busy + rows.start, best[busy]
             # The first tile of a row sets its limit: its groups are cut finer for that.
-            fine = view.grouped.flatten(1).unflatten(1, (-1, FINE)).amax(dim=2)[busy] if view.own else part
+            fine = view.grouped.reshape(len(best), -1, FINE).amax(dim=2)[busy] if view.own else part
             top = fine.topk(min(self.k, fine.shape[1]), dim=1).values
             reach = (2 - 2 * top.double()).sqrt_().mul_(step).add_(side.codes.error[at][:, None] + far)
             reach[top <= NONE] = torch.inf

@@ -1,0 +1,274 @@
+"""The engine `pivots`: approximate neighbours within one large set, by joins around pivots.
+
+What it reports is exact: real neighbours at their real distances, in the contract's order. It may *miss* neighbours,
+and then reports farther ones, or -1 where it met none. How it works:
+
+1. *Codes.* Rows become int8 codes, so products run at the speed of int8. The error of the codes only decides who is
+   measured at the end.
+2. *Pivots.* A few steps of k-means on a sample of the rows place P pivots, P the largest power of two of at most
+   `PIVOTS_PER_ROOT` sqrt(N), which leaves `ROWS_PER_PIVOT` and k rows to each. Here rows are compared in their
+   `PROJECTED` principal directions only: the choice of a pivot need not be fine.
+3. *Lists.* Every row joins the lists of its `MEMBERSHIPS` nearest pivots, so a pair meets when these sets have any
+   pivot in common. That is what inverted files (faiss-ivf) do for queries, done here for both sides of a pair at
+   once; it takes the place of several rounds with fresh pivots, at a fraction of the products.
+4. *Join.* Each list is multiplied with itself, and each of its rows keeps its best k + 1. Lists above `LONGEST` rows
+   are cut into parts, sorted by the rows' other pivots.
+5. *Measure.* The best k + `SPARE` candidates of each row are measured in float64.
+
+The choice of pivots comes from a generator of its own, so the same rows give the same answer. Beside the codes (N D
+bytes) there are 8 (k + 1) bytes per row and membership, and tiles: no float copy of the rows, nothing N x N.
+
+Sets below `SMALLEST` rows, k above `LARGEST_K`, rows of more than `WIDEST` columns, and searches of one set in
+another go to the engine `exact`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pose2id.arrays import row_blocks, work_dtype
+from pose2id.distances import Frame, full_precision, pair_distances
+from pose2id.neighbors import _codes, _exact
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST = 5000
+"""Below so many rows the exact engine takes less than a second."""
+LARGEST_K = 64
+WIDEST = 65_536
+"""Sums of so many products of two codes still fit into int32."""
+
+MEMBERSHIPS = 4
+PIVOTS_PER_ROOT = 20
+ROWS_PER_PIVOT = 16
+TRAINING_ROWS = 5
+"""Rows per pivot in the sample that pivots are trained on."""
+STEPS = 2
+PROJECTED = 128
+LONGEST = 1024
+SPARE = 1
+
+TILE = 512
+NONE = -(2**30)
+SEED = 0
+
+probe = _exact.probe
+
+
+def search(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    *,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows of `base` for every row of `queries`; as `_exact.search`, but neighbours may be missing."""
+    import torch
+
+    n, width = base.shape
+    if queries is not base or n < SMALLEST or k > LARGEST_K or width > WIDEST:
+        return _exact.search(queries, base, k, query_labels=query_labels, base_labels=base_labels, progress=progress)
+    scale = Frame(base, centred=False).scale
+    generator = torch.Generator("cpu").manual_seed(SEED)
+    with full_precision(base.device):
+        codes, half = _encode(base, scale)
+        short = _project(codes, generator)
+        lists = _nearest(short, _train(short, _count_pivots(n, k), generator), MEMBERSHIPS)
+        del short
+        found, score = _join(codes, half, lists, k + SPARE, base_labels, progress=progress)
+    del codes
+    indices = torch.full((n, k), -1, dtype=torch.int64, device=base.device)
+    distances = torch.full((n, k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
+    for block in row_blocks(n, 2 * found.shape[1]):
+        best = _merge(found[block], score[block], k + SPARE)
+        indices[block], distances[block] = _measure(base, block.start, best, k, scale)
+    return indices, distances
+
+
+def _count_pivots(n: int, k: int) -> int:
+    """How many pivots for n rows; the rows that share a list with one must be clearly more than k."""
+    most = min(PIVOTS_PER_ROOT * n**0.5, n / max(ROWS_PER_PIVOT, k))
+    return 1 << max(6, int(most).bit_length() - 1)
+
+
+def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (n, D rounded up to 16) int8 of the rows moved to a median, and half their squared lengths, int32."""
+    import torch
+
+    n, width = rows.shape
+    level = _codes.largest_code(rows.device.type) or 127
+    wide = torch.float64 if scale > 2.0**120 or rows.dtype == torch.float64 else torch.float32
+    sample = rows[_spread(n, 1024, rows.device)].to(wide) * scale
+    centre = sample.median(dim=0).values  # a few rows far out do not move it
+    step = max(_near_largest(sample - centre) / level, 1e-30)
+    codes = torch.zeros(n, -(-width // 16) * 16, dtype=torch.int8, device=rows.device)
+    half = torch.empty(n, dtype=torch.int32, device=rows.device)
+    for block in row_blocks(8 * n, width):
+        block = slice(block.start // 8, block.stop // 8)
+        whole = rows[block].to(wide).mul(scale).sub_(centre).div_(step).round_().clamp_(-level, level)
+        codes[block, :width] = whole
+        half[block] = whole.square_().sum(dim=1).div_(2)
+    return codes, half
+
+
+def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Codes of the codes in their `PROJECTED` principal directions, found by subspace iteration on a sample."""
+    import torch
+
+    n, width = codes.shape
+    if width <= 2 * PROJECTED:
+        return codes
+    level = _codes.largest_code(codes.device.type) or 127
+    sample = codes[_spread(n, 4096, codes.device)].float()
+    sample -= sample.mean(dim=0)
+    basis = torch.randn(width, PROJECTED, generator=generator, device="cpu").to(codes.device)
+    for _ in range(3):
+        basis = torch.linalg.qr(sample.T @ (sample @ basis))[0]
+    step = _near_largest(basis) / level
+    shrink = step * level / max(_near_largest(sample @ basis), 1.0)
+    whole = (basis / step).round_().clamp_(-level, level).to(torch.int8)
+    short = torch.empty(n, PROJECTED, dtype=torch.int8, device=codes.device)
+    product = _Product(codes.device, TILE * PROJECTED)
+    for part in _tiles(n):
+        short[part] = product(codes[part], whole).float().mul_(shrink).round_().clamp_(-level, level)
+    return short
+
+
+def _train(short: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` pivots: `STEPS` steps of k-means from random rows, on a sample; a pivot without rows stays."""
+    import torch
+
+    n, width = short.shape
+    at = torch.randperm(n, generator=generator, device="cpu")[: TRAINING_ROWS * count].to(short.device)
+    sample, pivots = short[at], short[at[:count]]
+    for _ in range(STEPS):
+        nearest = _nearest(sample, pivots, 1)[:, 0]
+        sums = torch.zeros(count, width, device=short.device)
+        sums.index_add_(0, nearest, sample.float())  # whole numbers below 2^24: exact in any order
+        counts = torch.bincount(nearest, minlength=count)[:, None]
+        pivots = torch.where(counts > 0, (sums / counts.clamp(min=1)).round_().to(torch.int8), pivots)
+    return pivots
+
+
+def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` nearest pivots of every row, (n, count), nearest first."""
+    import torch
+
+    groups = 16  # the best entries lie in the groups with the largest maxima, and maxima are cheap
+    columns, half = pivots.T.contiguous(), pivots.float().square().sum(dim=1).div_(2).int()
+    product = _Product(short.device, TILE * len(pivots))
+    nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
+    for part in _tiles(len(short)):
+        tile = product(short[part], columns).sub_(half).view(-1, groups, len(pivots) // groups)
+        at = tile.amax(dim=1).topk(count, dim=1).indices
+        entries = tile.gather(2, at[:, None, :].expand(-1, groups, -1)).flatten(1)
+        best = entries.topk(count, dim=1).indices
+        nearest[part] = best // count * (len(pivots) // groups) + at.gather(1, best % count)
+    return nearest
+
+
+def _join(
+    codes: torch.Tensor,
+    half: torch.Tensor,
+    lists: torch.Tensor,
+    keep: int,
+    labels: torch.Tensor | None,
+    *,
+    progress: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `keep` of every row in each of its lists, (n, lists x keep) int32: rows and scores, NONE for no pair."""
+    import torch
+    from tqdm import tqdm
+
+    n, m = lists.shape
+    key = lists * int(lists.max() + 1) + lists.roll(-1, dims=1)  # within a list, by the next pivot
+    order = key.flatten().argsort(stable=True)
+    found = torch.full((n * m, keep), -1, dtype=torch.int32, device=codes.device)
+    score = torch.full((n * m, keep), NONE, dtype=torch.int32, device=codes.device)
+    product = _Product(codes.device, (LONGEST + 16) ** 2)
+    start = 0
+    for size in tqdm(torch.bincount(lists.flatten()).tolist(), desc="neighbours", unit="list", disable=not progress):
+        parts = -(-size // LONGEST)
+        for part in range(parts):
+            place = order[start + size * part // parts : start + size * (part + 1) // parts]
+            if len(place) < 2:
+                continue
+            rows = place // m
+            padded = torch.nn.functional.pad(codes[rows], (0, 0, 0, max(24, -(-len(rows) // 8) * 8) - len(rows)))
+            tile = product(padded, padded.T)[: len(rows), : len(rows)]
+            tile -= half[rows]
+            tile.fill_diagonal_(NONE)
+            if labels is not None:
+                tile.masked_fill_(labels[rows][:, None] == labels[rows], NONE)
+            best, at = tile.topk(min(keep, len(rows)), dim=1)
+            score[place, : best.shape[1]] = best
+            found[place, : best.shape[1]] = rows[at].int()
+        start += size
+    return found.view(n, -1), score.view(n, -1)
+
+
+def _merge(found: torch.Tensor, score: torch.Tensor, keep: int) -> torch.Tensor:
+    """The best `keep` different candidates of each row, in ascending order, -1 first."""
+    found, order = found.sort(dim=1)
+    score = score.gather(1, order)
+    score[:, 1:][found[:, 1:] == found[:, :-1]] = NONE
+    best, at = score.topk(keep, dim=1)
+    merged = found.gather(1, at).long()
+    merged[best == NONE] = -1
+    return merged.sort(dim=1).values
+
+
+def _measure(
+    rows: torch.Tensor, first: int, found: torch.Tensor, k: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best k of the candidates of rows[first:...] by (distance, index); a pair met from both sides once."""
+    import torch
+
+    own = torch.arange(first, first + len(found), device=rows.device)[:, None]
+    distances = torch.full(found.shape, torch.inf, dtype=work_dtype(rows.dtype), device=rows.device)
+    real = found >= 0
+    pairs = (torch.minimum(own, found) * len(rows) + torch.maximum(own, found))[real]
+    pairs, which = torch.unique(pairs, return_inverse=True)
+    measured = pair_distances(rows, rows, pairs // len(rows), pairs % len(rows), scale)
+    distances[real] = measured.to(distances.dtype)[which]
+    distances, order = distances.sort(dim=1, stable=True)
+    return found.gather(1, order)[:, :k], distances[:, :k]
+
+
+class _Product:
+    """Products of codes into one buffer; in float32 where int8 products cannot be used."""
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        import torch
+
+        self.exact = _codes.largest_code(device.type) > 0
+        self.out = torch.empty(size, dtype=torch.int32, device=device)
+
+    def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        out = self.out[: len(left) * right.shape[1]].view(len(left), right.shape[1])
+        if self.exact:
+            return torch._int_mm(left, right, out=out)
+        return out.copy_(left.float() @ right.float())
+
+
+def _tiles(n: int) -> list[slice]:
+    """Slices of `TILE` rows that cover n; the last one whole too, as int8 products on CUDA want no narrow ones."""
+    return [slice(max(0, min(start, n - TILE)), min(start + TILE, n)) for start in range(0, n, TILE)]
+
+
+def _spread(n: int, count: int, device: torch.device) -> torch.Tensor:
+    """At most `count` row numbers, evenly spread over n rows."""
+    import torch
+
+    return torch.linspace(0, n - 1, min(n, count), dtype=torch.float64, device=device).long()
+
+
+def _near_largest(values: torch.Tensor) -> float:
+    """The largest magnitude in a row, of all but the 5 % of rows where it is largest."""
+    largest = values.abs().amax(dim=1)
+    return float(largest.kthvalue(max(1, len(largest) * 19 // 20)).values)
