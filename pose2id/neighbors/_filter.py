@@ -520,7 +520,7 @@ def search(
     level = largest_code(base.device.type)
     if not level or queries.dtype != base.dtype:
         return None
-    same, cap = queries is base, 256 + 16 * k + n // 64
+    same, cap = queries is base, 256 + 16 * k + n // 16
     indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
     distances = torch.full((len(queries), k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
     left_out = torch.ones(len(queries), dtype=torch.bool, device=base.device)
