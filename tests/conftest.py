@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pose2id.neighbors import _filter
+from pose2id.neighbors import _filter, _sweep
 
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
@@ -95,7 +95,7 @@ def filter_everything(patch, *, prefix=False):
     patch.setattr(_filter, "SMALLEST", 24)
     patch.setattr(_filter, "AGAIN", 1)
     patch.setattr(_filter, "CAPTURED", 0.0)
-    patch.setattr(_filter.Sweep, "expected", lambda _: (0.0, 0.0))
+    patch.setattr(_sweep.Sweep, "expected", lambda _: (0.0, 0.0))
     patch.setattr(_filter, "prefix_columns", lambda n, width, _: 16 if prefix and width >= 16 and n >= 24 else 0)
 
 

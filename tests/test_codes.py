@@ -1,5 +1,7 @@
 """The int8 filter: its bounds hold for every pair, and the engine that uses it gives what plain arithmetic gives."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from conftest import filter_everything
 from reference.neighbors import knn
 
 from pose2id import knn_graph
-from pose2id.neighbors import _codes, _exact, _filter, find_neighbors
+from pose2id.neighbors import _codes, _exact, _filter, _pivots, _sweep, find_neighbors
 
 
 def clustered(n=400, width=24, seed=0, dtype=torch.float32):
@@ -147,8 +149,8 @@ def test_tiles_and_pivots_change_nothing(monkeypatch, tile, pivots):
     expected = knn_graph(rows, 3, exclude=labels)
     monkeypatch.setattr(_codes, "TILE", tile)
     monkeypatch.setattr(_codes, "PIVOTS", pivots)
-    monkeypatch.setattr(_filter, "SETTLE_ROWS", 50)
-    monkeypatch.setattr(_filter, "FLUSH", 1)
+    monkeypatch.setattr(_sweep, "SETTLE_ROWS", 50)
+    monkeypatch.setattr(_sweep, "FLUSH", 1)
     graph = knn_graph(rows, 3, exclude=labels)
     assert torch.equal(graph.indices, expected.indices)
     assert torch.equal(graph.distances, expected.distances)
@@ -169,9 +171,9 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
 def test_pairs_are_settled_on_the_way(monkeypatch):
     rows = clustered(700)
     expected = knn_graph(rows, 3)
-    original, calls = _filter.Sweep.settle, []
-    monkeypatch.setattr(_filter.Sweep, "settle", lambda self: (calls.append(1), original(self))[1])
-    monkeypatch.setattr(_filter, "FLUSH", -9)  # after every tile
+    original, calls = _sweep.Sweep.settle, []
+    monkeypatch.setattr(_sweep.Sweep, "settle", lambda self: (calls.append(1), original(self))[1])
+    monkeypatch.setattr(_sweep, "FLUSH", -9)  # after every tile
     monkeypatch.setattr(_codes, "TILE", 64)
     assert torch.equal(knn_graph(rows, 3).indices, expected.indices)
     assert len(calls) > 10
@@ -203,7 +205,7 @@ def test_one_set_in_another(name, k):
 def test_both_ends_in_one_sweep(monkeypatch, name):
     rows = SETS[name]
     monkeypatch.setattr(_codes, "TILE", 128)
-    monkeypatch.setattr(_filter, "FLUSH", 1)
+    monkeypatch.setattr(_sweep, "FLUSH", 1)
     searched = []
     original = _exact.farthest
     monkeypatch.setattr(_exact, "farthest", lambda *a, **k: (searched.append(1), original(*a, **k))[1])
@@ -212,6 +214,23 @@ def test_both_ends_in_one_sweep(monkeypatch, name):
     exact = (rows.double()[:, None] - rows.double()).square().sum(dim=2).sqrt()
     np.testing.assert_allclose(farthest, exact.amax(dim=1), rtol=3e-6)
     assert bool(searched) == (name == "a common offset")  # far from the middle, products do not tell: the other way
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("engine", ["exact", "pivots"])
+def test_codes_in_a_temporary_file(monkeypatch, tmp_path, engine):
+    """Where memory is short for them; nothing stays behind, and nothing changes."""
+    monkeypatch.setattr(_pivots, "SMALLEST", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = clustered(700, 48)
+    expected = knn_graph(rows, 3, engine=engine)
+    made, original = [], np.memmap
+    monkeypatch.setattr(np, "memmap", lambda *a, **k: (made.append(k["shape"]), original(*a, **k))[1])
+    monkeypatch.setattr(_codes, "_memory", lambda: 40_000.0)
+    graph = knn_graph(rows, 3, engine=engine)
+    assert (700, 48) in made
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(graph.indices, expected.indices)
 
 
 def search(rows, k):
@@ -239,11 +258,11 @@ def test_what_prefix_codes_leave_is_searched_with_turn_codes(monkeypatch):
     filter_everything(monkeypatch, prefix=True)
     rows = torch.cat([clustered(600, 48), torch.randn(200, 48, generator=torch.Generator().manual_seed(3))])
     sweeps = []
-    original = _filter.Sweep.run
-    monkeypatch.setattr(_filter.Sweep, "run", lambda self, **k: (sweeps.append(self), original(self, **k))[1])
-    start = _filter.Sweep.__init__
+    original = _sweep.Sweep.run
+    monkeypatch.setattr(_sweep.Sweep, "run", lambda self, **k: (sweeps.append(self), original(self, **k))[1])
+    start = _sweep.Sweep.__init__
     monkeypatch.setattr(
-        _filter.Sweep, "__init__", lambda self, *a, **k: (start(self, *a, **k), setattr(self, "cap", 40))[0]
+        _sweep.Sweep, "__init__", lambda self, *a, **k: (start(self, *a, **k), setattr(self, "cap", 40))[0]
     )
     graph = knn_graph(rows, 2)
     assert [sweep.encoder.prefix for sweep in sweeps] == [True, False]

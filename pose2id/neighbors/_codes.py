@@ -39,9 +39,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pose2id.arrays import row_blocks
 
@@ -56,6 +60,8 @@ TURN = 16
 PART = 128
 PIVOTS = 256
 CHUNK = 2**20
+MEMORY_SHARE = 1 / 3
+"""Codes that take more of the machine's memory go into a temporary file."""
 UNIT = 2.0**-24
 NONE = -800_000_000
 """Below every c of two real rows of at most `WIDEST` columns, above those of padding."""
@@ -83,6 +89,24 @@ def largest_code(device_type: str) -> int:
         if torch.equal(product.cpu().double(), codes.cpu().double() @ codes.cpu().double().T):
             return level
     return 0
+
+
+def room(n: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Zeros (n, columns), int8, in a temporary file (of `TMPDIR`) where memory is short for them."""
+    import torch
+
+    if device.type == "cpu" and n * columns > MEMORY_SHARE * _memory():
+        with tempfile.TemporaryFile() as file:  # the mapping keeps it, and nothing of it stays behind
+            return torch.from_numpy(np.memmap(file, np.int8, "w+", shape=(n, columns)))
+    return torch.zeros(n, columns, dtype=torch.int8, device=device)
+
+
+def _memory() -> float:
+    """Bytes of memory this machine has; unlimited where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 @dataclass
@@ -198,7 +222,7 @@ class Encoder:
 
         n, device = len(rows) if at is None else len(at), rows.device
         underflow = 1e-27 + (0.0 if self.wide else 2.0**-149 * self.scale)
-        codes = torch.empty(n, self.columns, dtype=torch.int8, device=device)
+        codes = room(n, self.columns, device)
         half = torch.empty(n, dtype=torch.int32, device=device)
         error = torch.empty(n, dtype=torch.float64, device=device)
         at_once = max(64, (CHUNK if self.prefix else CHUNK // 8) // self.width)
@@ -277,8 +301,11 @@ def _tiles(n: int, device: torch.device) -> list[int]:
 
 def lay_out(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor, order: torch.Tensor) -> Codes:
     """Rows in the given order, -1 for padding."""
+    import torch
+
     at = order.clamp(min=0)
-    return pad(codes.index_select(0, at), half[at], error[at], order)
+    sorted_codes = torch.index_select(codes, 0, at, out=room(len(at), codes.shape[1], codes.device))
+    return pad(sorted_codes, half[at], error[at], order)
 
 
 def pad(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor, order: torch.Tensor) -> Codes:

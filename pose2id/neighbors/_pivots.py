@@ -16,7 +16,8 @@ and then reports farther ones, or -1 where it met none. How it works:
 5. *Measure.* The best k + `SPARE` candidates of each row are measured in float64.
 
 The choice of pivots comes from a generator of its own, so the same rows give the same answer. Beside the codes (N D
-bytes) there are 8 (k + 1) bytes per row and membership, and tiles: no float copy of the rows, nothing N x N.
+bytes; in a temporary file where that is more than a third of the machine's memory) there are 8 (k + 1) bytes per
+row and membership, and tiles: no float copy of the rows, nothing N x N.
 
 Sets below `SMALLEST` rows, k above `LARGEST_K`, rows of more than `WIDEST` columns, and searches of one set in
 another go to the engine `exact`.
@@ -104,7 +105,7 @@ def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tenso
     sample = rows[_spread(n, 1024, rows.device)].to(wide) * scale
     centre = sample.median(dim=0).values  # a few rows far out do not move it
     step = max(_near_largest(sample - centre) / level, 1e-30)
-    codes = torch.zeros(n, -(-width // 16) * 16, dtype=torch.int8, device=rows.device)
+    codes = _codes.room(n, -(-width // 16) * 16, rows.device)
     half = torch.empty(n, dtype=torch.int32, device=rows.device)
     for block in row_blocks(8 * n, width):
         block = slice(block.start // 8, block.stop // 8)
