@@ -28,7 +28,6 @@ def _calls(task: str, queries: int):
         "centralize": lambda x: pose2id.centralize(x),
         "rerank": lambda x: pose2id.rerank(x[:queries], x[queries:]),
         "rerank_top": lambda x: pose2id.rerank_top(x[:queries], x[queries:], 100),
-        "pivots": lambda x: pose2id.knn_graph(x, 2, engine="pivots"),
     }[task]
 
 
@@ -45,7 +44,7 @@ def measure(task: str, features: np.ndarray, queries: int = 0) -> int:
 def main() -> None:
     import psutil
 
-    task, path, queries = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    task, path, queries = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0
     features = np.load(path)
     call = _calls(task, queries)
     rng = np.random.default_rng(0)
@@ -63,7 +62,7 @@ def main() -> None:
             peak = max(peak, process.memory_info().rss)
             time.sleep(0.001)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     result = call(features)
     stop.set()

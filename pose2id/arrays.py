@@ -64,9 +64,9 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def row_blocks(n: int, width: int, at_least: int = 1) -> Iterator[slice]:
-    """Slices that cover n rows, each with at most BLOCK_ELEMENTS elements of `width`-wide rows, or `at_least` rows."""
-    step = max(at_least, BLOCK_ELEMENTS // max(1, width))
+def row_blocks(n: int, width: int) -> Iterator[slice]:
+    """Slices that cover n rows, each with at most BLOCK_ELEMENTS elements of `width`-wide rows, or one row."""
+    step = max(1, BLOCK_ELEMENTS // max(1, width))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
@@ -197,10 +197,11 @@ def take_output(out: Any, rows: torch.Tensor, kind: Kind, inputs: Sequence[tuple
         raise ValueError(f"out must be where features are, on cpu or cuda, received a tensor on {out.device}")
     (n, width), item = rows.shape, rows.element_size()
     strides = out.strides if of_numpy else tuple(step * item for step in out.stride())
-    if (width > 1 and strides[1] != item) or (n > 1 and (strides[0] < width * item or strides[0] % item)):
+    if (n and width > 1 and strides[1] != item) or (n > 1 and (strides[0] < width * item or strides[0] % item)):
         raise ValueError(f"out must hold its rows one after the other, in one piece each, received strides {strides}")
     for array, taken in inputs:
-        if _overlap(tensor, taken) or _on_one_file(out, array):
+        shared = of_numpy and isinstance(array, np.ndarray) and np.may_share_memory(out, array)
+        if shared or _overlap(tensor, taken) or _on_one_file(out, array):
             raise ValueError("out must not lie in the memory or file of features or generated; pass another array")
     return tensor
 

@@ -86,8 +86,9 @@ def centralize(
     out : (N, D) array of the container, device and dtype of `features`, optional
         Receives the result, for instance ``numpy.lib.format.open_memmap(path, "w+", features.dtype, shape)``. It must
         hold its rows one after the other, be in native byte order, and share no memory or file with `features` or
-        `generated`. It is written to before all is known: after an error beyond those of wrong arguments (sums that
-        do not fit, no memory), what it holds is undefined.
+        `generated` (from their first to their last entry). It is written to before all is known: after an error beyond
+        those of wrong arguments (sums that do not fit, no memory, an engine that is not installed), what it holds is
+        undefined.
 
     Returns
     -------
@@ -245,7 +246,7 @@ class Fused:
     def _sum(self, at: slice | torch.Tensor) -> torch.Tensor:
         import torch
 
-        made = _pick(self.rows, at).to(torch.float64, copy=True)
+        made = _pick(self.rows, at).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         for view in self.views:
             made += _pick(view, at).double() * (self.eta / len(self.views))
         return made
@@ -268,7 +269,7 @@ def place(rows: torch.Tensor, *, normalize: bool) -> torch.Tensor:
 
     placed = torch.empty(rows.shape, dtype=work_dtype(rows.dtype), device=rows.device)
     for block in cached_blocks(rows):
-        part = rows[block].to(torch.float64, copy=True)
+        part = rows[block].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         placed[block] = to_length_one(part) if normalize else part
     return placed
 

@@ -12,7 +12,7 @@ as differences in float64. The two forms:
         |p - d²| <= (D + 4) u (|q| + |g|)²,
 
     and placing itself moves d by at most u (|q| + |g|), that is d² by at most 2u (|q| + |g|)² and a little. With
-    (|q| + |g|)² <= 2|q|² + 2|g|², everything together is below `slack(D, dtype)` (|q|² + |g|²).
+    (|q| + |g|)² <= 2|q|² + 2|g|², everything together is, to first order in D u, below `slack(D, dtype)` (|q|² + |g|²).
 
 `pair_distances`
     sums squared differences in float64. The value depends on the two rows only, never on a tile or on the place of the
@@ -27,6 +27,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
@@ -57,13 +58,16 @@ class Frame:
             default=0.0,
         )
         exponent = math.frexp(largest)[1] if largest > 0 else 0
-        self.scale = math.ldexp(1.0, -max(-1000, min(1000, exponent)))
+        # Narrow rows are placed in float32, which has no powers of two above 2^127.
+        self.wide = torch.float64 if any(rows.dtype == torch.float64 for rows in sets) else torch.float32
+        self.scale = math.ldexp(1.0, -max(-1000 if self.wide == torch.float64 else -120, min(1000, exponent)))
         self.centre = torch.zeros(base.shape[1], dtype=torch.float64, device=base.device)
         if centred and len(base):
-            wide = torch.float64 if base.dtype == torch.float64 else torch.float32  # near the mean is good enough
+            # Differences to one row, so that a constant column leaves nothing behind.
+            first = base[:1].to(self.wide) * self.scale
             for block in row_blocks(*base.shape):
-                self.centre += (base[block].to(wide) * self.scale).sum(dim=0)
-            self.centre /= len(base)
+                self.centre += (base[block].to(self.wide) * self.scale).sub_(first).sum(dim=0)
+            self.centre = self.centre / len(base) + first[0]
 
     def tile(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`rows` (n, D), placed, in `dtype`; a new tensor, made a block at a time."""
@@ -71,7 +75,7 @@ class Frame:
 
         placed = torch.empty(rows.shape, dtype=dtype, device=rows.device)
         # Rounding the centre moves it for all rows alike, so narrow rows need no float64 on the way to float32.
-        wide = torch.float64 if torch.float64 in (rows.dtype, dtype) else torch.float32
+        wide = torch.float64 if torch.float64 in (self.wide, dtype) else torch.float32
         centre = self.centre.to(wide)
         for block in row_blocks(*rows.shape):
             placed[block] = (rows[block].to(wide) * self.scale).sub_(centre)
@@ -149,19 +153,28 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
             pairs = slice(start, start + step)
             result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
         return result
+    _hear_the_warning_about_csr()
     rows, counts = torch.unique_consecutive(left, return_counts=True)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Sparse CSR tensor support is in beta state"
-        values, shape = base.new_zeros(len(right)), (len(rows), len(base))
-        wanted = torch.sparse_csr_tensor(starts, right, values, shape, device=base.device, check_invariants=False)
+    values, shape = base.new_zeros(len(right)), (len(rows), len(base))
+    wanted = torch.sparse_csr_tensor(starts, right, values, shape, device=base.device, check_invariants=False)
     products: torch.Tensor = torch.sparse.sampled_addmm(wanted, queries.index_select(0, rows), base.T, beta=0.0)
     return products.values()
 
 
-def pair_cosines(
-    queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0
-) -> torch.Tensor:
+@lru_cache
+def _hear_the_warning_about_csr() -> None:
+    """Make torch say, once and unheard, that its CSR tensors are in beta state; it says so once per process."""
+    import torch
+
+    with _lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        start = torch.zeros(2, dtype=torch.int64, device="cpu")
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        torch.sparse_csr_tensor(start, nothing, nothing.float(), (1, 1), device="cpu", check_invariants=False)
+
+
+def pair_cosines(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """1 - cosine of the pairs queries[left], base[right], float64; 1 where a row is zero."""
     import torch
 
@@ -169,8 +182,8 @@ def pair_cosines(
     step = max(1, BLOCK_ELEMENTS // (2 * queries.shape[1]))
     for start in range(0, len(left), step):
         pairs = slice(start, start + step)
-        own = unit(queries.index_select(0, left[pairs]).double().mul_(scale))
-        other = unit(base.index_select(0, right[pairs]).double().mul_(scale))
+        own = unit(queries.index_select(0, left[pairs]).double())
+        other = unit(base.index_select(0, right[pairs]).double())
         result[pairs] = 1 - (own * other).sum(dim=1)
     return result
 

@@ -300,8 +300,9 @@ def evaluate_features(
         return scores, errors
 
     def measure(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        pairs = pair_distances if metric == "euclidean" else pair_cosines
-        return pairs(queries, items, rows, columns, frame.scale).to(dtype)
+        if metric == "cosine":
+            return pair_cosines(queries, items, rows, columns).to(dtype)
+        return pair_distances(queries, items, rows, columns, frame.scale).to(dtype)
 
     with full_precision(items.device), bar:
         return _score(labels, tile, items.device, max(16, min(QUERY_TILE, 2**23 // max(1, g))), measure)

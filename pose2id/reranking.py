@@ -14,6 +14,7 @@ row divided by its own largest entry. The steps, in the paper's notation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -233,8 +234,10 @@ def _steps(
     # Placed rows make the products safe from overflow and from a common offset; their distances are scaled only.
     frame = Frame(rows)
     rows.mul_(frame.scale).sub_(frame.centre.to(dtype))
+    again = 2.0 ** -math.frexp(max(abs(float(end)) for end in rows.aminmax()))[1]  # what is left may be small
+    rows.mul_(again)
     norms = squared_norms(rows).to(dtype)
-    factor = (share / (largest[:first] * frame.scale).square()).to(dtype)[:, None]
+    factor = (share / (largest[:first] * frame.scale * again).square()).to(dtype)[:, None]
     height = max(16, min(QUERY_TILE, 2**23 // len(items)))
     common = torch.empty(height * len(items), dtype=dtype, device=rows.device)
     held = torch.empty(height, len(items), dtype=dtype, device=rows.device) if result is None else None

@@ -621,3 +621,19 @@ print((peak() - before) / x.nbytes)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.5
+
+
+def test_out_without_rows():
+    out = np.zeros((0, 3))
+    assert centralize(np.zeros((0, 3)), out=out) is out
+
+
+def test_out_must_not_be_the_features_turned_around():
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    with pytest.raises(ValueError, match="memory or file"):
+        centralize(x[::-1], out=x)
+
+
+def test_column_major_features_give_the_same_bits():
+    x = np.random.default_rng(0).standard_normal((300, 70))
+    np.testing.assert_array_equal(centralize(np.asfortranarray(x)), centralize(x))

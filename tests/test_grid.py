@@ -35,6 +35,7 @@ KINDS = {
     "mixed lengths": lambda rng, n, width: _people(rng, n, width) * np.exp(rng.uniform(-3, 3, (n, 1))),
     "ReLU": lambda rng, n, width: np.maximum(_people(rng, n, width), 0),
     "outlier": _outlier,
+    "subnormal": lambda rng, n, width: _people(rng, n, width) * 1e-40,
     "halves": lambda rng, n, width: _people(rng, n, width).astype(np.float16),
 }
 

@@ -296,3 +296,18 @@ def test_input_is_not_changed(array_kind, engine):
 def test_progress_changes_nothing():
     query, gallery = sets()
     np.testing.assert_array_equal(rerank(query, gallery, progress=True), rerank(query, gallery))
+
+
+@pytest.mark.parametrize(("column", "rest"), [(1.1, 1e-8), (1.1, 1e-10), (1.0, 1e-20), (1e18, 1e-3), (1e10, 1e-10)])
+def test_a_constant_column_costs_no_digits(column, rest):
+    x = rest * np.random.default_rng(0).standard_normal((60, 8))
+    x[:, 0] = column
+    x = x.astype(np.float32)
+    expected = reference(x[:20].astype(float), x[20:].astype(float), k1=5, k2=3, single=True)
+    np.testing.assert_allclose(rerank(x[:20], x[20:], k1=5, k2=3), expected, atol=1e-6, rtol=0)
+
+
+def test_rows_below_the_normal_numbers():
+    x = (np.random.default_rng(0).standard_normal((200, 8)) * 1e-40).astype(np.float32)
+    expected = reference(x[:60].astype(float), x[60:].astype(float), k1=5, k2=3, single=True)
+    np.testing.assert_allclose(rerank(x[:60], x[60:], k1=5, k2=3), expected, atol=1e-5, rtol=0)

@@ -86,7 +86,7 @@ AUTO = (
         "cpu",
         200_000,
         "exact",
-        "its int8 filter: for k = 2 faiss takes twice its time at 3,368 rows, 4 to 6 times at 15,913, 10 times at 50,000",
+        "its int8 filter: for k = 2 faiss takes twice its time at 3,368 rows, 4 to 6 times at 15,913, 10 at 50,000",
         "",
     ),
     Rule("cpu", np.inf, "exact", "no exact engine is faster, and an approximate one is never taken unasked", "pivots"),
@@ -95,7 +95,7 @@ AUTO = (
         "cuda", np.inf, "exact", "it works where the features are; an approximate one is never taken unasked", "pivots"
     ),
 )
-"""What "auto" takes, the first line that fits. Measured (benchmarks/results) on two cores with AVX512-VNNI, not on CUDA."""
+"""What "auto" takes, the first line that fits. Measured on two cores with AVX512-VNNI, not on CUDA."""
 
 
 class Choice(NamedTuple):
@@ -118,6 +118,7 @@ def choose_engine(n: int, device: str = "cpu") -> Choice:
     >>> choose_engine(500_000).engine, choose_engine(500_000).hint
     ('exact', 'pivots')
     """
+    check_choice(device, "device", ("cpu", "cuda"))
     rule = next(rule for rule in AUTO if rule.device == device and n < rule.below)
     return Choice(rule.engine, rule.reason, rule.hint)
 

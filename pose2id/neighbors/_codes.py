@@ -32,7 +32,7 @@ w = (2 v + 3 (PART + D / PART + 8) u |x|) |x|, so r by at most w / r, or sqrt(w)
 E, with 1 % for the rounding of the bounds themselves and for a float64 row's way to float32. |rest| is a float32 sum of
 squares of D' entries, off by a factor of at most 1 + (D' + 8) u. The integer limit of (3) is lowered by 3 for the
 rounding of its own float64 arithmetic and of (2). Squares below float32's range, and float32 distances below its normal
-numbers, are covered by adding 1e-27 and one least float32 number to every E.
+numbers, are covered by adding 1e-20 (1 + step) and one least float32 number to every E.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ CHUNK = 2**20
 MEMORY_SHARE = 1 / 3
 """Codes that take more of the machine's memory go into a temporary file."""
 UNIT = 2.0**-24
+ALLOWANCE = 160
+"""Twice what moving and turning may hide, in u |x|."""
 NONE = -800_000_000
 """Below every c of two real rows of at most `WIDEST` columns, above those of padding."""
 PADDING = 950_000_000
@@ -97,6 +99,8 @@ def room(n: int, columns: int, device: torch.device) -> torch.Tensor:
 
     if device.type == "cpu" and n * columns > MEMORY_SHARE * _memory():
         with tempfile.TemporaryFile() as file:  # the mapping keeps it, and nothing of it stays behind
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                os.posix_fallocate(file.fileno(), 0, n * columns)
             return torch.from_numpy(np.memmap(file, np.int8, "w+", shape=(n, columns)))
     return torch.zeros(n, columns, dtype=torch.int8, device=device)
 
@@ -170,6 +174,7 @@ class Encoder:
         self.columns = columns or -(-self.width // TURN) * TURN
         if columns:
             self.matrix = _main_directions(moved, columns - 1, generator)
+            self.norm = float(self.matrix.double().norm())
             mapped = self._projected(moved)[0]
             self.captured = float(mapped[:, :-1].square().sum() / squared.clamp(min=1e-30))
             self.left_over = float(mapped[:, -1].mean())
@@ -178,7 +183,7 @@ class Encoder:
             random = torch.randn(TURN, TURN, dtype=torch.float64, generator=generator, device="cpu")
             self.matrix = torch.linalg.qr(random)[0].float().to(base.device)
             mapped, self.captured = self._turned(moved), 1.0
-        spread = mapped[:256].abs().flatten()
+        spread = mapped[:: max(1, len(mapped) // 256)].abs().flatten()
         # Not smaller, or dividing by it would leave float32's range for rows far longer than the sample's.
         self.step = max(float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / level, 1e-30)
 
@@ -197,7 +202,7 @@ class Encoder:
         """Rows under the map `prefix` (b, D'), what rounding may hide in them, and their squared lengths."""
         import torch
 
-        mapped = torch.zeros(len(moved), self.columns, device=moved.device)
+        mapped = torch.zeros(len(moved), self.columns, dtype=torch.float32, device=moved.device)
         squared = torch.zeros(len(moved), dtype=torch.float64, device=moved.device)
         for start in range(0, self.width, PART):
             part = moved[:, start : start + PART]
@@ -210,7 +215,7 @@ class Encoder:
         mapped[:, -1] = rest
         length = squared.sqrt()
         sums = (PART + self.width / PART + 4) * UNIT
-        off = length * (sums * float(self.matrix.double().norm()))  # v
+        off = length * (sums * self.norm)  # v
         wrong = (2 * off + 3 * (sums + 4 * UNIT) * length) * length  # w
         return mapped, off + torch.minimum(wrong.sqrt(), wrong / rest.clamp(min=1e-300)), squared
 
@@ -221,7 +226,7 @@ class Encoder:
         import torch
 
         n, device = len(rows) if at is None else len(at), rows.device
-        underflow = 1e-27 + (0.0 if self.wide else 2.0**-149 * self.scale)
+        underflow = 1e-20 * (1 + self.step) + (0.0 if self.wide else 2.0**-149 * self.scale)
         codes = room(n, self.columns, device)
         half = torch.empty(n, dtype=torch.int32, device=device)
         error = torch.empty(n, dtype=torch.float64, device=device)
@@ -232,10 +237,10 @@ class Encoder:
             if self.prefix:
                 mapped, hidden, squared = self._projected(moved)
                 mapped[:, -1] -= self.left_over
-                hidden += 4 * UNIT * squared.sqrt()
+                hidden += 4 * UNIT * (squared.sqrt() + self.left_over)
             else:
                 mapped = self._turned(moved)
-                hidden = mapped.square().sum(dim=1).double().sqrt() * (160 * UNIT)
+                hidden = mapped.square().sum(dim=1).double().sqrt() * (ALLOWANCE * UNIT)
             mapped.div_(self.step)
             whole = mapped.round().clamp_(-self.level, self.level)
             codes[block] = whole
@@ -253,11 +258,12 @@ def _main_directions(moved: torch.Tensor, count: int, generator: torch.Generator
     start = moved[torch.randperm(len(moved), generator=generator, device="cpu")[:count].to(device)].T
     start = moved.T @ (moved @ start)  # one step of subspace iteration, from rows instead of noise
     # Turning them at random evens out the coordinates, which share one step.
-    turn = torch.linalg.qr(torch.randn(count, count, generator=generator, device="cpu"))[0].to(device)
+    random = torch.randn(count, count, dtype=torch.float32, generator=generator, device="cpu")
+    turn = torch.linalg.qr(random)[0].to(device)
     matrix: torch.Tensor = torch.linalg.qr(start / start.abs().max().clamp(min=1e-30))[0] @ turn
     matrix = matrix.double()
     excess = (matrix.T @ matrix - torch.eye(count, dtype=torch.float64, device=device)).norm()
-    matrix /= (1 + excess) * (1 + 32 * UNIT)  # rounding it to float32 may lengthen it by sqrt(count) u
+    matrix /= (1 + excess) * (1 + 2 * count**0.5 * UNIT)  # rounding to float32 lengthens it by sqrt(count) u at most
     return matrix.float()
 
 

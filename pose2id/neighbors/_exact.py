@@ -73,11 +73,12 @@ def search_both_ends(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The k nearest other rows of every row, as `search` gives them, and the distance to the farthest (n,), float64."""
     found = _filter.search(rows, rows, k, farthest=True, progress=progress)
-    if found is None or found.farthest is None:
+    if found is None:
         return *search(rows, rows, k, progress=progress), farthest(rows, progress=progress)
     if len(found.left):
         _search_rows(rows, rows, found.left, found.indices, found.distances, None, None, progress=progress)
-    return found.indices, found.distances, found.farthest
+    far = farthest(rows, progress=progress) if found.farthest is None else found.farthest
+    return found.indices, found.distances, far
 
 
 def _search_rows(

@@ -125,7 +125,7 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     level = _codes.largest_code(codes.device.type) or 127
     sample = codes[_spread(n, 4096, codes.device)].float()
     sample -= sample.mean(dim=0)
-    basis = torch.randn(width, PROJECTED, generator=generator, device="cpu").to(codes.device)
+    basis = torch.randn(width, PROJECTED, dtype=torch.float32, generator=generator, device="cpu").to(codes.device)
     for _ in range(3):
         basis = torch.linalg.qr(sample.T @ (sample @ basis))[0]
     step = _near_largest(basis) / level
@@ -147,7 +147,7 @@ def _train(short: torch.Tensor, count: int, generator: torch.Generator) -> torch
     sample, pivots = short[at], short[at[:count]]
     for _ in range(STEPS):
         nearest = _nearest(sample, pivots, 1)[:, 0]
-        sums = torch.zeros(count, width, device=short.device)
+        sums = torch.zeros(count, width, dtype=torch.float32, device=short.device)
         sums.index_add_(0, nearest, sample.float())  # whole numbers below 2^24: exact in any order
         counts = torch.bincount(nearest, minlength=count)[:, None]
         pivots = torch.where(counts > 0, (sums / counts.clamp(min=1)).round_().to(torch.int8), pivots)

@@ -279,18 +279,23 @@ class Sweep:
         return (slice(*run) for run in itertools.pairwise([0, *ends, len(position)]))
 
     def intervals(
-        self, position: torch.Tensor, other: torch.Tensor, product: torch.Tensor
+        self, position: torch.Tensor, other: torch.Tensor, product: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lower and upper bounds (float64, in the frame) of the distances of pairs, positions ascending."""
+        """Lower and upper bounds (float64, in the frame) of the distances of pairs, positions ascending.
+
+        By float products where these help; else from their `product` c, which is needed only then.
+        """
         encoder = self.encoder
         if self.norms is None:
+            if product is None:
+                raise ValueError("pairs must come with their products where float products do not help, received none")
             error = self.left.codes.error[position] + self.right.codes.error[other]
             near = (-2 * product.double()).clamp_(min=0).sqrt_().mul_(encoder.step).sub_(error)
             return near, (2 - 2 * product.double()).clamp_(min=0).sqrt_().mul_(encoder.step).add_(error)
         row, column = self.left.codes.order[position], self.right.codes.order[other]
         lengths = self.norms[0][row] + self.norms[1][column]
         squared = lengths - 2 * pair_products(self.queries, self.base, row, column).double()
-        # The slack allows for rows that were moved first; these were not, so it covers the rounding of their norms.
+        # The slack covers the product and the norms; what it allows for moving the rows is not needed here.
         off = lengths * slack(self.base.shape[1], self.base.dtype) + self.hidden
         lower, upper = (squared - off).clamp_(min=0).sqrt_(), (squared + off).clamp_(min=0).sqrt_()
         return lower.mul_(encoder.scale), upper.mul_(encoder.scale)
@@ -381,7 +386,8 @@ class Farthest:
         error = self.sweep.left.codes.error[rows] + view.far
         least = view.smallest()
         self._raise_bounds(rows, least.amin(dim=1), view.far)
-        limit = ((self.bound[rows] - error).clamp_(min=0).div_(step).square_() / -2 + 4).ceil_().int()
+        limit = ((self.bound[rows] - error).clamp_(min=0).div_(step).square_() / -2 + 4).ceil_()
+        limit = limit.clamp_(min=2 * NONE).int()
         limit[self.sweep.left.codes.order[rows] < 0] = 2 * NONE
         row, group = (least <= limit[:, None]).nonzero(as_tuple=True)
         if not len(row):
@@ -406,7 +412,7 @@ class Farthest:
         position, other = position[order].long(), other[order].long()
         for pairs in self.sweep.runs(position):
             at, to = position[pairs], other[pairs]
-            lower, upper = self.sweep.intervals(at, to, at)
+            lower, upper = self.sweep.intervals(at, to)
             far = self.best.scatter_reduce(0, at, upper, "amax")
             chosen = (upper == far[at]) & (upper > self.best[at])
             self.where[at[chosen]] = to[chosen]
