@@ -3,7 +3,8 @@
 pytest benchmarks                          embedded set and quick sizes, about two minutes
 pytest benchmarks --omniglot FOLDER        also the larger Omniglot feature sets, if you have them
 pytest benchmarks --full                   also Market-1501's size
-pytest benchmarks --record NAME            also write the tables to benchmarks/results/DATE-NAME.md
+pytest benchmarks --record NAME            also write the tables to benchmarks/results/DATE-NAME.md, and the curves to
+                                           DATE-NAME-scaling.csv beside it (plot_scaling.py draws them)
 """
 
 from __future__ import annotations

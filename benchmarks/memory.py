@@ -64,9 +64,11 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    result = call(features)
-    stop.set()
-    watcher.join()
+    try:
+        result = call(features)
+    finally:
+        stop.set()
+        watcher.join()
     del result
     print(max(0, peak - before))
 

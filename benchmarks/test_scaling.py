@@ -10,14 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from features import reid_like
 
 from pose2id import knn_graph
+from pose2id.centralization import mutual_neighbors
 
-HEAD = ("N", "D", "engine", "seconds", "exact / it", "recall")
+HEAD = ("N", "D", "engine", "seconds", "exact / it", "recall", "mutual pairs")
 SIZES = [1_000, 3_000, 10_000]
 FULL = [30_000, 100_000, 200_000]
 WIDTH = 768
+
+
+def mutual_recall(exact, graph):
+    """The share of the mutual neighbours, as `centralize` takes them with k1 = k2 = 2, that were found."""
+    true, found = (mutual_neighbors(torch.from_numpy(table.indices), 2, 2) for table in (exact, graph))
+    hits = (true[:, :, None] == found[:, None]).any(dim=2) & (true >= 0)
+    return int(hits.sum()) / int((true >= 0).sum())
 
 
 def test_scaling(report, full, request):
@@ -40,7 +49,8 @@ def test_scaling(report, full, request):
                 exact = graph, best
             found = (graph.indices[:, :, None] == exact[0].indices[:, None]).any(axis=2).mean()
             assert found == 1.0 if engine == "faiss" else found > 0.9
-            rows.append((n, WIDTH, engine, round(best, 4), round(exact[1] / best, 2), round(float(found), 4)))
+            pairs = mutual_recall(exact[0], graph)
+            rows.append((n, WIDTH, engine, *(round(float(x), 4) for x in (best, exact[1] / best, found, pairs))))
             report("Scaling of knn_graph, k = 2", HEAD, *rows[-1])
     name = request.config.getoption("--record")
     if name:
