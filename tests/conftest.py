@@ -96,7 +96,7 @@ def filter_everything(patch, *, prefix=False):
     patch.setattr(_filter, "AGAIN", 1)
     patch.setattr(_filter, "CAPTURED", 0.0)
     patch.setattr(_sweep.Sweep, "expected", lambda _: (0.0, 0.0))
-    patch.setattr(_filter, "prefix_columns", lambda n, width, _: 16 if prefix and width >= 16 and n >= 24 else 0)
+    patch.setattr(_filter, "prefix_columns", lambda n, width, *_: 16 if prefix and width >= 16 and n >= 24 else 0)
 
 
 @pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, prefix", "faiss"])

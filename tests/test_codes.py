@@ -167,6 +167,23 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
     np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.usefixtures("always")
+def test_a_few_rows_that_collect_too_much_are_swept_again(monkeypatch, labelled):
+    rows = torch.cat([clustered(), torch.zeros(600, 24)])
+    labels = np.arange(len(rows)) % 3 if labelled else None
+    expected = knn_graph(rows, 2, exclude=labels)
+    monkeypatch.setattr(_filter, "FEW", 1000)
+    monkeypatch.setattr(_exact, "_search_rows", lambda *_, **__: pytest.fail("left to the float path"))
+    graph = knn_graph(rows, 2, exclude=labels)
+    assert torch.equal(graph.indices, expected.indices)
+    assert torch.equal(graph.distances, expected.distances)
+
+
+def test_the_speed_of_codes_is_a_ratio():
+    assert 0 < _codes.code_speed("cpu") < 1000
+
+
 @pytest.mark.usefixtures("always")
 def test_pairs_are_settled_on_the_way(monkeypatch):
     rows = clustered(700)
@@ -284,12 +301,13 @@ def test_what_prefix_codes_leave_is_searched_with_turn_codes(monkeypatch):
 
 
 def test_prefix_codes_where_they_pay():
-    assert _filter.prefix_columns(15_913, 2048, 2) == 320
-    assert _filter.prefix_columns(50_000, 2048, 2) == 560
-    assert _filter.prefix_columns(1_000_000, 2048, 2) == 672  # a third of the columns at most
-    assert not _filter.prefix_columns(15_913, 768, 2)
-    assert not _filter.prefix_columns(8_000, 2048, 2)
-    assert not _filter.prefix_columns(50_000, 2048, 20)
+    assert _filter.prefix_columns(15_913, 2048, 2, speed=4.0) == 320
+    assert _filter.prefix_columns(50_000, 2048, 2, speed=4.0) == 560
+    assert _filter.prefix_columns(1_000_000, 2048, 2, speed=4.0) == 672  # a third of the columns at most
+    assert not _filter.prefix_columns(15_913, 768, 2, speed=4.0)
+    assert not _filter.prefix_columns(8_000, 2048, 2, speed=4.0)
+    assert not _filter.prefix_columns(50_000, 2048, 20, speed=4.0)
+    assert not _filter.prefix_columns(50_000, 2048, 2, speed=20.0)  # a CPU with AMX, or a GPU
 
 
 def test_the_self_test_finds_saturating_products(monkeypatch):

@@ -23,14 +23,21 @@ SMALLEST = 3000
 """Below so many rows the float path is as fast."""
 AGAIN = 64
 """So many rows left over by `prefix` codes, or so many queries, pay for making `turn` codes."""
+FEW = 64
+LONGEST = 2**18
+"""Up to FEW rows set aside are swept once more, without a cap, in sets of up to LONGEST rows: 2**24 pairs at most."""
 CAPTURED = 0.5
 """The share of squared lengths that `prefix` codes must keep to be tried."""
 
 
-def prefix_columns(n: int, width: int, k: int) -> int:
+FAST = 10.0
+"""Where codes are multiplied so many times faster than floats, whole rows of them are faster than a prefix."""
+
+
+def prefix_columns(n: int, width: int, k: int, speed: float) -> int:
     """How many columns `prefix` codes should have; 0 where products of whole rows are as fast (measured)."""
     columns = 16 * round(20 * (n / 16_000) ** 0.5)
-    return min(columns, width // 48 * 16) if columns >= 320 and width >= 1536 and k <= 4 else 0
+    return min(columns, width // 48 * 16) if columns >= 320 and width >= 1536 and k <= 4 and speed < FAST else 0
 
 
 @dataclass
@@ -48,7 +55,7 @@ def _prefix_sweep(
 ) -> Sweep | None:
     """The sweep of one set by `prefix` codes, done; None where these would not pay."""
     n = len(base)
-    columns = prefix_columns(n, base.shape[1], k)
+    columns = prefix_columns(n, base.shape[1], k, _codes.code_speed(base.device.type))
     if not columns:
         return None
     encoder = Encoder(base, level, columns=columns)
@@ -129,4 +136,12 @@ def search(
         sweep.run(progress=progress)
         write(sweep)
         far = sweep.farthest.distances() if sweep.farthest is not None else None
+        few = (left.open & (left.codes.order >= 0)).nonzero().flatten()
+        if 0 < len(few) <= FEW and n <= LONGEST:
+            # Not worth placing all rows for the float path; they may collect what they like.
+            rest = Side(left.codes.take(few), query_labels, k)
+            rest.bounds[: len(few)] = left.bounds[few]
+            sweep = Sweep(queries, base, encoder, rest, right, k, n, limited=False)
+            sweep.run(progress=False)
+            write(sweep)
     return Found(indices, distances, left_out.nonzero().flatten(), far)

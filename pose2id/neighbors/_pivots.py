@@ -40,7 +40,7 @@ LARGEST_K = 64
 WIDEST = 65_536
 """Sums of so many products of two codes still fit into int32."""
 
-MEMBERSHIPS = 4
+MEMBERSHIPS = 5
 PIVOTS_PER_ROOT = 20
 ROWS_PER_PIVOT = 16
 TRAINING_ROWS = 5
@@ -158,7 +158,9 @@ def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Ten
     """The `count` nearest pivots of every row, (n, count), nearest first."""
     import torch
 
-    groups = 16  # the best entries lie in the groups with the largest maxima, and maxima are cheap
+    groups = min(
+        16, len(pivots) // 8
+    )  # the best entries lie in the groups with the largest maxima, and maxima are cheap
     columns, half = pivots.T.contiguous(), pivots.float().square().sum(dim=1).div_(2).int()
     product = _Product(short.device, TILE * len(pivots))
     nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
