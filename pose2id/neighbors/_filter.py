@@ -138,10 +138,11 @@ def search(
         far = sweep.farthest.distances() if sweep.farthest is not None else None
         few = (left.open & (left.codes.order >= 0)).nonzero().flatten()
         if 0 < len(few) <= FEW and n <= LONGEST:
-            # Not worth placing all rows for the float path; they may collect what they like.
+            # Not worth placing all rows for the float path; they may collect what they like. Only measured pairs may
+            # tighten limits that are known: maxima would count a row twice.
             rest = Side(left.codes.take(few), query_labels, k)
             rest.bounds[: len(few)] = left.bounds[few]
-            sweep = Sweep(queries, base, encoder, rest, right, k, n, limited=False)
+            sweep = Sweep(queries, base, encoder, rest, right, k, n, limited=True)
             sweep.run(progress=False)
             write(sweep)
     return Found(indices, distances, left_out.nonzero().flatten(), far)
