@@ -1,0 +1,46 @@
+"""The generator: draw a photographed person in other poses (Identity-Guided Pedestrian Generation).
+
+Needs the extra `ipg`. The names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pose2id.errors import require
+
+if TYPE_CHECKING:
+    from pose2id.ipg.generation import generate_features as generate_features
+    from pose2id.ipg.pipeline import IPGOutput as IPGOutput
+    from pose2id.ipg.pipeline import IPGPipeline as IPGPipeline
+    from pose2id.ipg.poses import Pose as Pose
+    from pose2id.ipg.poses import representative_poses as representative_poses
+
+_HOME = {
+    "IPGOutput": "pipeline",
+    "IPGPipeline": "pipeline",
+    "Pose": "poses",
+    "generate_features": "generation",
+    "representative_poses": "poses",
+}
+
+_PACKAGES = ("PIL", "safetensors", "huggingface_hub", "accelerate", "diffusers")
+"""What the pipeline imports, each before those that need it; poses and features do without."""
+
+__all__ = ["IPGOutput", "IPGPipeline", "Pose", "generate_features", "representative_poses"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOME[name] == "pipeline":
+        for package in _PACKAGES:
+            require(package, "ipg", f"{__name__}.{name}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
