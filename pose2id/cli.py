@@ -1,6 +1,7 @@
-"""The command line: reads, calls, writes. `pose2id demo | centralize | density | rerank | evaluate | doctor`.
+"""The command line: reads, calls, writes.
 
-Results go to stdout, progress and errors to stderr. Bad input ends with one line and exit code 2.
+`pose2id demo | centralize | density | rerank | evaluate | generate | weights | doctor`. Results go to stdout, progress
+and errors to stderr. Bad input ends with one line and exit code 2. `generate` and `weights`: `pose2id.ipg.commands`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from pose2id import __version__
 from pose2id.arrays import is_tensor, take_features, take_labels
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
+from pose2id.ipg.commands import add_parsers as add_generator
 from pose2id.neighbors import ENGINES
 
 DEMO_FOLDER = "pose2id-demo"
@@ -35,11 +37,11 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0, or 2 for bad input)."""
+    """Run one command; returns the exit code (0; 1 where some inputs were skipped; 2 for bad input)."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        arguments.run(arguments)
+        code: int = arguments.run(arguments) or 0
         sys.stdout.flush()
     except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"pose2id {arguments.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_method(evaluate)
     _add_reranking(evaluate, "rerank-")
     _add_common(evaluate, _evaluate, as_json=True)
+
+    add_generator(commands, _add_common)
 
     doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
     doctor.add_argument("--rows", type=int, metavar="N", help="explain the engine for so many rows (with --width)")

@@ -24,7 +24,7 @@ from pose2id.neighbors import AUTO, ENGINES, choose_engine, estimate
 RNG = np.random.default_rng(0)
 IDS = np.arange(8)
 CENTRES = RNG.standard_normal((8, 6)) * 2
-COMMANDS = ("demo", "centralize", "density", "rerank", "evaluate", "doctor")
+COMMANDS = ("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "doctor")
 not_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 
 

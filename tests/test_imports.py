@@ -52,3 +52,25 @@ def test_the_check_can_fail(heavy: str, tmp_path: Path) -> None:
     with (copy / "density.py").open("a") as module:
         module.write(f"\nimport {heavy}\n")
     assert heavy in third_party_modules_loaded_by(TOUCH_EVERY_NAME, tmp_path)
+
+
+def test_the_generator_is_loaded_when_it_is_used() -> None:
+    assert third_party_modules_loaded_by("import pose2id.ipg; dir(pose2id.ipg)") <= {"pose2id", "numpy"}
+    assert third_party_modules_loaded_by("from pose2id.ipg import Pose, representative_poses") <= {"pose2id", "numpy"}
+    assert third_party_modules_loaded_by("import pose2id.cli; pose2id.cli._parser()") <= {"pose2id", "numpy"}
+
+
+@pytest.mark.parametrize("package", ["diffusers", "accelerate", "safetensors", "huggingface_hub", "PIL"])
+def test_the_generator_without_its_extra_names_the_pip_line(package: str) -> None:
+    program = f"""
+import sys
+sys.modules[{package!r}] = None
+from pose2id.errors import MissingExtraError
+try:
+    from pose2id.ipg import IPGPipeline
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert "pip install 'pose2id[ipg]'" in done.stdout, done.stderr
+    assert package in done.stdout

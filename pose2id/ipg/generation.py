@@ -1,0 +1,334 @@
+"""From photographs to features of generated pictures, and how photographs are read: any kind of file, one kind out."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from pose2id.arrays import check_count, is_tensor
+from pose2id.errors import require
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pose2id.ipg.poses import Pose
+
+__all__ = ["generate_features", "read_image"]
+
+# Only what photographs come in: of its other formats, Pillow hands some to external programs.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "MPO", "AVIF")
+MAX_PIXELS = 89_478_485
+"""A larger picture is refused before it is decoded; Pillow's own limit, where it warns of decompression bombs."""
+MAX_BYTES = 2**30
+PURPOSE = "reading images"
+Key = str | int
+
+
+def generate_features(
+    pipe: Callable[..., Any],
+    encoder: Callable[[list[Image.Image]], Any],
+    references: Iterable[Image.Image | str | os.PathLike[str]] | Image.Image | str | os.PathLike[str],
+    poses: Sequence[Image.Image | Pose] | None = None,
+    *,
+    flip: bool = False,
+    height: int = 512,
+    width: int = 256,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 3.5,
+    seed: int = 42,
+    batch_size: int = 8,
+    reference_keys: Iterable[Key] | None = None,
+    pose_keys: Sequence[Key] | None = None,
+    on_images: Callable[[Key, list[Image.Image]], object] | None = None,
+    progress: bool = False,
+) -> Any:
+    """Draw each person in each pose and give the features of these pictures.
+
+    References are taken a few at a time and no picture is kept, so their number is limited by the features alone. The
+    result is what `pose2id.centralize` takes as `generated`; its `features` must come from the same encoder.
+
+    Parameters
+    ----------
+    pipe : IPGPipeline
+        Or any callable with its arguments.
+    encoder : callable
+        Your ReID model: a list of n PIL images (RGB, `height` x `width`) to n features, a numpy array or torch tensor
+        (n, D) of floats. It does its own resizing and normalising.
+    references : iterable of PIL images or paths
+        The N people; a generator is consumed as needed. A single image or path is N = 1. `read_image` reads paths.
+    poses : sequence of PIL images or Pose, optional
+        The M poses; None: the 8 representative ones.
+    flip : bool
+        Add the feature of the mirrored picture (section 3.2.1 of the paper). The published numbers are without.
+    height, width, num_inference_steps, guidance_scale, seed
+        As for the pipeline.
+    batch_size : int
+        Pictures at once. Changes features by rounding only.
+    reference_keys : iterable of str or int, optional
+        One for each reference; seeds its noise. By default its place, 0 to N - 1.
+    pose_keys : sequence of str or int, optional
+        One for each pose.
+    on_images : callable, optional
+        Called as ``f(key, pictures)`` with the M pictures of each reference, for instance to keep or to write them.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    array or tensor, shape (N, M, D)
+        Container, dtype and device of what the encoder gives; without a gradient.
+
+    Raises
+    ------
+    ValueError
+        Without references or poses; for an unreadable file; for keys that do not fit; for an encoder's output of
+        another shape, or with NaN or inf.
+    TypeError
+        For an encoder's output that is neither array nor tensor, or holds no floats.
+
+    References
+    ----------
+    C. Yuan and others, From Poses to Identity: Training-Free Person Re-Identification via Feature Centralization, CVPR
+    2025, section 3.2.
+
+    Examples
+    --------
+    Here the pipeline only repeats the person, and the encoder takes the mean colour.
+
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from pose2id.ipg.generation import generate_features
+    >>> def pipe(references, poses, **options):
+    ...     return SimpleNamespace(images=[[person for _ in poses] for person in references])
+    >>> def encoder(pictures):
+    ...     return np.stack([np.asarray(picture).mean(axis=(0, 1)) for picture in pictures])
+    >>> people = [Image.new("RGB", (64, 128), colour) for colour in ("red", "blue", "white")]
+    >>> generate_features(pipe, encoder, people, poses=[people[0], people[0]]).shape
+    (3, 2, 3)
+    """
+    check_count(batch_size, "batch_size", 1)
+    if poses is not None and not len(poses):
+        raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
+    m = _count_poses(poses)
+    single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
+    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment]
+    length = len(people) if isinstance(people, Sized) else None
+    if length is not None and isinstance(reference_keys, Sized) and len(reference_keys) != length:
+        raise ValueError(
+            f"reference_keys must have {length} keys, one for each reference; received {len(reference_keys)}"
+        )
+
+    features: list[Any] = []
+    from tqdm import tqdm
+
+    with tqdm(total=length, desc="generating", unit="reference", disable=not progress) as bar:
+        for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
+            images = [_open(reference, f"references, key {key!r}") for key, reference in chunk]
+            keys = [key for key, _ in chunk]
+            rows = pipe(
+                images,
+                poses,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                seed=seed,
+                output_type="pil",
+                batch_size=batch_size,
+                reference_keys=keys,
+                pose_keys=pose_keys,
+            ).images
+            pictures = [picture for row in rows for picture in row]
+            if len(pictures) != len(chunk) * m:
+                raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")
+            features.append(_encode(encoder, pictures, flip=flip, like=features[0] if features else None))
+            for key, row in zip(keys, rows if on_images else (), strict=bool(on_images)):
+                on_images(key, list(row))  # type: ignore[misc]
+            bar.update(len(chunk))
+    if not features:
+        raise ValueError("references must hold at least one image, received none")
+    if is_tensor(features[0]):
+        import torch
+
+        return torch.cat(features).reshape(-1, m, features[0].shape[1])
+    return np.concatenate(features).reshape(-1, m, features[0].shape[1])
+
+
+def _count_poses(poses: Sequence[Any] | None) -> int:
+    if poses is not None:
+        return len(poses)
+    from pose2id.ipg.poses import representative_poses
+
+    return len(representative_poses())
+
+
+def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Iterator[list[tuple[Key, Any]]]:
+    """Pairs (key, reference), `size` at a time."""
+    try:
+        pairs = zip(count() if keys is None else keys, people, strict=keys is not None)
+        while chunk := list(islice(pairs, size)):
+            yield chunk
+    except ValueError as error:
+        if "zip()" not in str(error):  # of the caller's generator, not of ours
+            raise
+        raise ValueError("reference_keys must have one key for each reference, received another number") from None
+
+
+def _encode(encoder: Callable[[list[Image.Image]], Any], pictures: list[Any], *, flip: bool, like: Any) -> Any:
+    import torch
+
+    with torch.no_grad():  # a graph for the gradient would hold all of the encoder's layers for every picture
+        features = _check_features(encoder(list(pictures)), len(pictures), like)
+        if flip:
+            method = require("PIL.Image", "ipg", PURPOSE).Transpose.FLIP_LEFT_RIGHT
+            mirrored = encoder([picture.transpose(method) for picture in pictures])
+            features = features + _check_features(mirrored, len(pictures), features)
+    return features
+
+
+def _check_features(features: Any, n: int, like: Any) -> Any:
+    """What the encoder gave for n pictures; `like` is what it gave before."""
+    if is_tensor(features):
+        floats, finite = features.is_floating_point(), bool(features.isfinite().all())
+        features = features.detach()
+    elif isinstance(features, np.ndarray):
+        floats = features.dtype.kind == "f"
+        finite = not floats or bool(np.isfinite(features).all())
+    else:
+        raise TypeError(f"encoder must give a numpy array or a torch tensor, received {type(features).__name__}")
+    if not floats:
+        raise TypeError(f"encoder must give floats, received dtype {features.dtype}")
+    shape = tuple(features.shape)
+    if len(shape) != 2 or shape[0] != n or not shape[1]:
+        raise ValueError(f"encoder must give shape ({n}, D) for {n} pictures, received {shape}")
+    if like is not None and (type(features), features.dtype, shape[1]) != (type(like), like.dtype, like.shape[1]):
+        raise ValueError(
+            f"encoder must give one kind of features; received {type(features).__name__} of {features.dtype}, "
+            f"D = {shape[1]} after {type(like).__name__} of {like.dtype}, D = {like.shape[1]}"
+        )
+    if not finite:
+        raise ValueError(f"encoder must give finite features, received NaN or inf for some of {n} pictures")
+    return features
+
+
+def _open(reference: Any, name: str) -> Image.Image:
+    if isinstance(reference, (str, os.PathLike)):
+        return read_image(reference)
+    if not hasattr(reference, "convert"):
+        raise TypeError(f"{name} must be a PIL image or a path, received {type(reference).__name__}")
+    image: Image.Image = _as_rgb(reference)
+    return image
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a photograph of a person as RGB, turned upright.
+
+    Grey, palette, CMYK and the like become RGB; transparent pixels become white; of several frames the first is taken;
+    the orientation that a camera noted in the file (EXIF) is applied. Grey of more than 8 bits, as infrared cameras
+    write it, is scaled from the smallest even number of bits that holds its largest value (12 bits for 3000) to 8 bits.
+
+    Parameters
+    ----------
+    path : path
+        JPEG, PNG, BMP, WebP, TIFF, GIF, PPM, JPEG 2000 or AVIF, whatever its suffix; at most 89,478,485 pixels.
+
+    Returns
+    -------
+    PIL image
+        Mode "RGB".
+
+    Raises
+    ------
+    ValueError
+        When it is no image, is damaged, cut off or too large.
+    FileNotFoundError
+        When there is no such file.
+    MissingExtraError
+        Without Pillow.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from pose2id.ipg.generation import read_image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "infrared.png")
+    ...     Image.fromarray(np.full((128, 64), 4095, np.uint16)).save(path)
+    ...     read_image(path).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        return decode(read_bytes(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of at most MAX_BYTES."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"the file has {size:,} bytes, at most {MAX_BYTES:,} are read")
+    return path.read_bytes()
+
+
+def decode(content: bytes) -> Image.Image:
+    """The content of an image file as RGB, turned upright; ValueError says what is wrong with it."""
+    pillow, operations = (require(f"PIL.{name}", "ipg", PURPOSE) for name in ("Image", "ImageOps"))
+    if not content:
+        raise ValueError("the file is empty")
+    pillow.init()
+    stream: BinaryIO = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of a size that is checked below
+            with pillow.open(stream, formats=[name for name in FORMATS if name in pillow.OPEN]) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ValueError(f"{width} x {height} pixels are too many, at most {MAX_PIXELS:,} are read")
+                image.load()
+                upright: Image.Image = _as_rgb(operations.exif_transpose(image))
+                return upright
+    except pillow.UnidentifiedImageError as error:
+        raise ValueError("not an image, or of a kind that is not read") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files raise nearly everything
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(words if type(error) is ValueError else f"it cannot be decoded: {words}") from error
+
+
+def _as_rgb(image: Any) -> Any:
+    """Any mode of Pillow as RGB; 8-bit RGB stays as it is."""
+    pillow = require("PIL.Image", "ipg", PURPOSE)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return pillow.fromarray(_to_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        return pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Grey values of more than 8 bits, scaled; the number of bits is guessed from the largest value."""
+    values = grey.astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise ValueError("it holds grey values that are negative, NaN or inf")
+    largest = float(values.max())
+    if grey.dtype.kind == "f" and largest <= 1:
+        full = 1.0
+    else:
+        bits = max(8, int(np.ceil(largest)).bit_length())
+        full = 2.0 ** (bits + bits % 2) - 1
+    return np.round(values * (255 / full)).astype(np.uint8)
