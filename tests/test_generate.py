@@ -837,7 +837,7 @@ def command_line(*arguments):
     """`pose2id generate` without the rest of the command line; its exit code."""
     parser = argparse.ArgumentParser()
 
-    def add_common(parser, run):
+    def add_common(parser, run, **_):
         parser.add_argument("-q", "--quiet", action="store_true")
         parser.set_defaults(run=run)
 
@@ -867,6 +867,34 @@ def test_killed_from_outside_when_a_picture_appears(tmp_path, people, monkeypatc
     groups = [(names[:2], ALL), (names[2:4], ALL), (names[4:], ALL)]
     assert pipe.calls == [(keys, list(poses)) for keys, poses in groups[1:]]  # the first unit was finished
     assert pictures(tmp_path / "out") == drawn_apart(people, groups)
+
+
+def test_a_start_that_failed_binds_nobody(tmp_path, people):
+    """Before the first picture there is nothing to mix with."""
+
+    def fail():
+        raise OSError("no weights")
+
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="no weights"):
+        generate_folder(fail, people, out, POSES, settings=SETTINGS)
+    other = replace(SETTINGS, seed=7)
+    assert generate(people, out, settings=other).drawn == 15
+    assert json.loads((out / "manifest.jsonl").read_text().splitlines()[0])["seed"] == 7
+    with pytest.raises(ValueError, match="seed was 7, is 42"):
+        generate(people, out)
+    expected = tmp_path / "expected"
+    generate(people, expected, settings=other)
+    assert tree(out) == tree(expected)
+
+
+def test_a_device_that_cannot_compute(tmp_path, people, capsys):
+    from pose2id.cli import main
+
+    files = [str(path) for path in people.values()]
+    assert main(["generate", *files, "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
+    assert "--device meta is not there" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_options_reach_the_pipeline():
     for call in pipe.calls:
         assert {name: call[name] for name in options} == options
         assert (call["batch_size"], call["output_type"], call["pose_keys"]) == (6, "pil", [4, 5, 6])
-        assert call["poses"] is POSES
+        assert call["poses"] == POSES
 
 
 def test_keys():
@@ -122,7 +122,7 @@ def test_references_are_taken_as_needed_and_pictures_let_go():
 def test_pictures_are_handed_out_on_request():
     seen = []
     generate_features(
-        FakePipe(), encoder, PEOPLE[:3], POSES, reference_keys="abc", on_images=lambda *given: seen.append(given)
+        FakePipe(), encoder, PEOPLE[:3], POSES, reference_keys=list("abc"), on_images=lambda *given: seen.append(given)
     )
     assert [key for key, _ in seen] == ["a", "b", "c"]
     for (_, pictures), pixels in zip(seen, COLOURS, strict=False):
@@ -194,8 +194,13 @@ def test_an_encoder_that_does_not_fit(encode, error, words):
         (iter([]), {}, ValueError, "references must hold at least one image, received none"),
         (PEOPLE, {"poses": []}, ValueError, "poses must hold at least one, received none"),
         (PEOPLE, {"batch_size": 0}, ValueError, "batch_size must be an integer >= 1, received 0"),
-        (PEOPLE, {"reference_keys": "ab"}, ValueError, "must have 12 keys, one for each reference; received 2"),
-        (iter(PEOPLE), {"reference_keys": "ab"}, ValueError, "reference_keys must have one key for each reference"),
+        (PEOPLE, {"reference_keys": ["a", "b"]}, ValueError, "must have 12 keys, one for each reference; received 2"),
+        (
+            iter(PEOPLE),
+            {"reference_keys": ["a", "b"]},
+            ValueError,
+            "reference_keys must have one key for each reference",
+        ),
         (PEOPLE, {"reference_keys": iter("ab")}, ValueError, "reference_keys must have one key for each reference"),
         ([PEOPLE[0], 3], {}, TypeError, "key 1 must be a PIL image or a path, received int"),
         (["nosuch.png"], {}, FileNotFoundError, r"nosuch\.png is not a file"),
@@ -450,3 +455,32 @@ def test_the_whole_way(pipe):
     features = centralize(reid(people), generated, eta=2, k1=0)
     fused = reid(people) + 2 * generated.mean(axis=1)
     np.testing.assert_allclose(features, fused / np.linalg.norm(fused, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_one_pose_and_poses_that_are_used_up(pipe):
+    size = {"height": 64, "width": 32, "num_inference_steps": 1}
+    person, poses = Image.new("RGB", (8, 16), "red"), representative_poses()[:2]
+
+    def reid(pictures):
+        return np.stack([np.asarray(picture).mean((0, 1)) for picture in pictures])
+
+    both = generate_features(pipe, reid, person, poses, **size)
+    np.testing.assert_array_equal(generate_features(pipe, reid, person, iter(poses), **size), both)
+    assert generate_features(pipe, reid, person, poses[0], **size).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"references": None}, "references must be an image, a path, or an iterable of these, received NoneType"),
+        ({"references": {"a": 1}}, "received dict"),
+        ({"pipe": 1}, "pipe must be callable, received int"),
+        ({"encoder": None}, "encoder must be callable, received NoneType"),
+        ({"on_images": 1}, "on_images must be callable, received int"),
+        ({"reference_keys": "ab"}, "reference_keys must be one key for each reference, received one string"),
+    ],
+)
+def test_wrong_kinds_are_told_before_anything_is_drawn(change, words):
+    options = {"pipe": pytest.fail, "encoder": pytest.fail, "references": [], **change}
+    with pytest.raises(TypeError, match=words):
+        generate_features(**options)

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 
 from pose2id.ipg import IPGPipeline, pipeline, representative_poses
 from pose2id.ipg.attention import PoseInput, connect, gather, make_readers, project, record
+from pose2id.ipg.generation import read_image
 from pose2id.ipg.loading import load_components
+from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.pipeline import draw_noise
 
 CONFIG = json.loads((GOLDEN / "ipg" / "config.json").read_text())
@@ -528,3 +530,83 @@ def test_record_leaves_nothing_behind(pipe):
     with pytest.raises(RuntimeError, match="stop"), record(pipe.reference_unet):
         raise RuntimeError("stop")
     assert all(pipe.reference_unet.attn_processors[name] is processor for name, processor in before.items())
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "turned"])
+def test_opened_images_are_taken_as_files_are(pipe, tmp_path, kind):
+    path = tmp_path / "person.png"
+    pixels = np.random.default_rng(0).integers(0, 4096, (16, 8), dtype=np.uint16)
+    if kind == "16 bits":
+        Image.fromarray(pixels).save(path)
+    elif kind == "transparent":
+        Image.fromarray((pixels // 16).astype(np.uint8)[:, :2].reshape(4, 2, 4)).save(path)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray((pixels // 16).astype(np.uint8)).save(path, exif=exif)
+    few = {**SIZE, "num_inference_steps": 1, "output_type": "latent"}
+    pose = representative_poses()[0]
+    with Image.open(path) as opened:
+        ours = pipe(opened, pose, **few).images
+        careless = pipe(Image.fromarray(np.asarray(opened.convert("RGB"))), pose, **few).images
+    assert torch.equal(ours, pipe(read_image(path), pose, **few).images)
+    assert not torch.equal(ours, careless)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"latents": np.zeros((1, 4, 8, 4), np.float32)}, TypeError, "latents must be a torch tensor of floats; "),
+        ({"latents": torch.full((1, 4, 8, 4), torch.nan)}, ValueError, "latents must be finite"),
+        ({"latents": torch.zeros(1, 4, 8, 4, dtype=torch.complex64)}, TypeError, "received torch.complex64"),
+        ({"guidance_scale": np.complex64(2)}, TypeError, "guidance_scale must be a number"),
+        ({"guidance_scale": 1e30}, ValueError, "guidance_scale must be a finite number, at most 10000; received 1e"),
+        ({"guidance_scale": float("nan")}, ValueError, "received nan"),
+        ({"num_inference_steps": 1001}, ValueError, "num_inference_steps must be at most 1000; received 1001"),
+        ({"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be callable; received int"),
+        ({"callback_on_step_end": lambda *_: 5}, TypeError, "must return a dict or None; received int"),
+        (
+            {"callback_on_step_end": lambda *_: {"latents": torch.zeros(1)}},
+            ValueError,
+            r"must return latents of shape \(1, 4, 8, 4\); received \(1,\)",
+        ),
+        ({"reference_keys": "a"}, TypeError, "reference_keys must be a list of strings or integers; received str 'a'"),
+        ({"pose_keys": 5}, TypeError, "pose_keys must be a list of strings or integers; received int 5"),
+        ({"reference_keys": [1.5]}, TypeError, "reference_keys must be strings or integers"),
+        ({"poses": [Image.new("RGB", (0, 4))]}, ValueError, "an image must have pixels; received one of 0 x 4"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_time(pipe, change, error, words):
+    options = {"poses": representative_poses()[:1], **SIZE, "output_type": "latent", **change}
+    with pytest.raises(error, match=words):
+        pipe(portraits(1), **options)
+
+
+def test_keys(pipe):
+    few = {**SIZE, "num_inference_steps": 1, "output_type": "latent"}
+    pose = representative_poses()[0]
+    numbers = pipe(portraits(2), pose, **few, reference_keys=np.arange(2)).images
+    assert torch.equal(numbers, pipe(portraits(2), pose, **few).images)
+    with pytest.raises(ValueError, match="reference_keys must be different"):
+        pipe(portraits(2), pose, **few, reference_keys=["a", "a"])
+
+
+def test_parts_that_do_not_fit(pipe):
+    parts = dict(pipe.components)
+    wrong = {
+        "vae": (tiny_vae({**CONFIG["vae"], "latent_channels": 8}), r"latent_channels of vae and .* \(8 and 4\)"),
+        "ifr": (IFR(7, 2, 9), r"token_dim of ifr .* \(9 and .*in_features of ifr \(\d+ and 7\)"),
+        "pose_encoder": (PoseEncoder(3, block_out_channels=[2, 2]), r"pixels per latent of vae .* \(8 and 2\)"),
+        "scheduler": (
+            DDIMScheduler(**{**CONFIG["scheduler"], "prediction_type": "x"}),
+            "prediction_type of scheduler must be one of v_prediction, epsilon, sample; received 'x'",
+        ),
+    }
+    for name, (part, words) in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            IPGPipeline(**{**parts, name: part})
+
+
+def test_options_that_the_pinned_weights_do_not_take():
+    with pytest.raises(ValueError, match="cache_dir, local_files_only: these weights come at a pinned revision"):
+        IPGPipeline.from_pretrained("yuanc3/Pose2ID", cache_dir="here", local_files_only=True)

@@ -30,6 +30,7 @@ from pose2id.ipg import weights  # noqa: E402
 from pose2id.ipg.loading import (  # noqa: E402
     ABSENT,
     load_components,
+    load_encoder,
     load_state,
     read_config,
     read_state,
@@ -1033,3 +1034,33 @@ def test_the_command_without_a_connection(capsys, tmp_path):
     code, out, err = run(capsys, "convert", tmp_path / "none")
     assert (code, out) == (2, "")
     assert err.startswith(f"pose2id weights: {tmp_path / 'none'} is not a folder")
+
+
+def test_half_a_file_sparse_tensors_and_other_kinds(tmp_path):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "IFR.pth")
+    content = (tmp_path / "IFR.pth").read_bytes()
+    (tmp_path / "IFR.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"IFR\.pth cannot be read: "):
+        read_state(tmp_path, "IFR")
+    torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "IFR.pth")
+    with pytest.raises(
+        ValueError, match=r"IFR\.pth must hold dense tensors, 'a' in it has the layout torch.sparse_coo"
+    ):
+        read_state(tmp_path, "IFR")
+
+
+def test_numbers_of_another_kind_in_the_encoder(tmp_path):
+    write(tmp_path)
+    state = load_file(tmp_path / "transformer_20.safetensors")
+    name = next(key for key in state if key.endswith("blocks.0.norm1.weight"))
+    save_file({**state, name: state[name].long()}, tmp_path / "transformer_20.safetensors")
+    with pytest.raises(
+        ValueError, match=r"transformer_20\.safetensors: .*blocks\.0\.norm1\.weight has dtype torch.int64"
+    ):
+        load_encoder(tmp_path, CONFIG)
+
+
+def test_the_encoder_under_its_other_name(tmp_path):
+    write(tmp_path)
+    (tmp_path / "transformer_20.safetensors").rename(tmp_path / "transreid.safetensors")
+    assert load_encoder(tmp_path, CONFIG).config.embed_dim == CONFIG["transreid"]["embed_dim"]

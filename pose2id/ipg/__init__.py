@@ -12,6 +12,7 @@ from pose2id.errors import require
 
 if TYPE_CHECKING:
     from pose2id.ipg.generation import generate_features as generate_features
+    from pose2id.ipg.generation import read_image as read_image
     from pose2id.ipg.pipeline import IPGOutput as IPGOutput
     from pose2id.ipg.pipeline import IPGPipeline as IPGPipeline
     from pose2id.ipg.poses import Pose as Pose
@@ -22,20 +23,21 @@ _HOME = {
     "IPGPipeline": "pipeline",
     "Pose": "poses",
     "generate_features": "generation",
+    "read_image": "generation",
     "representative_poses": "poses",
 }
 
-_PACKAGES = ("PIL", "safetensors", "huggingface_hub", "accelerate", "diffusers")
+PACKAGES = ("PIL", "safetensors", "huggingface_hub", "accelerate", "diffusers")
 """What the pipeline imports, each before those that need it; poses and features do without."""
 
-__all__ = ["IPGOutput", "IPGPipeline", "Pose", "generate_features", "representative_poses"]
+__all__ = ["IPGOutput", "IPGPipeline", "Pose", "generate_features", "read_image", "representative_poses"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME[name] == "pipeline":
-        for package in _PACKAGES:
+        for package in PACKAGES:
             require(package, "ipg", f"{__name__}.{name}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pose2id.errors import require
+from pose2id.ipg import PACKAGES
 from pose2id.ipg.weights import FILES, REPOSITORY
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -93,9 +94,8 @@ def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """`pose2id generate`; returns the exit code."""
-    require("PIL.Image", "ipg", PURPOSE)
-    for module in ("diffusers", "accelerate", "safetensors"):  # rather now than after all photographs have been read
-        require(module, "ipg", PURPOSE)
+    for package in PACKAGES:  # rather now than after all photographs have been read
+        require(package, "ipg", PURPOSE)
     import torch
 
     from pose2id.ipg.runs import Settings, generate_folder
@@ -333,6 +333,7 @@ def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool
     logging = require("diffusers.utils.logging", "ipg", PURPOSE)
     if not progress:
         logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it warns of every change of dtype
     import torch
 
     from pose2id.ipg.pipeline import IPGPipeline
@@ -340,7 +341,7 @@ def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool
     if isinstance(source, Path) and not (source / "model_index.json").is_file():
         pipe = IPGPipeline.from_released_files(source)
     else:
-        pipe = IPGPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype))
+        pipe = IPGPipeline.from_pretrained(source)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device, getattr(torch, dtype))
 
@@ -354,8 +355,9 @@ def _take_device(name: str | None) -> Any:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or the like, received {name!r}") from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, True) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    kind = getattr(torch, device.type, None)  # such as torch.cuda
+    there = device.type == "cpu" or (hasattr(kind, "is_available") and kind.is_available())
+    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"--device {name} is not there; leave it out to use what there is")
     return device
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,11 +35,11 @@ def generate_features(
     pipe: Callable[..., Any],
     encoder: Callable[[list[Image.Image]], Any],
     references: Iterable[Image.Image | str | os.PathLike[str]] | Image.Image | str | os.PathLike[str],
-    poses: Sequence[Image.Image | Pose] | None = None,
+    poses: Iterable[Image.Image | Pose] | Image.Image | Pose | None = None,
     *,
     flip: bool = False,
-    height: int = 512,
-    width: int = 256,
+    height: int | None = None,
+    width: int | None = None,
     num_inference_steps: int = 20,
     guidance_scale: float = 3.5,
     seed: int = 42,
@@ -63,7 +63,7 @@ def generate_features(
         (n, D) of floats. It does its own resizing and normalising.
     references : iterable of PIL images or paths
         The N people; a generator is consumed as needed. A single image or path is N = 1. `read_image` reads paths.
-    poses : sequence of PIL images or Pose, optional
+    poses : PIL images or Pose, or one of them, optional
         The M poses; None: the 8 representative ones.
     flip : bool
         Add the feature of the mirrored picture (section 3.2.1 of the paper). The published numbers are without.
@@ -115,11 +115,22 @@ def generate_features(
     (3, 2, 3)
     """
     check_count(batch_size, "batch_size", 1)
-    if poses is not None and not len(poses):
-        raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
+    for name, value in (("pipe", pipe), ("encoder", encoder), ("on_images", on_images)):
+        if not callable(value) and (name, value) != ("on_images", None):
+            raise TypeError(f"{name} must be callable, received {type(value).__name__}")
+    if poses is not None:
+        poses = [poses] if hasattr(poses, "convert") or hasattr(poses, "keypoints") else list(poses)
+        if not poses:
+            raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
     m = _count_poses(poses)
     single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
-    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment]
+    if not single and (isinstance(references, (bytes, Mapping)) or not isinstance(references, Iterable)):
+        raise TypeError(
+            f"references must be an image, a path, or an iterable of these, received {type(references).__name__}"
+        )
+    if isinstance(reference_keys, (str, bytes)):
+        raise TypeError("reference_keys must be one key for each reference, received one string")
+    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment,list-item]
     length = len(people) if isinstance(people, Sized) else None
     if length is not None and isinstance(reference_keys, Sized) and len(reference_keys) != length:
         raise ValueError(
@@ -224,8 +235,14 @@ def _open(reference: Any, name: str) -> Image.Image:
         return read_image(reference)
     if not hasattr(reference, "convert"):
         raise TypeError(f"{name} must be a PIL image or a path, received {type(reference).__name__}")
-    image: Image.Image = _as_rgb(reference)
-    return image
+    return take_image(reference)
+
+
+def take_image(image: Image.Image) -> Image.Image:
+    """An opened image as `read_image` gives one: RGB, turned upright; 8-bit RGB without orientation stays as it is."""
+    upright = require("PIL.ImageOps", "ipg", PURPOSE).exif_transpose(image)
+    taken: Image.Image = _as_rgb(upright)
+    return taken
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:

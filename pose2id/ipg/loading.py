@@ -6,6 +6,7 @@ Importing this module needs no extra; its functions need `ipg`.
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import json
 import os
@@ -125,6 +126,8 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
     except ImportError:
         raise
     except Exception as error:  # damaged files raise nearly everything
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
+            raise ValueError(f"{path} cannot be read: it is cut off or damaged") from error
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{path} cannot be read: {kind}{message_of(error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -135,6 +138,8 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
     for key, tensor in content.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{path} must hold tensors by name, {key!r} in it is a {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{path} must hold dense tensors, {key!r} in it has the layout {tensor.layout}")
         if key.removeprefix("module.") in state:
             raise ValueError(f"{path} holds {key.removeprefix('module.')} twice, with and without 'module.'")
         state[key.removeprefix("module.")] = tensor
@@ -273,7 +278,6 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     """
     diffusers = require("diffusers", "ipg", PURPOSE)
     from pose2id.ipg.modules import IFR, PoseEncoder
-    from pose2id.ipg.reid import TransReID
 
     blocks = read_config(config)
     unet = diffusers.UNet2DConditionModel
@@ -285,18 +289,11 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     )
     paths = {file: _find(folder, file) for file in (*(row[1] for row in rows), "transformer_20")}  # before reading any
     components = {name: _build(cls, blocks, block) for name, _, cls, block, _ in rows}
-    encoder = components["identity_encoder"] = _build(TransReID, blocks, "transreid")
+    components["identity_encoder"] = load_encoder(folder, config)
     components["scheduler"] = _build(diffusers.DDIMScheduler, blocks, "scheduler")
     components["vae"] = _load_vae(vae, blocks.get("vae"), diffusers.AutoencoderKL)
     for name, file, _, _, absent in rows:
         load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
-    encoder.to_empty(device="cpu")
-    for tensor in encoder.state_dict().values():
-        tensor.zero_()  # the parts that only training uses may be absent, and shall not be random
-    try:
-        encoder.load_released_state(read_state(folder, "transformer_20"))
-    except ValueError as error:
-        raise ValueError(f"{paths['transformer_20']}: {error}") from error
     for name in components.keys() - {"scheduler"}:
         components[name].eval().requires_grad_(False)
     return components
@@ -348,6 +345,28 @@ def _load_vae(vae: Any, block: Mapping[str, Any] | None, cls: Any) -> Any:
     if any(faults.values()):  # diffusers leaves such parameters random, with a warning
         raise ValueError(f"vae {place} does not fit its config.json; {list_faults(faults)}")
     return loaded
+
+
+def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
+    """The identity encoder alone, from a folder with transformer_20 (or transreid), .safetensors or .pth.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `load_components`.
+    """
+    from pose2id.ipg.reid import TransReID
+
+    path = _find(folder, "transformer_20")
+    encoder = _build(TransReID, read_config(config), "transreid")
+    encoder.to_empty(device="cpu")
+    for tensor in encoder.state_dict().values():
+        tensor.zero_()  # the parts that only training uses may be absent, and shall not be random
+    try:
+        encoder.load_released_state(read_state(folder, "transformer_20"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return encoder.eval().requires_grad_(False)
 
 
 def list_faults(faults: Mapping[str, list[str]]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +17,22 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from pose2id.ipg.attention import Memory, PoseInput, connect, gather, make_readers, project, record
+from pose2id.ipg.generation import take_image
 from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.poses import Pose, representative_poses
 from pose2id.ipg.reid import TransReID
+from pose2id.ipg.small import PatchCodec, SmallEncoder
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["IPGOutput", "IPGPipeline"]
 
-REDUCTION = 8
-"""Pixels per latent, of the autoencoder and of the pose encoder."""
+PREDICTIONS = ("v_prediction", "epsilon", "sample")
+SPACINGS = ("trailing", "leading", "linspace")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+LARGEST_GUIDANCE = 1e4
+REAL = (int, float, np.integer, np.floating)
 Key = str | int
 
 
@@ -52,8 +55,8 @@ class IPGPipeline(DiffusionPipeline):
 
     Parameters
     ----------
-    vae : AutoencoderKL
-        Images to latents and back, an eighth of the size.
+    vae : AutoencoderKL or PatchCodec
+        Images to latents and back, an eighth of the size as released.
     reference_unet : UNet2DConditionModel
         Sees the reference once, at timestep 0; what enters its self-attentions is shown to `unet`.
     unet : UNet2DConditionModel
@@ -62,10 +65,17 @@ class IPGPipeline(DiffusionPipeline):
         Pose drawings to what is added after the denoiser's first convolution.
     ifr : IFR
         Identity features to the tokens of all cross-attentions.
-    identity_encoder : TransReID
+    identity_encoder : TransReID or SmallEncoder
         The ReID model that `ifr` was trained on.
     scheduler : DDIMScheduler
         As released: zero terminal SNR, trailing timesteps, v-prediction.
+    sample_size : (int, int)
+        Height and width of the pictures that the weights were trained on.
+
+    Raises
+    ------
+    ValueError
+        When the parts do not fit together, or the scheduler's prediction type is unknown.
 
     Examples
     --------
@@ -79,13 +89,14 @@ class IPGPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | PatchCodec,
         reference_unet: UNet2DConditionModel,
         unet: UNet2DConditionModel,
         pose_encoder: PoseEncoder,
         ifr: IFR,
-        identity_encoder: TransReID,
+        identity_encoder: TransReID | SmallEncoder,
         scheduler: DDIMScheduler,
+        sample_size: list | tuple = (512, 256),  # type: ignore[type-arg] # diffusers reads the types
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -97,8 +108,35 @@ class IPGPipeline(DiffusionPipeline):
             identity_encoder=identity_encoder,
             scheduler=scheduler,
         )
+        self.register_to_config(sample_size=list(sample_size))
+        self.reduction = find_reduction(vae)
+        self._check_parts()
         self._readers = make_readers(unet)
         self._pose = PoseInput()
+
+    def _check_parts(self) -> None:
+        """Raise ValueError where parts do not fit together; tensors would, but much later and in other words."""
+        unet, ifr, pose = self.unet.config, self.ifr.config, self.pose_encoder.config
+        pairs = {
+            "in_channels of reference_unet and unet": (self.reference_unet.config.in_channels, unet.in_channels),
+            "latent_channels of vae and in_channels of unet": (self.vae.config.latent_channels, unet.in_channels),
+            "token_dim of ifr and cross_attention_dim of unet": (ifr.token_dim, unet.cross_attention_dim),
+            "conditioning_embedding_channels of pose_encoder and first block_out_channels of unet": (
+                pose.conditioning_embedding_channels,
+                unet.block_out_channels[0],
+            ),
+            "pixels per latent of vae and of pose_encoder": (self.reduction, 2 ** (len(pose.block_out_channels) - 1)),
+            "width of identity_encoder's feature and in_features of ifr": (
+                self.identity_encoder.feature_width,
+                ifr.in_features,
+            ),
+        }
+        if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
+            raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
+        allowed = {"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS}
+        for name, values in allowed.items():
+            if (value := self.scheduler.config[name]) not in values:
+                raise ValueError(f"{name} of scheduler must be one of {', '.join(values)}; received {value!r}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -119,9 +157,16 @@ class IPGPipeline(DiffusionPipeline):
         """
         from pose2id.ipg import weights
 
-        if str(pretrained_model_name_or_path) == weights.REPOSITORY:
-            pretrained_model_name_or_path = weights.from_hub()
-        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
+        name = os.fspath(pretrained_model_name_or_path)
+        if name == weights.REPOSITORY:
+            ours = ("cache_dir", "revision", "local_files_only", "force_download", "variant", "token", "proxies")
+            if given := [option for option in ours if kwargs.get(option) is not None]:
+                raise ValueError(
+                    f"{', '.join(given)}: these weights come at a pinned revision into the cache that HF_HOME names; "
+                    "set HF_HOME or HF_HUB_OFFLINE=1 instead"
+                )
+            name = os.fspath(weights.from_hub())
+        return super().from_pretrained(name, **kwargs)
 
     @classmethod
     def from_released_files(
@@ -164,16 +209,16 @@ class IPGPipeline(DiffusionPipeline):
         references: Image.Image | Sequence[Image.Image],
         poses: Sequence[Image.Image | Pose] | Image.Image | Pose | None = None,
         *,
-        height: int = 512,
-        width: int = 256,
+        height: int | None = None,
+        width: int | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 3.5,
         seed: int = 42,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         batch_size: int = 8,
-        reference_keys: Sequence[Key] | None = None,
-        pose_keys: Sequence[Key] | None = None,
+        reference_keys: Iterable[Key] | None = None,
+        pose_keys: Iterable[Key] | None = None,
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
@@ -186,8 +231,9 @@ class IPGPipeline(DiffusionPipeline):
             People, any size; resized to `height` x `width`.
         poses : PIL images in canonical colours, `Pose` objects, or None
             None: the 8 representative poses.
-        height, width : int
-            Of the result, multiples of 8. The released weights were trained at 512 x 256.
+        height, width : int, optional
+            Of the result, multiples of what a latent covers (8 pixels). None: what the weights were trained at, 512 x
+            256 for the released ones.
         num_inference_steps : int
             DDIM steps.
         guidance_scale : float
@@ -222,30 +268,41 @@ class IPGPipeline(DiffusionPipeline):
             For anything but images, poses, positive sizes and counts, and keys that fit.
         """
         # 1. Check everything before anything is computed.
+        unit = self.reduction
+        height, width = (
+            size if given is None else _take_size(name, given, unit)
+            for name, given, size in zip(("height", "width"), (height, width), self.config.sample_size, strict=True)
+        )
         people = _take_list(references, "references", Image.Image)
         drawings = list(representative_poses()) if poses is None else _take_list(poses, "poses", (Image.Image, Pose))
         people_keys = _take_keys(reference_keys, len(people), "reference_keys")
         drawing_keys = _take_keys(pose_keys, len(drawings), "pose_keys")
-        for name, value, unit in (
-            ("height", height, REDUCTION),
-            ("width", width, REDUCTION),
-            ("num_inference_steps", num_inference_steps, 1),
-            ("batch_size", batch_size, 1),
-        ):
-            _check_size(name, value, unit)
+        steps = _take_size("num_inference_steps", num_inference_steps, 1)
+        if steps > (most := self.scheduler.config.num_train_timesteps):
+            raise ValueError(f"num_inference_steps must be at most {most}; received {steps}")
+        _take_size("batch_size", batch_size, 1)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise TypeError(f"seed must be an integer; received {type(seed).__name__} {seed!r}")
-        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.number)):
+        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, REAL):
             raise TypeError(f"guidance_scale must be a number; received {type(guidance_scale).__name__}")
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale must be a finite number; received {guidance_scale}")
+        if not abs(guidance_scale) <= LARGEST_GUIDANCE:
+            raise ValueError(
+                f"guidance_scale must be a finite number, at most {LARGEST_GUIDANCE:g}; received {guidance_scale}"
+            )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; received {output_type!r}")
-        wanted = [*callback_on_step_end_tensor_inputs]
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise TypeError(f"callback_on_step_end must be callable; received {type(callback_on_step_end).__name__}")
+        wanted = list(callback_on_step_end_tensor_inputs or ())
         if any(name not in self._callback_tensor_inputs for name in wanted):
             raise ValueError(f"callback_on_step_end_tensor_inputs may hold 'latents' only; received {wanted!r}")
-        shape = (self.unet.config.in_channels, height // REDUCTION, width // REDUCTION)
+        shape = (self.unet.config.in_channels, height // unit, width // unit)
         pairs = [(r, m) for r in range(len(people)) for m in range(len(drawings))]
+        if latents is not None and not (isinstance(latents, torch.Tensor) and latents.is_floating_point()):
+            what = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+            raise TypeError(f"latents must be a torch tensor of floats; received {what}")
+        if latents is not None and not bool(latents.isfinite().all()):
+            raise ValueError("latents must be finite; received NaN or inf")
         if latents is not None and tuple(latents.shape) != (len(pairs), *shape):
             raise ValueError(
                 f"latents must have shape {(len(pairs), *shape)} for {len(people)} references and {len(drawings)} "
@@ -306,7 +363,7 @@ class IPGPipeline(DiffusionPipeline):
             height, width = encoder.config.img_size
             pixels = torch.zeros(1, 3, height, width)
         else:
-            pixels = encoder.preprocess([image])
+            pixels = encoder.preprocess([take_image(image)])
         with torch.no_grad():
             features = encoder(pixels.to(self._execution_device, encoder.dtype))
             return self.ifr(features.to(self.ifr.dtype))
@@ -378,7 +435,7 @@ class IPGPipeline(DiffusionPipeline):
                 latents = self.scheduler.step(prediction, timestep, latents, eta=0.0, return_dict=False)[0]
                 if callback is not None:
                     changed = callback(self, i, int(timestep), {"latents": latents} if wanted else {})
-                    latents = (changed or {}).get("latents", latents)
+                    latents = _take_changed(changed, latents)
                 bar.update()
         return latents
 
@@ -396,6 +453,12 @@ class IPGPipeline(DiffusionPipeline):
                 yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array
 
 
+def find_reduction(vae: Any) -> int:
+    """Pixels per latent, along each side."""
+    levels = vae.config.get("block_out_channels")
+    return int(vae.config.patch_size if levels is None else 2 ** (len(levels) - 1))
+
+
 def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:
     """Standard normal noise (float32, on the CPU) that depends on these arguments only."""
     words = repr((int(seed), *(key if isinstance(key, str) else int(key) for key in (reference_key, pose_key))))
@@ -406,7 +469,9 @@ def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, .
 
 def _pixels(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """An image as (3, height, width) float32 in [0, 1], RGB."""
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    if not image.width * image.height:
+        raise ValueError(f"an image must have pixels; received one of {image.width} x {image.height}")
+    resized = take_image(image).resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
 
 
@@ -430,19 +495,37 @@ def _take_list(given: Any, name: str, kinds: type | tuple[type, ...]) -> list[An
     return list(items)
 
 
-def _take_keys(given: Sequence[Key] | None, count: int, name: str) -> list[Key]:
-    keys: list[Key] = list(range(count)) if given is None else list(given)
+def _take_changed(changed: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The latents that a callback wants instead, or those there are."""
+    if changed is None:
+        return latents
+    if not isinstance(changed, Mapping):
+        raise TypeError(f"callback_on_step_end must return a dict or None; received {type(changed).__name__}")
+    new = changed.get("latents", latents)
+    if not isinstance(new, torch.Tensor) or new.shape != latents.shape:
+        what = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
+        raise ValueError(f"callback_on_step_end must return latents of shape {tuple(latents.shape)}; received {what}")
+    return new
+
+
+def _take_keys(given: Iterable[Key] | None, count: int, name: str) -> list[Key]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Iterable, type(None))):
+        raise TypeError(f"{name} must be a list of strings or integers; received {type(given).__name__} {given!r}")
+    keys = list(range(count)) if given is None else list(given)
     if len(keys) != count:
         raise ValueError(f"{name} must have one key for each of {count}; received {len(keys)}")
     for key in keys:
-        if isinstance(key, bool) or not isinstance(key, (str, int)):
+        if isinstance(key, bool) or not isinstance(key, (str, int, np.integer)):
             raise TypeError(f"{name} must be strings or integers; received {type(key).__name__} {key!r}")
-    return keys
+    if len(set(keys)) < count:
+        raise ValueError(f"{name} must be different, equal ones would give equal noise; received {keys!r}")
+    return [key if isinstance(key, str) else int(key) for key in keys]
 
 
-def _check_size(name: str, value: object, unit: int) -> None:
+def _take_size(name: str, value: object, unit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer; received {type(value).__name__} {value!r}")
     if value < unit or value % unit:
         what = f"a positive multiple of {unit}" if unit > 1 else "at least 1"
         raise ValueError(f"{name} must be {what}; received {value}")
+    return int(value)

@@ -274,6 +274,11 @@ class TransReID(ModelMixin, ConfigMixin):
             features = [_normalize(feature, neck) for feature, neck in zip(features, necks, strict=True)]
         return torch.cat([features[0], *(feature / LOCALS for feature in features[1:])], dim=1)
 
+    @property
+    def feature_width(self) -> int:
+        """Width of the feature: the global part and the four local ones."""
+        return (1 + LOCALS) * int(self.config.embed_dim)
+
     def shuffle(self, tokens: torch.Tensor) -> torch.Tensor:
         """Patch tokens in the order of the jigsaw branch.
 
@@ -359,6 +364,8 @@ class TransReID(ModelMixin, ConfigMixin):
                 faults.append(f"key {name} with and without the prefix module.")
             elif value.shape != own[name].shape:
                 faults.append(f"{name} has shape {tuple(value.shape)}, must be {tuple(own[name].shape)}")
+            elif not self._unused(name) and value.is_floating_point() != own[name].is_floating_point():
+                faults.append(f"{name} has dtype {value.dtype}, must be {own[name].dtype}")
             given[name] = value
         absent = [name for name in own if name not in given]
         faults += [f"missing key {name}" for name in absent if not self._unused(name)]

@@ -216,6 +216,8 @@ class _Run:
         from tqdm import tqdm
 
         old = _read_manifest(self.root / MANIFEST)
+        if old.units and not old.torn and not self.has_pictures(old):
+            old = _Manifest()  # what failed before its first picture binds nobody
         values = asdict(self.settings) | {"versions": _versions()}
         drawn = {name: _hash_image(image) for name, image in self.drawings.items()}
         _check_same(self.root, old, values, drawn)
@@ -253,6 +255,11 @@ class _Run:
                     self.skip(key, f"an earlier run planned it in one batch with {absent[0]}, which is not there now")
             else:
                 self.waiting += len(unit)
+
+    def has_pictures(self, manifest: _Manifest) -> bool:
+        """Whether any picture that a manifest plans is there."""
+        targets = _targets(manifest.units, manifest.settings.get("layout", LAYOUTS[0])).values()
+        return any((self.root / target).is_file() for target in targets)
 
     def draw(self, load: Callable[[], Callable[..., Any]]) -> Report:
         """Draw the unfinished units."""
