@@ -63,12 +63,21 @@ class Protocol:
     junk_label : int or None
         Gallery items with this identity (as an integer or as a string) are removed from every list; a query that
         carries it is not scored.
+    whole_camera_is_junk : bool
+        With `same_camera_is_junk`: the items of all other identities from that camera are removed too.
+    one_place : tuple of (int, int)
+        Pairs of cameras (as integers or as strings) that stand in one place and count as one camera.
+    cmc_over_identities : bool
+        CMC counts identities, each at its nearest item, instead of items; mAP and mINP count items all the same.
     """
 
     name: str
     summary: str
     same_camera_is_junk: bool
     junk_label: int | None = -1
+    whole_camera_is_junk: bool = False
+    one_place: tuple[tuple[int, int], ...] = ()
+    cmc_over_identities: bool = False
 
     def junk(
         self,
@@ -80,8 +89,16 @@ class Protocol:
         """Mark what is removed from the list of one query, (G,) bool; without cameras nothing is for its camera."""
         junk = self.marked(gallery_ids)
         if self.same_camera_is_junk and gallery_cams is not None:
-            junk |= (gallery_ids == query_id) & (gallery_cams == query_cam)
+            here = self.places(gallery_cams) == self.places(np.asarray([query_cam]))
+            junk |= here if self.whole_camera_is_junk else here & (gallery_ids == query_id)
         return junk
+
+    def places(self, cams: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The cameras, all those of one place under the label of one of them."""
+        label = str if cams.dtype.kind == "U" else int
+        for kept, other in self.one_place:
+            cams = np.where(cams == label(other), label(kept), cams)
+        return cams
 
     def marked(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Mark which of `ids` carry the junk label."""
@@ -95,6 +112,14 @@ PROTOCOLS = {
     for protocol in (
         Protocol("market1501", "same identity and camera removed, gallery label -1 is junk, 0 is ordinary", True),
         Protocol("all", "no camera rule; gallery label -1 is junk, 0 is ordinary", False),
+        Protocol(
+            "sysu-mm01",
+            "a query skips the camera of its own place (2 and 3 are one), CMC counts identities",
+            same_camera_is_junk=True,
+            whole_camera_is_junk=True,
+            one_place=((2, 3),),
+            cmc_over_identities=True,
+        ),
     )
 }
 """The protocols by name. A further one is one line here."""
@@ -111,7 +136,8 @@ class Scores:
     mINP : float
         Mean inverse negative penalty: matches / rank of the last match (Ye et al., TPAMI 2021).
     cmc : (R,) float64 array
-        cmc[k - 1] is the share of valid queries with a match among their first k; R is the longest list.
+        cmc[k - 1] is the share of valid queries with a match among their first k items (identities, if the protocol
+        counts these); R is the longest list.
     valid_queries : int
         Queries with at least one match left after junk removal; the others are skipped.
     tied_rank1 : int
@@ -160,8 +186,9 @@ def evaluate(
         Identities. -1 (or "-1") in the gallery is junk; a query labelled -1 is not scored; 0 is an ordinary label.
     query_cams, gallery_cams : (Q,) and (G,) integers or strings, optional
         Cameras, both or neither; without them nothing is removed for its camera.
-    protocol : {"market1501", "all"} or Protocol
+    protocol : {"market1501", "all", "sysu-mm01"} or Protocol
         "market1501": gallery items of the query's identity *and* camera are removed. "all": no camera rule.
+        "sysu-mm01": a query of camera 3 skips all items of camera 2, and CMC counts identities, not items.
 
     Returns
     -------
@@ -310,7 +337,7 @@ def evaluate_features(
 
 @dataclass(frozen=True)
 class _Sides:
-    """Labels of both sides as integer codes (codes, cameras), junk marked, and the rule for cameras."""
+    """Labels of both sides as integer codes (codes, cameras), junk marked, and the rules for cameras and CMC."""
 
     query: npt.NDArray[np.int64]
     gallery: npt.NDArray[np.int64]
@@ -318,6 +345,19 @@ class _Sides:
     gallery_cams: npt.NDArray[np.int64] | None
     query_junk: npt.NDArray[np.bool_]
     gallery_junk: npt.NDArray[np.bool_]
+    whole_camera: bool
+    cmc_over_identities: bool
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """How many entries the list of each query has, (Q,), its own items all counted unless by `whole_camera`."""
+        clean = ~self.gallery_junk
+        labels, cams = self.gallery[clean], None if self.gallery_cams is None else self.gallery_cams[clean]
+        lengths = np.full(len(self.query), len(np.unique(labels)) if self.cmc_over_identities else len(labels))
+        if self.whole_camera and self.query_cams is not None and cams is not None:
+            for camera in np.unique(self.query_cams):
+                left = labels[cams != camera]
+                lengths[self.query_cams == camera] = len(np.unique(left)) if self.cmc_over_identities else len(left)
+        return lengths
 
 
 def _take_sides(
@@ -339,11 +379,20 @@ def _take_sides(
     cams: list[npt.NDArray[np.int64]] | list[None] = [None, None]
     if query_cams is not None:
         taken = [take_labels(query_cams, q, "query_cams"), take_labels(gallery_cams, g, "gallery_cams")]
-        cams = encode_labels(taken, ("query_cams", "gallery_cams"))
+        cams = encode_labels([protocol.places(side) for side in taken], ("query_cams", "gallery_cams"))
     codes = encode_labels(ids, ("query_ids", "gallery_ids"))
     if not protocol.same_camera_is_junk:
         cams = [None, None]
-    return _Sides(codes[0], codes[1], cams[0], cams[1], protocol.marked(ids[0]), protocol.marked(ids[1]))
+    return _Sides(
+        codes[0],
+        codes[1],
+        cams[0],
+        cams[1],
+        protocol.marked(ids[0]),
+        protocol.marked(ids[1]),
+        protocol.whole_camera_is_junk,
+        protocol.cmc_over_identities,
+    )
 
 
 def _score(
@@ -367,9 +416,12 @@ def _score(
     found = np.searchsorted(ordered, sides.query, "right") - np.searchsorted(ordered, sides.query, "left")
     # A block needs tables of rows x matches: few rows where queries have thousands of matches.
     height = max(1, min(height, math.isqrt(4 * BLOCK_ELEMENTS // max(1, int(found.sum()) // max(1, len(found))))))
-    clean = len(sides.gallery) - np.count_nonzero(sides.gallery_junk)
+    entries = sides.lengths()
     queries = torch.from_numpy(sides.query).to(device)
     items = torch.from_numpy(np.where(sides.gallery_junk, -1, sides.gallery)).to(device)
+    places = None
+    if sides.whole_camera and sides.query_cams is not None and sides.gallery_cams is not None:
+        places = torch.from_numpy(sides.query_cams).to(device), torch.from_numpy(sides.gallery_cams).to(device)
     product = torch.float32
 
     precisions = np.full(len(sides.query), np.nan)
@@ -395,14 +447,16 @@ def _score(
                 right,
                 queries[block],
                 items,
+                None if places is None else (places[0][block], places[1]),
                 measure,
                 first,
                 # An entry of the float64 product costs about as much as a sixtieth of a measurement.
                 cells // 64 if product == torch.float32 else cells,
+                over_identities=sides.cmc_over_identities,
             )
         ) is None:
             product = torch.float64
-        before, ties = counted
+        before, ties, leading = counted
         ahead = np.sort(_padded(before.cpu().numpy(), matches), axis=1)  # (b, most matches), padding last
         rank = ahead + np.arange(1, ahead.shape[1] + 1)  # of the first, second, ... match
         valid = matches > 0
@@ -410,8 +464,13 @@ def _score(
         precision = np.where(real, np.arange(1, ahead.shape[1] + 1) / rank, 0)
         precisions[block][valid] = precision.sum(axis=1)[valid] / matches[valid]
         inps.append(matches[valid] / np.take_along_axis(rank, np.maximum(matches - 1, 0)[:, None], 1)[valid, 0])
-        firsts.append(rank[valid, 0])
-        lengths.append((clean - np.bincount(row[junk], minlength=len(count)))[valid])
+        if leading is not None:
+            firsts.append(leading.cpu().numpy()[valid] + 1)
+            lengths.append(entries[block][valid])
+        else:
+            firsts.append(rank[valid, 0])
+            own = 0 if sides.whole_camera else np.bincount(row[junk], minlength=len(count))
+            lengths.append((entries[block] - own)[valid])
         tied += ties
     if not inps:
         raise ValueError(
@@ -448,15 +507,21 @@ def _count_before(
     right: tuple[torch.Tensor, torch.Tensor],
     queries: torch.Tensor,
     items: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor] | None,
     measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
     offset: int,
     limit: int,
-) -> tuple[torch.Tensor, int] | None:
-    """How many wrong items stand before each match, row by row, and in how many rows a tie of the two decides rank-1.
+    *,
+    over_identities: bool,
+) -> tuple[torch.Tensor, int, torch.Tensor | None] | None:
+    """How many wrong items stand before each match, and in how many rows a tie of the two decides rank-1.
+
+    With `over_identities` also of how many identities wrong items stand before the first match of each row, (b,).
 
     `scores` (b, G); `right` holds row and column of the matches, rows ascending; `queries` (b,) and `items` (G,) are
-    identities, -1 for junk. Within the `errors` of a match the order is settled by `measure`, and by the order of the
-    gallery where values are equal. None if more than `limit` wrong items would have to be measured.
+    identities, -1 for junk. With `places` (b,) and (G,), items of the query's own place are no wrong ones. Within the
+    `errors` of a match the order is settled by `measure`, and by the order of the gallery where values are equal.
+    None if more than `limit` wrong items would have to be measured.
     """
     import torch
 
@@ -476,7 +541,10 @@ def _count_before(
     flat = _up_to(scores, reach)
     entry, item = flat // scores.shape[1], flat % scores.shape[1]
     identity = items.index_select(0, item)  # here and below much faster than items[item]
-    wrong = ((identity != queries.index_select(0, entry)) & (identity >= 0)).nonzero().flatten()
+    counted = (identity != queries.index_select(0, entry)) & (identity >= 0)
+    if places is not None:
+        counted &= places[1].index_select(0, item) != places[0].index_select(0, entry)
+    wrong = counted.nonzero().flatten()
     flat, entry, item = (array.index_select(0, wrong) for array in (flat, entry, item))
     value = scores.flatten().index_select(0, flat)
     passed = _count_limits(upper, row, slot, scores, flat, strict=True)  # matches that are surely nearer
@@ -496,10 +564,18 @@ def _count_before(
         table = torch.bincount(of * size + place, minlength=len(scores) * size).view(-1, size)
         return table.cumsum(dim=1)[row, slot]
 
+    def distinct(leading: torch.Tensor) -> torch.Tensor | None:
+        """Of how many identities, row by row, the wrong items `leading` are."""
+        if not over_identities:
+            return None
+        size = int(items.max()) + 1
+        pairs = torch.unique(entry[leading] * size + items[item[leading]])
+        return torch.bincount(pairs // size, minlength=len(scores))
+
     before = count(touched, entry)
     among = (touched > passed).nonzero().flatten()
     if not len(among):
-        return before, 0
+        return before, 0, distinct((touched == 0).nonzero().flatten())
     if measure is not None and len(among) > limit:
         return None
     surely = count(touched[among], entry[among])
@@ -527,7 +603,12 @@ def _count_before(
     both = torch.zeros(3, len(scores), dtype=torch.bool, device=rows.device)
     for mark, of in zip(both, (leads & is_wrong, leads & ~is_wrong, leads & (settled > 0)), strict=True):
         mark[rows[of]] = True
-    return before, int((both[0] & both[1] & ~both[2]).sum())
+
+    # Before every match of the row: what surely is, and what the open ones begin with where no match is surely nearer.
+    right_ahead = (~is_wrong).cumsum(0) - (~is_wrong).long()
+    first = is_wrong & (right_ahead == right_ahead[row_start]) & (settled == 0)
+    leading = torch.cat([(touched == 0).nonzero().flatten(), among[order[first] - len(doubtful)]])
+    return before, int((both[0] & both[1] & ~both[2]).sum()), distinct(leading)
 
 
 def _order(*keys: torch.Tensor) -> torch.Tensor:

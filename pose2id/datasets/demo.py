@@ -1,4 +1,4 @@
-"""Data sets: the small real set that ships with the package."""
+"""The small real set that ships with the package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = ["DemoSet", "load_demo"]
 
 
 # eq=False: comparing arrays with == has no single truth value.

@@ -1,0 +1,96 @@
+"""Data sets: readers of the usual folder layouts, and the small real set that ships with the package.
+
+A reader looks at folders and lists and gives paths, identities and cameras; it opens no image and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pose2id.arrays import check_choice
+from pose2id.datasets.demo import DemoSet, load_demo
+from pose2id.datasets.listed import read_mars, read_msmt17, read_regdb
+from pose2id.datasets.named import read_dukemtmc, read_market1501, read_occluded_reid, read_synthetic, read_veri776
+from pose2id.datasets.records import DataSet, ImageSet
+from pose2id.datasets.sysu import read_sysu_mm01
+
+__all__ = [
+    "READERS",
+    "DataSet",
+    "DemoSet",
+    "ImageSet",
+    "load_demo",
+    "read_dataset",
+    "read_dukemtmc",
+    "read_market1501",
+    "read_mars",
+    "read_msmt17",
+    "read_occluded_reid",
+    "read_regdb",
+    "read_synthetic",
+    "read_sysu_mm01",
+    "read_veri776",
+]
+
+READERS: dict[str, Callable[..., DataSet]] = {
+    "market1501": read_market1501,
+    "dukemtmc": read_dukemtmc,
+    "msmt17": read_msmt17,
+    "occluded-reid": read_occluded_reid,
+    "sysu-mm01": read_sysu_mm01,
+    "regdb": read_regdb,
+    "mars": read_mars,
+    "veri-776": read_veri776,
+    "synthetic": read_synthetic,
+}
+"""The readers by name. A further one is one line here."""
+
+
+def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> DataSet:
+    """Read a data set by its name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `READERS`: "market1501", "dukemtmc", "msmt17", "occluded-reid", "sysu-mm01", "regdb", "mars",
+        "veri-776" or "synthetic".
+    root : path
+        Its folder, or the one around it.
+    **options
+        Those of its reader, such as `trial`.
+
+    Returns
+    -------
+    DataSet
+        What its reader gives.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a missing folder or file.
+    ValueError, TypeError
+        For an unknown name or option, or contents that are not those of the data set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pose2id.datasets import read_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for file in ("occluded_body_images/001/001_01.tif", "whole_body_images/001/001_01.tif"):
+    ...         Path(folder, file).parent.mkdir(parents=True)
+    ...         Path(folder, file).touch()
+    ...     data = read_dataset("occluded-reid", folder)
+    >>> data.query.ids.tolist(), data.gallery.cams.tolist(), data.protocol
+    ([1], [2], 'all')
+    """
+    reader = READERS[check_choice(name, "name", tuple(READERS))]
+    known = [option for option in inspect.signature(reader).parameters if option != "root"]
+    for option in options:
+        if option not in known:
+            allowed = ", ".join(known) or "none"
+            raise TypeError(f"{name} has no option {option!r}, it has: {allowed}")
+    return reader(root, **options)
