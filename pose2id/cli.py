@@ -1,7 +1,8 @@
 """The command line: reads, calls, writes.
 
-`pose2id demo | centralize | density | rerank | evaluate | generate | weights | doctor`. Results go to stdout, progress
-and errors to stderr. Bad input ends with one line and exit code 2. `generate` and `weights`: `pose2id.ipg.commands`.
+`pose2id demo | centralize | density | rerank | evaluate | generate | weights | synthetic | doctor`. Results
+go to stdout, progress and errors to stderr. Bad input ends with one line and exit code 2. `generate` and `weights` are
+in `pose2id.ipg.commands`.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="mAP, CMC, mINP; with --centralize and --rerank before and after")
     _add_sides(evaluate)
-    evaluate.add_argument("--protocol", default="market1501", help="market1501 (default) or all")
+    evaluate.add_argument("--protocol", default="market1501", help="market1501 (default), all or sysu-mm01")
     evaluate.add_argument(
         "--metric", default="euclidean", help="euclidean (default) or cosine, for rows without re-ranking"
     )
@@ -119,6 +120,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(evaluate, _evaluate, as_json=True)
 
     add_generator(commands, _add_common)
+
+    synthetic = commands.add_parser(
+        "synthetic", help="write a data set of synthetic pedestrians in the layout of Market-1501"
+    )
+    synthetic.add_argument("output", metavar="OUT", help="folder to write")
+    for name, default, words in (
+        ("ids", 500, "identities"),
+        ("seed", 0, "of the world"),
+        ("cams", 6, "cameras, 2 to 9"),
+        ("per-cam", 2, "pictures of each identity from each camera"),
+        ("height", 64, "of the pictures, in pixels"),
+        ("width", 32, "of the pictures, in pixels"),
+    ):
+        synthetic.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
+    synthetic.add_argument("--occluded", action="store_true", help="something stands before the person in every query")
+    synthetic.add_argument(
+        "--infrared", action="store_true", help="a third of the cameras is infrared, and all queries"
+    )
+    synthetic.add_argument("--overwrite", action="store_true", help="replace a folder that this command made")
+    _add_common(synthetic, _synthetic)
 
     doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
     doctor.add_argument("--rows", type=int, metavar="N", help="explain the engine for so many rows (with --width)")
@@ -205,6 +226,16 @@ def _demo(arguments: argparse.Namespace) -> None:
             print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
     if missing:
         print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def _synthetic(arguments: argparse.Namespace) -> None:
+    from pose2id.synthetic import write_dataset
+
+    options = ("ids", "seed", "cams", "per_cam", "height", "width", "occluded", "infrared", "overwrite")
+    given = {name: getattr(arguments, name) for name in options}
+    folder = write_dataset(arguments.output, progress=_progress(arguments), **given)
+    pictures = sum(1 for _ in folder.rglob("*.jpg"))
+    print(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")
 
 
 def _method(arguments: argparse.Namespace, file: FeatureFile, *, normalize: bool = True) -> Any:

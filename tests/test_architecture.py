@@ -44,7 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": CORE,
     "synthetic": CORE | {"ipg"},
     "demo": CORE | {"datasets", "plots"},
-    "cli": CORE | {"files", "datasets", "plots", "demo", "synthetic", "ipg", ""},
+    "walkthrough": CORE | {"synthetic", "ipg", "plots"},
+    "training_runs": CORE | {"synthetic", "datasets", "ipg"},
+    "cli": CORE | {"files", "datasets", "plots", "demo", "synthetic", "ipg", "walkthrough", "training_runs", ""},
     # the front door: names for type checkers, the rest by name on first use
     "": CORE,
 }

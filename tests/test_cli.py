@@ -24,7 +24,10 @@ from pose2id.neighbors import AUTO, ENGINES, choose_engine, estimate
 RNG = np.random.default_rng(0)
 IDS = np.arange(8)
 CENTRES = RNG.standard_normal((8, 6)) * 2
-COMMANDS = ("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "doctor")
+COMMANDS = (
+    *("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "synthetic"),
+    "doctor",
+)
 not_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 
 
@@ -601,7 +604,7 @@ def test_damaged_files(reading, capsys, suffix, content):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--protocol cuhk03", "--protocol must be one of market1501, all, received 'cuhk03'"),
+        ("--protocol cuhk03", "--protocol must be one of market1501, all, sysu-mm01, received 'cuhk03'"),
         ("--metric manhattan", "--metric must be one of euclidean, cosine, received 'manhattan'"),
         (
             "--engine magic",
@@ -712,7 +715,7 @@ def test_version_and_commands(capsys):
         assert stopped.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith(f"pose2id {pose2id.__version__}\n")
-    assert re.findall(r"^    (\w+)\s", out, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^    ([\w-]+)\s", out, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.usefixtures("here")
@@ -1015,3 +1018,15 @@ def test_installed_command(here):
     done = subprocess.run([command, "--version"], cwd=here, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[0] == "pose2id"
+
+
+@pytest.mark.usefixtures("here")
+def test_synthetic(capsys):
+    pytest.importorskip("PIL")
+    arguments = ["synthetic", "world", "--ids", "4", "--cams", "2", "--height", "32", "--width", "16"]
+    assert main(arguments) == 0
+    written = sorted(path.name for path in Path("world").iterdir())
+    assert written == ["README.txt", "bounding_box_test", "bounding_box_train", "query"]
+    assert capsys.readouterr().out.startswith("world: 1")
+    assert "exists" in refuse(capsys, *arguments)
+    assert main([*arguments, "--overwrite"]) == 0
