@@ -355,7 +355,7 @@ def _take_device(name: str | None) -> Any:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or the like, received {name!r}") from error
-    kind = getattr(torch, device.type, None)  # such as torch.cuda
+    kind: Any = getattr(torch, device.type, None)  # such as torch.cuda
     there = device.type == "cpu" or (hasattr(kind, "is_available") and kind.is_available())
     if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"--device {name} is not there; leave it out to use what there is")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -119,7 +119,8 @@ def generate_features(
         if not callable(value) and (name, value) != ("on_images", None):
             raise TypeError(f"{name} must be callable, received {type(value).__name__}")
     if poses is not None:
-        poses = [poses] if hasattr(poses, "convert") or hasattr(poses, "keypoints") else list(poses)
+        one = hasattr(poses, "convert") or hasattr(poses, "keypoints")
+        poses = [cast("Any", poses)] if one else list(cast("Iterable[Any]", poses))
         if not poses:
             raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
     m = _count_poses(poses)
@@ -130,7 +131,7 @@ def generate_features(
         )
     if isinstance(reference_keys, (str, bytes)):
         raise TypeError("reference_keys must be one key for each reference, received one string")
-    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment,list-item]
+    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment]
     length = len(people) if isinstance(people, Sized) else None
     if length is not None and isinstance(reference_keys, Sized) and len(reference_keys) != length:
         raise ValueError(
