@@ -1,6 +1,6 @@
 """The command line: reads, calls, writes.
 
-`pose2id demo | centralize | density | rerank | evaluate | generate | weights | synthetic | doctor`. Results
+`pose2id demo | centralize | density | rerank | evaluate | generate | weights | ipg-train | synthetic | doctor`. Results
 go to stdout, progress and errors to stderr. Bad input ends with one line and exit code 2. `generate` and `weights` are
 in `pose2id.ipg.commands`.
 """
@@ -121,6 +121,15 @@ def _parser() -> argparse.ArgumentParser:
 
     add_generator(commands, _add_common)
 
+    train = commands.add_parser(
+        "ipg-train",
+        help="train the generator as a configuration says",
+        description="Train the generator. Killed and started again it goes on from its last checkpoint.",
+    )
+    train.add_argument("config", metavar="CONFIG", help="TOML file; see the documentation page Training")
+    train.add_argument("-o", "--output", metavar="OUT", required=True, help="folder of the run")
+    _add_common(train, _train)
+
     synthetic = commands.add_parser(
         "synthetic", help="write a data set of synthetic pedestrians in the layout of Market-1501"
     )
@@ -226,6 +235,17 @@ def _demo(arguments: argparse.Namespace) -> None:
             print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
     if missing:
         print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from pose2id.errors import require
+    from pose2id.ipg import PACKAGES
+
+    for package in PACKAGES:
+        require(package, "ipg", "pose2id ipg-train")
+    from pose2id.training_runs import run_training
+
+    print(run_training(arguments.config, arguments.output, progress=_progress(arguments)))
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 IDS = np.arange(8)
 CENTRES = RNG.standard_normal((8, 6)) * 2
 COMMANDS = (
-    *("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "synthetic"),
+    *("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "ipg-train", "synthetic"),
     "doctor",
 )
 not_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

@@ -1,0 +1,315 @@
+"""From a configuration file to a trained generator: connects data sets, encoder and training.
+
+This is the body of ``pose2id ipg-train``. A configuration is a TOML file with four tables: ``[data]`` and ``[model]``,
+described at `read_records` and `build_pipeline`, ``[training]`` and ``[[stages]]``, described at
+`pose2id.ipg.recipe.read_settings`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pose2id.ipg.poses import Pose
+
+if TYPE_CHECKING:
+    from pose2id.ipg.batches import Record
+    from pose2id.ipg.pipeline import IPGPipeline
+    from pose2id.ipg.recipe import Settings
+
+__all__ = ["build_pipeline", "read_records", "run_training"]
+
+ENCODER = "encoder"
+HALF = "pipeline-float16"
+BATCH = 32
+_WORLD = {"kind", "seed", "ids", "cams", "per_cam", "occlusion", "occluded_targets"}
+_SMALL = {
+    *("kind", "seed", "encoder_steps", "latent_channels", "channels", "layers", "heads", "groups", "tokens"),
+    *("token_width", "pose_channels"),
+}
+_STABLE_DIFFUSION = {"kind", "path", "vae", "encoder", "tokens", "seed"}
+_READER = {"kind", "root", "keypoints", "clean", "quantile", "options"}
+
+log = logging.getLogger(__name__)
+
+
+def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str], *, progress: bool = True) -> Path:
+    """Train a generator as a configuration says, or go on with that where it was.
+
+    Parameters
+    ----------
+    config : path
+        A TOML file.
+    output : path
+        A folder; see `pose2id.ipg.training.train`. A small encoder is kept in ``encoder``. The result of a model of
+        kind "small" is written once more, in half precision, as ``pipeline-float16``.
+    progress : bool
+        Bars on stderr.
+
+    Returns
+    -------
+    pathlib.Path
+        The trained pipeline's folder, for `IPGPipeline.from_pretrained`.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError
+        For a configuration that does not fit, naming table and key, and as `train`.
+    """
+    from pose2id.ipg.training import read_settings, train
+
+    recipe, target = read_settings(config), Path(output)
+    settings = recipe.settings
+    records = read_records(recipe.data, settings, progress=progress)
+    pipe = build_pipeline(recipe.model, settings, records, target, progress=progress)
+    if recipe.data.get("clean"):
+        records = _clean(pipe, records, recipe.data, target, progress=progress)
+    shown = _choose_validation(records)
+    train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
+    if recipe.model["kind"] == "small" and not (target / HALF).exists():
+        import torch
+
+        _save_folder(pipe.to(torch.float16), target / HALF)
+    return target / "pipeline"
+
+
+def read_records(data: Mapping[str, Any], settings: Settings, *, progress: bool = False) -> list[Record]:
+    """The pictures of table ``[data]``.
+
+    Parameters
+    ----------
+    data : mapping
+        ``kind = "world"``: `seed`, `ids` (the first identity and the one after the last), `cams`, `per_cam`,
+        `occlusion` of `pose2id.synthetic.make_set`, and ``occluded_targets`` (true: occluded pictures may be drawn as
+        well). Any other kind is a name that `pose2id.datasets.read_dataset` knows: `root`, `options` for the reader,
+        `keypoints` (a JSON file: path below root, 18 points [x, y] as fractions, or null), ``clean`` (true: as in
+        supplementary 7.1) and `quantile`.
+    settings : Settings
+        For the size of synthetic pictures.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    list of Record
+    """
+    from pose2id.ipg.batches import Record
+
+    kind = data.get("kind")
+    if kind == "world":
+        from pose2id.synthetic import make_set
+
+        _check_keys(data, _WORLD, "data", needed=("ids",))
+        first, end = data["ids"]
+        given = {name: data[name] for name in ("seed", "cams", "per_cam", "occlusion") if name in data}
+        world = make_set(range(first, end), height=settings.height, width=settings.width, progress=progress, **given)
+        anyway = bool(data.get("occluded_targets", False))
+        return [
+            Record(image, int(who), pose, target=anyway or not hidden)
+            for image, who, pose, hidden in zip(world.images, world.ids, world.poses, world.occluded, strict=True)
+        ]
+    from pose2id.datasets import READERS, read_dataset
+
+    if kind not in READERS:
+        raise ValueError(f"data: kind must be 'world' or one of {', '.join(READERS)}; received {kind!r}")
+    _check_keys(data, _READER, "data", needed=("root",))
+    found = read_dataset(str(kind), data["root"], **data.get("options", {})).train
+    if not found.paths:
+        raise ValueError(f"data: {kind} in {data['root']} has no training pictures")
+    poses = _read_keypoints(Path(data["keypoints"])) if "keypoints" in data else {}
+    records = []
+    for row, (path, who) in enumerate(zip(found.paths, found.ids, strict=True)):
+        inside = path.relative_to(data["root"]).as_posix()
+        pose = poses.get(inside, poses.get(path.name))
+        if found.keypoints is not None:
+            pose = Pose(found.keypoints[row])
+        seen = pose is not None and bool(pose.present.any())
+        records.append(Record(path, int(who), pose if seen else None, target=seen))
+    return records
+
+
+def _read_keypoints(path: Path) -> dict[str, Pose]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object: path, then 18 points; it holds a {type(content).__name__}")
+    try:
+        return {name: Pose(points) for name, points in content.items() if points is not None}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def build_pipeline(
+    model: Mapping[str, Any], settings: Settings, records: list[Record], output: Path, *, progress: bool = False
+) -> IPGPipeline:
+    """The untrained generator of table ``[model]``.
+
+    Parameters
+    ----------
+    model : mapping
+        ``kind = "small"``: an encoder that is trained here on the same pictures (`encoder_steps`) and kept in `output`,
+        a patch codec (`latent_channels`), UNets of two levels (`channels`, `layers`, `heads`, `groups` of the
+        normalisation, `tokens` of `token_width`), a pose encoder (`pose_channels`), and `seed`.
+        ``kind = "stable-diffusion"``: `path`, `vae` (folders or Hub ids), `encoder` (a folder with transformer_20),
+        `tokens`, `seed`.
+    settings : Settings
+        For sizes.
+    records : list of Record
+        Pictures for encoder and codec.
+    output : path
+        Where the encoder is kept.
+    progress : bool
+        Bars on stderr.
+
+    Returns
+    -------
+    IPGPipeline
+    """
+    if model.get("kind") == "small":
+        return _build_small(model, settings, records, output, progress=progress)
+    if model.get("kind") == "stable-diffusion":
+        return _build_large(model)
+    raise ValueError(f"model: kind must be 'small' or 'stable-diffusion', received {model.get('kind')!r}")
+
+
+def _build_small(
+    model: Mapping[str, Any], settings: Settings, records: list[Record], output: Path, *, progress: bool
+) -> IPGPipeline:
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from pose2id.ipg.modules import IFR, PoseEncoder
+    from pose2id.ipg.pipeline import IPGPipeline
+    from pose2id.ipg.small import PatchCodec, SmallEncoder
+
+    _check_keys(model, _SMALL, "model")
+    channels = list(model.get("channels", (48, 96)))
+    latent_channels, seed = model.get("latent_channels", 12), model.get("seed", 0)
+    images = np.stack([record.read() for record in records])
+    if images.shape[1:3] != (settings.height, settings.width):
+        raise ValueError(
+            f"model: a small model needs pictures of {settings.height} x {settings.width}, as [training] says; "
+            f"received {images.shape[1]} x {images.shape[2]}"
+        )
+    if (output / ENCODER / "config.json").is_file():
+        kept = SmallEncoder.from_pretrained(output / ENCODER)
+        encoder = SmallEncoder(**{key: value for key, value in kept.config.items() if not key.startswith("_")})
+        encoder.load_state_dict(kept.state_dict())  # `kept` knows its path, which would be saved with the pipeline
+    else:
+        from pose2id.ipg.encoder_training import train_encoder
+
+        names = [record.identity for record in records]
+        encoder = train_encoder(images, names, steps=model.get("encoder_steps", 3000), seed=seed, progress=progress)
+        _save_folder(encoder, output / ENCODER)
+    codec = PatchCodec.fit(images[:: max(1, len(images) // 4000)], latent_channels=latent_channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reference_unet, unet = (
+            UNet2DConditionModel(
+                sample_size=(settings.height // 4, settings.width // 4),
+                in_channels=latent_channels,
+                out_channels=latent_channels,
+                block_out_channels=channels,
+                down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+                up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+                layers_per_block=model.get("layers", 1),
+                attention_head_dim=model.get("heads", 4),
+                norm_num_groups=model.get("groups", 8),
+                cross_attention_dim=model.get("token_width", 64),
+            )
+            for _ in range(2)
+        )
+        pose_encoder = PoseEncoder(channels[0], block_out_channels=model.get("pose_channels", (12, 24, 48)))
+        ifr = IFR(encoder.config.out_features, model.get("tokens", 6), model.get("token_width", 64))
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+    )
+    size = settings.height, settings.width
+    return IPGPipeline(codec, reference_unet, unet, pose_encoder, ifr, encoder.eval(), scheduler, sample_size=size)
+
+
+def _build_large(model: Mapping[str, Any]) -> IPGPipeline:
+    from diffusers import AutoencoderKL
+
+    from pose2id.ipg.loading import load_encoder
+    from pose2id.ipg.training import STABLE_DIFFUSION, start_from_stable_diffusion
+
+    _check_keys(model, _STABLE_DIFFUSION, "model", needed=("encoder",))
+    vae = AutoencoderKL.from_pretrained(model.get("vae", "stabilityai/sd-vae-ft-mse"), use_safetensors=True)
+    return start_from_stable_diffusion(
+        model.get("path", STABLE_DIFFUSION),
+        vae=vae,
+        identity_encoder=load_encoder(model["encoder"]),
+        num_tokens=model.get("tokens", 20),
+        seed=model.get("seed", 0),
+    )
+
+
+def _clean(
+    pipe: IPGPipeline, records: list[Record], data: Mapping[str, Any], output: Path, *, progress: bool
+) -> list[Record]:
+    """Records with S_ref and S_trg of supplementary 7.1; a report, and a sheet of those that drop out, in `output`."""
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
+
+    from pose2id.ipg.cleaning import clean, draw_dropped
+    from pose2id.ipg.generation import read_image
+
+    encoder = pipe.identity_encoder
+    rows = []
+    for start in tqdm(range(0, len(records), BATCH), desc="encoding", unit="batch", disable=not progress):
+        part = records[start : start + BATCH]
+        images = [Image.fromarray(r.image) if isinstance(r.image, np.ndarray) else read_image(r.image) for r in part]
+        with torch.no_grad():
+            pixels = encoder.preprocess(images)
+            rows.append(encoder(pixels.to(encoder.device, encoder.dtype)).float().cpu().numpy())
+    names = [record.identity for record in records]
+    cleaned = clean(np.concatenate(rows), names, [r.pose for r in records], quantile=data.get("quantile", 0.005))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "cleaning.txt").write_text(cleaned.report() + "\n", encoding="utf-8")
+    draw_dropped([record.image for record in records], cleaned).save(output / "cleaning.png")
+    log.info("%s", cleaned.report())
+    return [
+        replace(record, reference=bool(reference), target=record.target and bool(target))
+        for record, reference, target in zip(records, cleaned.reference, cleaned.target, strict=True)
+    ]
+
+
+def _choose_validation(records: list[Record], count: int = 8) -> list[Record]:
+    """Pictures of different people, evenly from all of them, that have a pose."""
+    firsts: dict[Any, Record] = {}
+    for record in records:
+        if record.target:
+            firsts.setdefault(record.identity, record)
+    chosen = list(firsts.values())
+    return chosen[:: max(1, len(chosen) // count)][:count]
+
+
+def _save_folder(part: Any, folder: Path) -> None:
+    """`save_pretrained`, so that the folder is there completely or not at all."""
+    import tempfile
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+        part.save_pretrained(Path(temporary, folder.name))
+        Path(temporary, folder.name).rename(folder)
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], name: str, needed: Sequence[str] = ()) -> None:
+    if unknown := sorted(table.keys() - known):
+        raise ValueError(f"{name}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    if missing := [key for key in needed if key not in table]:
+        raise ValueError(f"{name}: {', '.join(missing)} must be given")

@@ -1,0 +1,214 @@
+"""From a configuration to a trained generator: small worlds, a few steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+from PIL import Image
+from test_small import smooth_pictures
+
+from pose2id import cli
+from pose2id.ipg import IPGPipeline
+from pose2id.ipg.encoder_training import encode_images, train_encoder
+from pose2id.ipg.recipe import Settings, read_settings
+from pose2id.training_runs import build_pipeline, read_records, run_training
+
+CONFIG = """
+[data]
+kind = "world"
+ids = [10, 14]
+cams = 3
+per_cam = 1
+
+[model]
+kind = "small"
+encoder_steps = 3
+latent_channels = 4
+channels = [8, 16]
+heads = 2
+groups = 4
+tokens = 2
+token_width = 12
+pose_channels = [4, 4, 4]
+
+[training]
+steps = 3
+batch_size = 4
+height = 32
+width = 16
+learning_rate = 1e-3
+ema = 0.9
+cache = true
+save_every = 2
+validate_every = 0
+validation_steps = 1
+
+[[stages]]
+use_reference = false
+
+[[stages]]
+copy_denoiser = true
+token_drop = 0.5
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def tree(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_the_command(config, tmp_path, capsys):
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'pipeline'}\n"
+    pipe = IPGPipeline.from_pretrained(tmp_path / "run" / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    person = Image.fromarray(smooth_pictures(1, 32, 16)[0])
+    assert pipe(person, num_inference_steps=1, output_type="np").images.shape == (1, 8, 32, 16, 3)
+    half = IPGPipeline.from_pretrained(tmp_path / "run" / "pipeline-float16")
+    for name in ("unet", "reference_unet", "vae", "identity_encoder", "ifr", "pose_encoder"):
+        for key, value in getattr(pipe, name).state_dict().items():
+            torch.testing.assert_close(
+                getattr(half, name).state_dict()[key].to(value.dtype), value, atol=1e-2, rtol=1e-2
+            )
+    losses = (tmp_path / "run" / "losses.csv").read_text().splitlines()
+    assert len(losses) == 1 + 6
+    before = tree(tmp_path / "run")
+    assert run_training(config, tmp_path / "run", progress=False) == tmp_path / "run" / "pipeline"  # done already
+    after = tree(tmp_path / "run")
+    assert [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_and_started_again(config, tmp_path):
+    run_training(config, tmp_path / "whole", progress=False)
+    command = [sys.executable, "-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "killed")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list((tmp_path / "killed").glob("checkpoints/step-*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    run_training(config, tmp_path / "killed", progress=False)
+    whole, killed = tree(tmp_path / "whole"), tree(tmp_path / "killed")
+    assert {name for name in whole if name.startswith("pipeline")} <= set(killed)
+    for name, content in whole.items():
+        if name.startswith(("pipeline", "losses")):
+            assert killed[name] == content, name
+
+
+def test_pictures_of_the_world_and_what_hides_them():
+    settings = Settings(height=32, width=16)
+    records = read_records({"kind": "world", "ids": [3, 9], "cams": 4, "occlusion": 0.5}, settings)
+    assert len(records) == 6 * 4 * 2
+    assert {record.identity for record in records} == set(range(3, 9))
+    assert 0 < sum(not record.target for record in records) < len(records)
+    anyway = read_records({"kind": "world", "ids": [3, 9], "occluded_targets": True}, settings)
+    assert all(record.target for record in anyway)
+
+
+def test_pictures_of_a_folder_with_keypoints(tmp_path):
+    from pose2id.synthetic import write_dataset
+
+    root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
+    settings = Settings(height=32, width=16)
+    records = read_records({"kind": "synthetic", "root": str(root)}, settings)
+    assert len(records) == 8
+    assert all(record.pose is not None for record in records)
+    # The same through a file of keypoints, as any other data set has them.
+    points = json.loads((root / "bounding_box_train" / "keypoints.json").read_text())
+    hidden = next(iter(points))
+    inside = {f"bounding_box_train/{name}": rows for name, rows in points.items()} | {
+        f"bounding_box_train/{hidden}": None
+    }
+    (tmp_path / "points.json").write_text(json.dumps(inside))
+    table = {"kind": "market1501", "root": str(root), "keypoints": str(tmp_path / "points.json")}
+    again = read_records(table, settings)
+    assert [record.image for record in again] == [record.image for record in records]
+    for record, other in zip(again, records, strict=True):
+        if Path(record.image).name == hidden:
+            assert (record.pose, record.target) == (None, False)
+        else:
+            np.testing.assert_allclose(record.pose.keypoints, other.pose.keypoints)
+
+
+def test_cleaning(config, tmp_path):
+    config.write_text(CONFIG.replace("per_cam = 1", "per_cam = 1\n", 1))
+    from pose2id.synthetic import write_dataset
+
+    root = write_dataset(tmp_path / "world", ids=6, cams=2, per_cam=3, height=32, width=16)
+    table = f'kind = "synthetic"\nroot = "{root}"\nclean = true\nquantile = 0.1'
+    start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
+    config.write_text(CONFIG[:start] + table + "\n\n" + CONFIG[end:])
+    run_training(config, tmp_path / "run", progress=False)
+    assert "references (S_ref)" in (tmp_path / "run" / "cleaning.txt").read_text()
+    with Image.open(tmp_path / "run" / "cleaning.png") as sheet:
+        assert sheet.size > (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('kind = "world"', 'kind = "word"', "data: kind must be 'world' or one of market1501, "),
+        ("ids = [10, 14]\n", "", "data: ids must be given"),
+        ("cams = 3", "cameras = 3", "data: unknown keys cameras; known are"),
+        ('kind = "small"', 'kind = "large"', "model: kind must be 'small' or 'stable-diffusion', received 'large'"),
+        ("tokens = 2", "token = 2", "model: unknown keys token; known are"),
+        ("steps = 3\nbatch", "step = 3\nbatch", "unknown: step"),
+    ],
+)
+def test_a_wrong_configuration(config, tmp_path, capsys, old, new, words):
+    config.write_text(CONFIG.replace(old, new, 1))
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run" / "pipeline").exists()
+
+
+def test_pictures_of_another_size(config, tmp_path):
+    recipe = read_settings(config)
+    records = read_records(recipe.data, recipe.settings)
+    with pytest.raises(ValueError, match=r"a small model needs pictures of 64 x 32, as .* received 32 x 16"):
+        build_pipeline(recipe.model, Settings(height=64, width=32), records, tmp_path)
+
+
+def test_an_encoder_learns_identities():
+    """Eight people, each of another colour; the pictures of one lie nearer to each other than to those of others."""
+    rng = np.random.default_rng(0)
+    colours = np.array(list(np.ndindex(2, 2, 2)))[:, None, None] * 120 + 60
+    ids = np.repeat(np.arange(8), 6)
+    images = (colours[ids] + rng.normal(0, 20, (48, 16, 8, 3))).clip(0, 255).astype(np.uint8)
+    sizes = {"channels": (4, 8, 8, 12), "out_features": 8}
+    encoder = train_encoder(images, ids, steps=200, identities=8, shots=4, **sizes)
+    again = train_encoder(images, ids, steps=200, identities=8, shots=4, **sizes)
+    features = encode_images(encoder, images)
+    np.testing.assert_array_equal(encode_images(again, images), features)
+    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    distances = np.linalg.norm(features[:, None] - features, axis=2) + np.diag(np.full(48, np.inf))
+    assert (ids[distances.argmin(1)] == ids).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "words"),
+    [
+        (np.zeros((4, 16, 8, 3)), [0, 0, 1, 1], "images must be an array of uint8"),
+        (np.zeros((4, 16, 8, 3), np.uint8), [0, 0, 0, 0], "ids must hold at least two identities, received 1"),
+        ("pictures", [0], "received str"),
+    ],
+)
+def test_what_an_encoder_cannot_learn(images, ids, words):
+    with pytest.raises(ValueError, match=words):
+        train_encoder(images, ids, steps=1)
