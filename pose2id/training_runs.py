@@ -62,6 +62,11 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
     ------
     FileNotFoundError, TypeError, ValueError
         For a configuration that does not fit, naming table and key, and as `train`.
+
+    Examples
+    --------
+    >>> from pose2id.training_runs import run_training
+    >>> folder = run_training("tiny.toml", "run")  # doctest: +SKIP
     """
     from pose2id.ipg.training import read_settings, train
 
@@ -99,6 +104,15 @@ def read_records(data: Mapping[str, Any], settings: Settings, *, progress: bool 
     Returns
     -------
     list of Record
+        One for each picture; targets have a pose.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.recipe import Settings
+    >>> from pose2id.training_runs import read_records
+    >>> world = {"kind": "world", "ids": [0, 2], "cams": 2, "per_cam": 1}
+    >>> [record.identity for record in read_records(world, Settings(height=64, width=32))]
+    [0, 0, 1, 1]
     """
     from pose2id.ipg.batches import Record
 
@@ -170,6 +184,12 @@ def build_pipeline(
     Returns
     -------
     IPGPipeline
+        Its two UNets, pose encoder and IFR are not trained yet.
+
+    Examples
+    --------
+    >>> from pose2id.training_runs import build_pipeline
+    >>> pipe = build_pipeline({"kind": "small"}, settings, records, Path("run"))  # doctest: +SKIP
     """
     if model.get("kind") == "small":
         return _build_small(model, settings, records, output, progress=progress)

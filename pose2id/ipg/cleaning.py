@@ -182,6 +182,7 @@ def clean(
     Returns
     -------
     Cleaned
+        Both sets, and why the others dropped out.
 
     Raises
     ------
@@ -265,6 +266,15 @@ def draw_dropped(
         Without Pillow.
     TypeError, ValueError
         When there are not as many images as `cleaned` has rows, or for sizes below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.ipg.cleaning import clean, draw_dropped
+    >>> rng = np.random.default_rng(0)
+    >>> cleaned = clean(rng.normal(size=(12, 4)), np.arange(12) // 6, [None] * 12)
+    >>> draw_dropped(rng.integers(0, 256, (12, 64, 32, 3), dtype=np.uint8), cleaned, columns=6).mode
+    'RGB'
     """
     pillow = require("PIL.Image", "ipg", "draw_dropped")
     draw_module = require("PIL.ImageDraw", "ipg", "draw_dropped")

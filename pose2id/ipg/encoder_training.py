@@ -69,6 +69,15 @@ def train_encoder(
     ----------
     H. Luo and others, Bag of Tricks and a Strong Baseline for Deep Person Re-Identification, CVPR workshops 2019;
     A. Hermans and others, In Defense of the Triplet Loss for Person Re-Identification, 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.ipg.encoder_training import encode_images, train_encoder
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 16, 8, 3), dtype=np.uint8)
+    >>> encoder = train_encoder(images, [0, 0, 0, 0, 1, 1, 1, 1], steps=2, out_features=16)
+    >>> encode_images(encoder, images).shape
+    (8, 16)
     """
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         what = f"{images.dtype} of {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__

@@ -140,6 +140,22 @@ def dead_parameters(unet: UNet2DConditionModel) -> list[str]:
     -------
     list of str
         Names, in the order of ``unet.named_parameters()``.
+
+    Examples
+    --------
+    >>> from diffusers import UNet2DConditionModel
+    >>> from pose2id.ipg.objective import dead_parameters
+    >>> unet = UNet2DConditionModel(
+    ...     block_out_channels=[8],
+    ...     down_block_types=["CrossAttnDownBlock2D"],
+    ...     up_block_types=["CrossAttnUpBlock2D"],
+    ...     layers_per_block=1,
+    ...     norm_num_groups=4,
+    ...     attention_head_dim=2,
+    ...     cross_attention_dim=8,
+    ... )
+    >>> dead_parameters(unet)[-1]
+    'conv_out.bias'
     """
     parameters = dict(unet.named_parameters())
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}

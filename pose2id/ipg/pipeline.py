@@ -238,10 +238,10 @@ class IPGPipeline(DiffusionPipeline):
             DDIM steps.
         guidance_scale : float
             Classifier-free guidance. Up to 1 there is none: the conditional prediction alone is used. (The released
-            code then uses the *un*conditional one, and so forgets the person.)
+            code then uses the *unconditional* one, and so forgets the person.)
         seed : int
             With a reference's and a pose's key it gives the noise of a picture, whatever else is drawn with it.
-        latents : (R * M, C, height / 8, width / 8) tensor, optional
+        latents : tensor, shape (R x M, C, height / 8, width / 8), optional
             The noise itself, reference-major.
         output_type : {"pil", "np", "pt", "latent"}
             See `IPGOutput`.

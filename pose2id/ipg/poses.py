@@ -243,6 +243,7 @@ def read_poses(path: str | os.PathLike[str]) -> tuple[Pose, ...]:
     Returns
     -------
     tuple of Pose
+        In the order of the file.
 
     Raises
     ------
@@ -250,6 +251,15 @@ def read_poses(path: str | os.PathLike[str]) -> tuple[Pose, ...]:
         When there is no such file.
     ValueError
         When it is not such a file; says which pose.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.ipg.poses import read_poses, representative_poses, write_poses
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_poses(pathlib.Path(folder, "poses.json"), representative_poses()[:2])
+    ...     [pose.name for pose in read_poses(path)]
+    ['1', '2']
     """
     path = Path(path)
     try:
@@ -292,6 +302,15 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     ------
     ValueError, TypeError
         When the file exists and `overwrite` is False; when `poses` holds anything else.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.ipg.poses import read_poses, representative_poses, write_poses
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_poses(pathlib.Path(folder, "poses.json"), representative_poses()[:2])
+    ...     [pose.name for pose in read_poses(path)]
+    ['1', '2']
     """
     path, poses = Path(path), list(poses)
     if not all(isinstance(pose, Pose) for pose in poses):

@@ -218,6 +218,7 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
     Returns
     -------
     Recipe
+        Settings, stages, and the two other tables.
 
     Raises
     ------

@@ -31,10 +31,20 @@ def copy_denoiser(pipe: IPGPipeline) -> None:
     The paper starts both from one pretrained model. From scratch, the two learn to understand each other late; so a
     short first stage teaches the denoiser alone what people look like, and the reference network then begins as a copy.
 
+    Parameters
+    ----------
+    pipe : IPGPipeline
+        Its `reference_unet` is changed in place.
+
     Raises
     ------
     ValueError
         When the two are not built alike.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.training import copy_denoiser
+    >>> copy_denoiser(pipe)  # doctest: +SKIP
     """
     state = pipe.unet.state_dict()
     own = pipe.reference_unet.state_dict()
@@ -80,11 +90,17 @@ def start_from_stable_diffusion(
     Returns
     -------
     IPGPipeline
+        Float32, on the CPU.
 
     Raises
     ------
     OSError
         When there are no such weights.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.starts import start_from_stable_diffusion
+    >>> pipe = start_from_stable_diffusion(vae=vae, identity_encoder=encoder)  # doctest: +SKIP
     """
     if revision is None and os.fspath(path_or_id) == STABLE_DIFFUSION:
         revision = STABLE_DIFFUSION_REVISION

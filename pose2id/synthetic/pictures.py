@@ -83,6 +83,7 @@ def render(
     Returns
     -------
     Picture
+        The image, and what is known of it.
 
     Raises
     ------

@@ -118,6 +118,7 @@ def make_set(
     Returns
     -------
     SyntheticSet
+        `cams` x `per_cam` pictures of each identity, in the order of `ids`.
 
     Raises
     ------
