@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments) or 0
         sys.stdout.flush()
-    except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, ImportError, OSError, MemoryError, FloatingPointError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -245,7 +245,9 @@ def _train(arguments: argparse.Namespace) -> None:
         require(package, "ipg", "pose2id ipg-train")
     from pose2id.training_runs import run_training
 
-    print(run_training(arguments.config, arguments.output, progress=_progress(arguments)))
+    folder = run_training(arguments.config, arguments.output, progress=_progress(arguments))
+    if os.environ.get("RANK", "0") == "0":  # once, of several processes
+        print(folder)
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,8 @@ class Protocol:
     whole_camera_is_junk : bool
         With `same_camera_is_junk`: the items of all other identities from that camera are removed too.
     one_place : tuple of (int, int)
-        Pairs of cameras (as integers or as strings) that stand in one place and count as one camera.
+        Pairs of cameras (as integers or as strings) that stand in one place and count as one camera; pairs that share
+        a camera are all one place.
     cmc_over_identities : bool
         CMC counts identities, each at its nearest item, instead of items; mAP and mINP count items all the same.
     """
@@ -78,6 +79,10 @@ class Protocol:
     whole_camera_is_junk: bool = False
     one_place: tuple[tuple[int, int], ...] = ()
     cmc_over_identities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.whole_camera_is_junk and not self.same_camera_is_junk:
+            raise ValueError("whole_camera_is_junk needs same_camera_is_junk, received False")
 
     def junk(
         self,
@@ -96,8 +101,13 @@ class Protocol:
     def places(self, cams: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The cameras, all those of one place under the label of one of them."""
         label = str if cams.dtype.kind == "U" else int
-        for kept, other in self.one_place:
-            cams = np.where(cams == label(other), label(kept), cams)
+        kept: dict[int, int] = {}  # camera: another one of its place
+        for pair in self.one_place:
+            one, other = (_follow(kept, cam) for cam in pair)
+            if one != other:
+                kept[other] = one
+        for cam in kept:
+            cams = np.where(cams == label(cam), label(_follow(kept, cam)), cams)
         return cams
 
     def marked(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -105,6 +115,12 @@ class Protocol:
         if self.junk_label is None:
             return np.zeros(len(ids), bool)
         return np.asarray(ids == (str(self.junk_label) if ids.dtype.kind == "U" else self.junk_label))
+
+
+def _follow(kept: dict[int, int], cam: int) -> int:
+    while cam in kept:
+        cam = kept[cam]
+    return cam
 
 
 PROTOCOLS = {

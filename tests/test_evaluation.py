@@ -12,7 +12,7 @@ from reference import evaluation as reference
 from reference.neighbors import distance_matrix
 
 from pose2id import evaluate, evaluate_features, evaluation
-from pose2id.evaluation import PROTOCOLS, Scores
+from pose2id.evaluation import PROTOCOLS, Protocol, Scores
 
 F32 = ArrayKind("numpy", "float32")
 PROTOCOL_NAMES = ["market1501", "all"]
@@ -506,3 +506,17 @@ def test_progress_changes_nothing():
     query, gallery = feature_sets()
     shown = evaluate_features(query, gallery, *labels(), progress=True)
     assert_same_scores(shown, evaluate_features(query, gallery, *labels()))
+
+
+def test_pairs_that_share_a_camera_are_one_place():
+    for pairs in (((1, 2), (2, 3)), ((2, 3), (1, 2)), ((3, 2), (1, 3)), ((1, 2), (3, 4), (4, 2))):
+        places = Protocol("p", "", True, one_place=pairs).places(np.array([1, 2, 3, 7]))
+        assert len(set(places[:3])) == 1, pairs
+        assert places[3] == 7
+    names = Protocol("p", "", True, one_place=((1, 2), (2, 3))).places(np.array(["1", "2", "3", "a"]))
+    assert (len(set(names[:3])), names[3]) == (1, "a")
+
+
+def test_a_whole_camera_only_with_the_rule_for_cameras():
+    with pytest.raises(ValueError, match="whole_camera_is_junk needs same_camera_is_junk"):
+        Protocol("p", "", False, whole_camera_is_junk=True)

@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -535,7 +537,7 @@ def test_infrared_queries_and_a_gallery_of_colors(tmp_path):
 def test_no_folder_is_replaced_by_mistake(tmp_path):
     own = write_dataset(tmp_path / "world", ids=2, cams=2)
     before = contents(own)
-    with pytest.raises(ValueError, match=r"world exists already; name another or pass overwrite=True"):
+    with pytest.raises(ValueError, match=r"world exists already; name another, or overwrite it"):
         write_dataset(own, ids=2, cams=2, seed=1)
     assert contents(own) == before
     write_dataset(own, ids=2, cams=2, seed=1, overwrite=True)
@@ -683,3 +685,71 @@ def test_without_pillow(monkeypatch):
     monkeypatch.setattr(pictures, "require", fail)
     with pytest.raises(MissingExtraError, match="drawing synthetic pedestrians needs PIL"):
         render(PERSON, FRONT, 0.0, CAMERA, generator())
+
+
+# --- leftovers of processes that were killed
+
+
+def leave(folder, kind, process, marker=True):
+    """What a process leaves beside `folder`."""
+    left = folder.with_name(f".{folder.name}.{process}-0123abcd.{kind}")
+    left.mkdir()
+    (left / "README.txt").write_text("Synthetic pedestrians made by pose2id" if marker else "Mine.")
+    return left
+
+
+def dead_process():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks whether a process is alive")
+def test_leftovers_of_killed_processes_go(tmp_path):
+    folder, dead = tmp_path / "w[1]", dead_process()
+    new = leave(folder, "new", dead)
+    kept = [leave(folder, "new", os.getpid()), leave(folder, "old", dead, marker=False)]
+    write_dataset(folder, ids=2, cams=2, height=16, width=8)
+    assert not new.exists()
+    assert all(path.exists() for path in kept)
+    kept[1].rename(tmp_path / "aside")
+    old = leave(folder, "old", dead)
+    write_dataset(folder, ids=2, cams=2, height=16, width=8, overwrite=True)
+    assert not old.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks whether a process is alive")
+def test_a_folder_that_was_moved_away_comes_back(tmp_path):
+    folder = tmp_path / "world"
+    write_dataset(folder, ids=2, cams=2, height=16, width=8)
+    before = sorted(path.name for path in folder.rglob("*"))
+    folder.rename(tmp_path / f".world.{dead_process()}-0123abcd.old")
+    with pytest.raises(ValueError, match="exists already"):
+        write_dataset(folder, ids=2, cams=2, height=16, width=8)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_while_it_writes(tmp_path):
+    folder = tmp_path / "world"
+    program = f"from pose2id.synthetic import write_dataset; write_dataset({str(folder)!r}, ids=2000)"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not list(tmp_path.glob(".world.*.new/query/*.jpg")) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert not folder.exists()
+    write_dataset(folder, ids=2, cams=2, height=16, width=8)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def test_the_world_is_the_one_of_its_version():
+    """Traits exactly; pixels within what another version of Pillow may round. A change must raise VERSION."""
+    assert folders.VERSION == 1
+    person = make_person(0, 7)
+    assert (person.pattern, person.bottom_kind, person.hat, person.bag) == ("plain", "skirt", "beanie", "backpack")
+    np.testing.assert_allclose(person.top.color, (0.47597827, 0.36025351, 0.24531441))
+    assert person.build == pytest.approx(1.18672656)
+    world = make_set([0, 7], cams=3, per_cam=1)
+    means = world.images.reshape(6, -1).mean(1)
+    np.testing.assert_allclose(means, [94.49, 115.19, 68.47, 95.28, 120.70, 67.83], atol=0.5)

@@ -703,7 +703,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, records, monkeypatch):
     weigh = training.weighted_error
     calls = iter([1, 1, math.nan])
     monkeypatch.setattr(training, "weighted_error", lambda *given: weigh(*given) * next(calls))
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3; .* lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"the gradient is nan at step 3; .* lower learning_rate"):
         fit(tmp_path, records)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
 
@@ -961,3 +961,30 @@ def test_without_latents_rows_have_their_tokens_only(step):
         wanted = pipe.unet(step["rows"], step["timesteps"], encoder_hidden_states=tokens).sample
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert (found - forward(pipe, step)).abs().max() > 1e-3 * wanted.abs().max()
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tmp_path, records, monkeypatch):
+    pipe = random_pipe()
+    step = training._Run._loss
+
+    def poisoned(self, *arguments):
+        loss = step(self, *arguments)
+        if self.done == 2:  # the loss stays finite
+            value = next(iter(self.live.values()))
+            loss = loss + (value * 0).sum().sqrt() * 0
+        return loss
+
+    monkeypatch.setattr(training._Run, "_loss", poisoned)
+    with pytest.raises(FloatingPointError, match="the gradient is nan at step 3"):
+        train(pipe, records, tmp_path, SMALL, progress=False)
+    assert all(bool(value.isfinite().all()) for value in weights(pipe).values())
+    monkeypatch.setattr(training._Run, "_loss", step)
+    train(pipe, records, tmp_path, SMALL, progress=False)  # goes on from step 2
+
+
+def test_the_environment_of_accelerate_does_not_change_the_gradients(tmp_path, records, monkeypatch):
+    fit(tmp_path / "plain", records)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    fit(tmp_path / "other", records)
+    assert (tmp_path / "other" / "losses.csv").read_text() == (tmp_path / "plain" / "losses.csv").read_text()

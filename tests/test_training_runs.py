@@ -166,6 +166,15 @@ def test_cleaning(config, tmp_path):
         ("ids = [10, 14]\n", "", "data: ids must be given"),
         ("cams = 3", "cameras = 3", "data: unknown keys cameras; known are"),
         ('kind = "small"', 'kind = "large"', "model: kind must be 'small' or 'stable-diffusion', received 'large'"),
+        ("ids = [10, 14]", "ids = 500", "data: ids must be list, received 500"),
+        ("ids = [10, 14]", "ids = [14, 10]", "data: ids must be the first identity and the one after the last"),
+        ("channels = [8, 16]", "channels = 8", "model: channels must be list, received 8"),
+        ("groups = 4", "groups = 3", "model: the networks cannot be built"),
+        ("encoder_steps = 3", 'encoder_steps = "3"', "model: encoder_steps must be int, received '3'"),
+        ("encoder_steps = 3", "encoder_steps = -3", "model: encoder_steps must not be negative"),
+        ("cams = 3", 'occluded_targets = "no"', "data: occluded_targets must be bool, received 'no'"),
+        ("height = 32", "height = 30", "training: height must be a multiple of 8, received 30"),
+        ("cache = true", 'mixed_precision = "fp16"', "mixed_precision 'fp16' needs a GPU"),
         ("tokens = 2", "token = 2", "model: unknown keys token; known are"),
         ("steps = 3\nbatch", "step = 3\nbatch", "unknown: step"),
     ],
@@ -175,6 +184,56 @@ def test_a_wrong_configuration(config, tmp_path, capsys, old, new, words):
     assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run" / "pipeline").exists()
+
+
+def test_another_start_in_the_same_folder(config, tmp_path, capsys):
+    """Before the first checkpoint too: an encoder that is there was trained on something else."""
+    recipe = read_settings(config)
+    records = read_records(recipe.data, recipe.settings)
+    build_pipeline(recipe.model, recipe.settings, records, tmp_path / "run")
+    run_training(config, tmp_path / "run", progress=False)
+    config.write_text(CONFIG.replace("encoder_steps = 3", "encoder_steps = 9"))
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert "was begun with other tables [data] or [model]" in capsys.readouterr().err
+
+
+def test_without_poses_there_is_nothing_to_train(config, tmp_path, capsys):
+    from pose2id.synthetic import write_dataset
+
+    root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
+    start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
+    config.write_text(f'{CONFIG[:start]}kind = "market1501"\nroot = "{root}"\n\n{CONFIG[end:]}')
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert "no picture has a pose" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "file")]) == 2
+    assert "must be a folder, it is a file" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, capsys):
+    from pose2id.synthetic import write_dataset
+
+    root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
+    start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
+    config.write_text(f'{CONFIG[:start]}kind = "synthetic"\nroot = "{root}"\n\n{CONFIG[end:]}')
+    broken = sorted((root / "bounding_box_train").glob("*.jpg"))[-1]
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert broken.name in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_two_processes(config, tmp_path):
+    """One writes what both need; the result is one pipeline, printed once; started again it goes on."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    command += ["-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "run")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout == f"{tmp_path / 'run' / 'pipeline'}\n"
+    assert len((tmp_path / "run" / "losses.csv").read_text().splitlines()) == 1 + 6
 
 
 def test_pictures_of_another_size(config, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,15 @@ def _words(names: str | tuple[str, ...]) -> str:
 
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder by name, as `SUFFIXES` has them."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} must be a folder of images")
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if is_image(entry.name) and entry.is_file()]
-    return [folder / name for name in sorted(names)]
+        found = sorted(
+            (entry.name, entry.is_file()) for entry in entries if is_image(entry.name) and not entry.is_dir()
+        )
+    if lost := [name for name, there in found if not there]:
+        raise FileNotFoundError(f"{folder} holds links to images that are not there: {named(lost)}")
+    return [folder / name for name, _ in found]
 
 
 def is_image(name: str) -> bool:
@@ -71,9 +78,9 @@ def is_image(name: str) -> bool:
 
 
 def match_names(name: str, names: Sequence[str], pattern: str, example: str, where: Path) -> list[re.Match[str]]:
-    """The matches of `pattern` with the beginning of every file name; ValueError with the names that have none."""
-    compiled = re.compile(pattern, re.ASCII)
-    matches = [compiled.match(each) for each in names]
+    """The matches of `pattern` with every file name up to its suffix; ValueError with the names that have none."""
+    compiled = re.compile(rf"(?:{pattern})(?:\.\w+)+", re.ASCII)
+    matches = [compiled.fullmatch(each) for each in names]
     strange = [each for each, match in zip(names, matches, strict=True) if match is None]
     if strange:
         raise ValueError(
@@ -118,6 +125,8 @@ def named(names: Sequence[str]) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
+    if path.is_dir():
+        raise ValueError(f"{path} must be a text file, it is a folder")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -129,11 +138,15 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
     """Paths and labels of a file with lines such as `0001/0001_000_01.jpg 1`."""
     names, labels = [], []
     for number, line in enumerate(read_lines(path), start=1):
-        match = re.fullmatch(r"(.+?)\s+(-?\d+)", line, re.ASCII)
+        match = re.fullmatch(r"(.+?)\s+(-?\d{1,9})", line, re.ASCII)
         if match is None:
             raise ValueError(f"{path}, entry {number}: must be a path and a label, found {line[:80]!r}")
         names.append(match[1])
         labels.append(int(match[2]))
+    if twice := sorted({each for each, count in Counter(names).items() if count > 1}):
+        raise ValueError(f"{path} must name every file once, names again: {named(twice)}")
+    if outside := [each for each in names if ".." in Path(each).parts or Path(each).is_absolute()]:
+        raise ValueError(f"{path} must name files below its folder, names {named(outside)}")
     if not names:
         raise ValueError(f"{path} is empty, it must hold lines of a path and a label")
     return names, labels

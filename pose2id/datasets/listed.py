@@ -25,7 +25,7 @@ TRIALS = 10
 """How many trials RegDB and SYSU-MM01 have; they are numbered from 1."""
 _MSMT_TRAIN = ("train", "mask_train_v2", "mask_train_V2")
 _MSMT_TEST = ("test", "mask_test_v2", "mask_test_V2")
-_MSMT_NAME = r"\d+_\d+_(\d+)_", "0000_000_01_0303morning_0008_0.jpg"
+_MSMT_NAME = r"\d+_\d+_(\d+)_[^.]*", "0000_000_01_0303morning_0008_0.jpg"
 _REGDB_DIRECTIONS = ("visible-thermal", "thermal-visible")
 _MARS_INFO = (
     ("info", "MARS-evaluation/info", "MARS-evaluation-master/info"),

@@ -30,10 +30,10 @@ from pose2id.datasets.folders import (
 from pose2id.datasets.records import DataSet, ImageSet
 
 _MARKET = ("bounding_box_train", "query", "bounding_box_test")
-_MARKET_NAME = r"(-?\d+)_c(\d+)s\d+_\d+_\d+", "0002_c1s1_000451_03.jpg"
-_DUKE_NAME = r"(-?\d+)_c(\d+)_f\d+", "0001_c2_f0046182.jpg"
-_VERI_NAME = r"(\d+)_c(\d+)_\d+_\d+", "0002_c002_00030600_0.jpg"
-_OCCLUDED_NAME = r"(\d+)_\d+", "001_01.tif"
+_MARKET_NAME = r"(-?\d{1,9})_c(\d{1,9})s\d+_\d+_\d+", "0002_c1s1_000451_03.jpg"
+_DUKE_NAME = r"(-?\d{1,9})_c(\d{1,9})_f\d+", "0001_c2_f0046182.jpg"
+_VERI_NAME = r"(\d{1,9})_c(\d{1,9})_\d+_\d+", "0002_c002_00030600_0.jpg"
+_OCCLUDED_NAME = r"(\d{1,9})_\d+", "001_01.tif"
 
 
 def read_market1501(root: str | os.PathLike[str], *, junk: bool = True) -> DataSet:
@@ -242,7 +242,7 @@ def read_occluded_reid(root: str | os.PathLike[str]) -> DataSet:
     return DataSet(name, folder, _nothing(), query, gallery, "all")
 
 
-def read_synthetic(root: str | os.PathLike[str]) -> DataSet:
+def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True) -> DataSet:
     """A synthetic set as this package writes it: Market-1501's layout, and keypoints beside.
 
     A file `keypoints.json` in every one of the three folders, or one in `root`, maps file names to 18 keypoints, each
@@ -252,11 +252,13 @@ def read_synthetic(root: str | os.PathLike[str]) -> DataSet:
     ----------
     root : path
         The folder with `bounding_box_train`, `query` and `bounding_box_test`.
+    junk : bool, default True
+        As for `read_market1501`.
 
     Returns
     -------
     DataSet
-        Protocol "market1501"; every part has `keypoints`.
+        Protocol "market1501"; every part has `keypoints`, which may lie a little outside of the picture.
 
     Raises
     ------
@@ -279,7 +281,7 @@ def read_synthetic(root: str | os.PathLike[str]) -> DataSet:
     >>> data.query.keypoints[0, 0].tolist(), data.query.keypoints[0, 17].tolist()
     ([0.5, 0.1], [nan, nan])
     """
-    data = _read_three("synthetic set", root, _MARKET, (), _MARKET_NAME)
+    data = _read_three("synthetic set", root, _MARKET, (), _MARKET_NAME, junk=check_flag(junk, "junk"))
     train, query, gallery = (
         ImageSet(part.paths, part.ids, part.cams, keypoints=_read_keypoints(data.root, folder, part.paths))
         for folder, part in zip(_MARKET, (data.train, data.query, data.gallery), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from pose2id.arrays import check_choice, check_count, check_flag
-from pose2id.datasets.folders import check_some, find_root, list_images, read_lines, read_mat, take
+from pose2id.datasets.folders import (
+    check_some,
+    find_root,
+    list_images,
+    match_names,
+    named,
+    read_lines,
+    read_mat,
+    take,
+)
 from pose2id.datasets.listed import TRIALS, check_trial
 from pose2id.datasets.records import DataSet, ImageSet
 
@@ -91,11 +101,11 @@ def read_sysu_mm01(
     >>> from pose2id.datasets import read_sysu_mm01
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for camera in range(1, 7):
-    ...         for person in ("0001", "0006"):
+    ...         for person in ("0001", "0002", "0006"):
     ...             Path(folder, f"cam{camera}", person).mkdir(parents=True)
     ...             Path(folder, f"cam{camera}", person, "0001.jpg").touch()
     ...     Path(folder, "exp").mkdir()
-    ...     for part, person in (("train", "1"), ("val", "1"), ("test", "6")):
+    ...     for part, person in (("train", "1"), ("val", "2"), ("test", "6")):
     ...         length = Path(folder, "exp", f"{part}_id.txt").write_text(person)
     ...     data = read_sysu_mm01(folder, mode="indoor", trial=2)
     >>> data.query.cams.tolist(), data.gallery.cams.tolist()
@@ -109,6 +119,7 @@ def read_sysu_mm01(
     needed: list[str | tuple[str, ...]] = [*(f"cam{camera}" for camera in _CAMERAS), *lists.values()]
     folder = find_root(_NAME, root, needed, ("SYSU-MM01", "sysu-mm01", "SYSU_MM01", "sysu"))
     people = {part: _read_ids(take(folder, files)) for part, files in lists.items()}
+    _check_people(folder, people)
     permutations = folder / _PERMUTATIONS
     official = permutations.is_file()
     choose = _by_permutation(permutations, trial, shots) if official else _by_seed(trial, shots)
@@ -129,13 +140,30 @@ def read_sysu_mm01(
 def _read_ids(path: Path) -> list[int]:
     """Identities of a text file (numbers with commas between) or of a MATLAB file (variable `id`)."""
     if path.suffix == ".mat":
-        return [int(number) for number in read_mat(path, "id").reshape(-1)]
+        numbers = read_mat(path, "id").reshape(-1)
+        if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all() or (numbers != numbers.astype(int)).any():
+            raise ValueError(f"{path} must hold identities, whole numbers, in its variable 'id'")
+        return [int(number) for number in numbers]
     words = [word for line in read_lines(path) for word in re.split(r"[,\s]+", line) if word]
     wrong = [word for word in words if not re.fullmatch(r"\d+", word, re.ASCII)]
     if wrong or not words:
         found = repr(wrong[0][:80]) if wrong else "nothing"
         raise ValueError(f"{path} must hold identities, numbers with commas between; found {found}")
     return [int(word) for word in words]
+
+
+def _check_people(root: Path, people: dict[str, list[int]]) -> None:
+    """Raise ValueError for people who are listed twice, and for those who have no image."""
+    listed = Counter(person for part in people.values() for person in part)
+    if twice := sorted(person for person, count in listed.items() if count > 1):
+        raise ValueError(f"{_NAME}: a person must be in one list, once; listed again: {named(list(map(str, twice)))}")
+    folders = {person: [root / f"cam{camera}" / f"{person:04d}" for camera in _CAMERAS] for person in sorted(listed)}
+    if lost := [f"{person:04d}" for person, places in folders.items() if not any(map(_has_images, places))]:
+        raise ValueError(f"{_NAME}: people are listed of whom no camera has an image: {named(lost)}")
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and bool(list_images(folder))
 
 
 def _read(root: Path, people: Iterable[int], cameras: Iterable[int], choose: Choose | None = None) -> ImageSet:
@@ -147,6 +175,7 @@ def _read(root: Path, people: Iterable[int], cameras: Iterable[int], choose: Cho
         for camera in cameras:
             folder = root / f"cam{camera}" / f"{person:04d}"
             images = list_images(folder) if folder.is_dir() else []
+            match_names(_NAME, [image.name for image in images], r"\d+", "0001.jpg", folder)
             if images and choose is not None:
                 images = choose(person, camera, images)
             paths += images
@@ -174,7 +203,7 @@ def _by_permutation(path: Path, trial: int, shots: int) -> Choose:
 
     def choose(person: int, camera: int, images: list[Path]) -> list[Path]:
         cells = tables[camera - 1].reshape(-1) if camera <= len(tables) else []
-        table = np.asarray(cells[person - 1]) if person <= len(cells) else np.empty((0, 0))
+        table = np.atleast_2d(cells[person - 1]) if person <= len(cells) else np.empty((0, 0))
         if table.ndim != 2 or len(table) < trial or sorted(table[trial - 1]) != list(range(1, len(images) + 1)):
             raise ValueError(
                 f"{path} has {table.shape[-1]} images of person {person} and camera {camera} in {len(table)} trials, "

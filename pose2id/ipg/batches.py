@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from pose2id.ipg.generation import read_image
 from pose2id.ipg.pipeline import _pixels
@@ -269,14 +270,37 @@ def prefetch(make: Callable[[Any], Batch], keys: Sequence[Any], workers: int) ->
                 future.cancel()
 
 
+def check_pictures(records: Sequence[Record], *, progress: bool = False) -> None:
+    """Read every picture that is a file once, so that none ends a run after days.
+
+    Raises
+    ------
+    ValueError
+        Naming those that cannot be read.
+    """
+    bad = []
+    files = [record for record in records if isinstance(record.image, (str, os.PathLike))]
+    for record in tqdm(files, desc="reading", unit="picture", disable=not (progress and files)):
+        try:
+            record.read()
+        except (ValueError, OSError) as error:
+            bad.append(" ".join(str(error).split())[:200])
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(f"pictures that cannot be read: {'; '.join(bad[:3])}{more}; repair them or leave them out")
+
+
 def fingerprint(records: Sequence[Record]) -> str:
-    """A hash of what identifies the records: identities, sets, poses, and pixels or file names of the pictures."""
+    """A hash of what identifies the records: identities, sets, poses, and pixels, or names and sizes of files."""
     digest = hashlib.sha256()
+    paths = [Path(record.image) for record in records if isinstance(record.image, (str, os.PathLike))]
+    home = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
     for record in records:
         digest.update(repr((record.identity, record.reference, record.target)).encode())
         digest.update(b"" if record.pose is None else record.pose.keypoints.tobytes())
         if isinstance(record.image, (str, os.PathLike)):
-            digest.update(Path(record.image).name.encode())  # a data set may move
+            path = Path(record.image)  # below the folder that holds all, because a data set may move
+            digest.update(f"{path.absolute().relative_to(home).as_posix()} {path.stat().st_size}".encode())
         else:
             digest.update(record.read().tobytes())
     return digest.hexdigest()

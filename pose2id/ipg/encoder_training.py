@@ -96,9 +96,8 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = SmallEncoder(img_size=images.shape[1:3], **sizes)
-        neck = nn.BatchNorm1d(encoder.config.out_features)
         classify = nn.Linear(encoder.config.out_features, len(names), bias=False)
-    modules = nn.ModuleList([encoder, neck, classify]).train()
+    modules = nn.ModuleList([encoder, classify]).train()
     encoder.to(memory_format=torch.channels_last)  # a third faster on CPUs
     optimizer = torch.optim.AdamW(modules.parameters(), lr=learning_rate, weight_decay=weight_decay)
     for step in tqdm(range(steps), desc="training the encoder", unit="step", disable=not progress):
@@ -106,8 +105,8 @@ def train_encoder(
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / WARMUP) * share
         chosen = generator.choice(len(names), identities, replace=False)
         rows = np.concatenate([generator.choice(members[i], shots, replace=len(members[i]) < shots) for i in chosen])
-        features = encoder(_augment(pixels[torch.from_numpy(rows)], generator))
-        logits = classify(neck(features))
+        features = encoder.project(_augment(pixels[torch.from_numpy(rows)], generator))
+        logits = classify(encoder.neck(features))
         classes = torch.from_numpy(chosen).repeat_interleave(shots)
         loss = functional.cross_entropy(logits, classes, label_smoothing=SMOOTHING) + _triplet_loss(features, targets)
         optimizer.zero_grad()

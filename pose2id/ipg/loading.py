@@ -291,7 +291,7 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     components = {name: _build(cls, blocks, block) for name, _, cls, block, _ in rows}
     components["identity_encoder"] = load_encoder(folder, config)
     components["scheduler"] = _build(diffusers.DDIMScheduler, blocks, "scheduler")
-    components["vae"] = _load_vae(vae, blocks.get("vae"), diffusers.AutoencoderKL)
+    components["vae"] = load_vae(vae, blocks.get("vae"))
     for name, file, _, _, absent in rows:
         load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
     for name in components.keys() - {"scheduler"}:
@@ -322,7 +322,15 @@ def _settings(block: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in block.items() if not key.startswith("_")}
 
 
-def _load_vae(vae: Any, block: Mapping[str, Any] | None, cls: Any) -> Any:
+def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
+    """The autoencoder; see `load_components`. `block` is what a config says of it.
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        When it is not there, is none, is damaged, or is not as `block` says.
+    """
+    cls = require("diffusers", "ipg", PURPOSE).AutoencoderKL
     if isinstance(vae, cls):
         return vae
     if vae is not None and not isinstance(vae, str | os.PathLike):

@@ -64,6 +64,8 @@ class SmallEncoder(ModelMixin, ConfigMixin):
         strides = [1, 2, 2, 1]
         self.stages = nn.Sequential(*map(_Residual, before, channels, strides))
         self.embed = nn.Linear(stripes * channels[-1], out_features)
+        # Without it all features share a large part, and what tells people apart is a small rest.
+        self.neck = nn.BatchNorm1d(out_features, affine=False)
 
     @property
     def feature_width(self) -> int:
@@ -71,13 +73,18 @@ class SmallEncoder(ModelMixin, ConfigMixin):
         return int(self.config.out_features)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) as `preprocess` makes them, as features (N, out_features), not normalised."""
+        """Images (N, 3, H, W) as `preprocess` makes them, as features (N, out_features), not of length 1."""
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.config.img_size):
             height, width = self.config.img_size
             raise ValueError(
                 f"images must have shape (N, 3, {height}, {width}), as preprocess() makes them, "
                 f"received {tuple(images.shape)}"
             )
+        features: torch.Tensor = self.neck(self.project(images))
+        return features
+
+    def project(self, images: torch.Tensor) -> torch.Tensor:
+        """Features before the batch normalisation that `forward` ends with."""
         maps = self.stages(self.stem(images))
         pooled = functional.adaptive_avg_pool2d(maps, (self.config.stripes, 1))
         pooled = pooled + functional.adaptive_max_pool2d(maps, (self.config.stripes, 1))

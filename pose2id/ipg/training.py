@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
 from pose2id.errors import require
-from pose2id.ipg.batches import Batch, Batches, Record, find_people, fingerprint, prefetch
+from pose2id.ipg.batches import Batch, Batches, Record, check_pictures, find_people, fingerprint, prefetch
 from pose2id.ipg.checkpoints import Checkpoint, LossLog, check_same_run, clear_parts, find_newest, load, save
 from pose2id.ipg.objective import (
     TRAINED,
@@ -141,6 +141,23 @@ def train(
     return pipe
 
 
+def find_processes() -> PartialState:
+    """The processes of this run, and which of them this is.
+
+    Raises
+    ------
+    ValueError
+        When there are several that do not know of each other, so that each would take itself for the first.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > state.num_processes:
+        raise ValueError(
+            f"there are {os.environ['WORLD_SIZE']} processes and no GPU for them; for a run on CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    return state
+
+
 class _Run:
     """A run in a folder: all its stages, and what is written meanwhile."""
 
@@ -162,11 +179,25 @@ class _Run:
                 raise TypeError(f"{name} must hold Record objects, received {wrong[0]}")
         find_people(records)
         check_scheduler(pipe.scheduler)
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"output {output} must be a folder, it is a file")
+        for stage in plan:
+            for name in ("height", "width"):
+                if (size := getattr(stage.settings, name)) % pipe.reduction:
+                    raise ValueError(f"{name} must be a multiple of {pipe.reduction}, received {size}")
+        if first.mixed_precision == "fp16" and find_processes().device.type == "cpu":
+            raise ValueError("mixed_precision 'fp16' needs a GPU; use 'no' or 'bf16'")
+        check_pictures([*records, *validation], progress=progress)
         self.pipe, self.records, self.output, self.plan, self.validation = pipe, records, output, plan, validation
         self.total = sum(stage.settings.steps for stage in plan)
         # Not every batch has a row with a reference, so the reference network may get no gradient in a step.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=first.mixed_precision, kwargs_handlers=[unused])
+        # The plugin keeps accelerate from dividing the loss by what its environment says; that is done here.
+        self.accelerator = Accelerator(
+            mixed_precision=first.mixed_precision,
+            kwargs_handlers=[unused],
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         if first.tensorboard:
@@ -252,6 +283,7 @@ class _Run:
         if found:
             self._load_optimizer(found, optimizer, ema)
         self._checkpointing(settings.gradient_checkpointing)
+        optimizer.zero_grad()  # what a run that failed has left in the networks
 
         data = Batches(self.pipe, self.records, settings)
         latents = self._target_latents(data) if settings.cache else None
@@ -284,6 +316,7 @@ class _Run:
             with torch.no_grad():
                 for name, value in self.live.items():
                     value.copy_(ema[name])
+        optimizer.state.clear()  # accelerate holds on to the optimiser itself
 
     def _step(
         self,
@@ -304,6 +337,11 @@ class _Run:
             total += loss.detach()
         self.accelerator.unscale_gradients(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.live.values(), settings.clip or math.inf, foreach=True)
+        if self.accelerator.scaler is None and not bool(norm.isfinite()):  # before it reaches the weights
+            raise FloatingPointError(
+                f"the gradient is {float(norm)} at step {self.done + 1}; go on with a lower learning_rate in another "
+                "folder, or with mixed_precision 'no'"
+            )
         optimizer.step()
         optimizer.zero_grad()
         return float(self.accelerator.reduce(total, reduction="mean")), float(norm)
