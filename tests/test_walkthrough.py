@@ -1,0 +1,201 @@
+"""The paper on synthetic people: its parts by hand, on an untrained generator and made-up features."""
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+
+from pose2id import evaluate, id_density
+from pose2id.ipg import representative_poses
+from pose2id.ipg.recipe import Settings, read_settings
+from pose2id.synthetic import make_set
+from pose2id.training_runs import build_pipeline, read_records
+from pose2id.walkthrough import (
+    TESTED,
+    TRAINED,
+    VALIDATION,
+    WEAK_IDENTITIES,
+    Row,
+    Views,
+    build_tables,
+    compare_with_poses,
+    count_right_people,
+    draw_people,
+    format_tables,
+    make_people,
+    make_real_views,
+    switch_off,
+)
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    model = {"kind": "small", "encoder_steps": 2, "latent_channels": 4, "channels": [8, 16], "heads": 2, "groups": 4}
+    model |= {"tokens": 2, "token_width": 12, "pose_channels": [4, 4, 4]}
+    settings = Settings(height=64, width=32)
+    records = read_records({"kind": "world", "ids": [10, 14], "cams": 2, "per_cam": 1}, settings)
+    return build_pipeline(model, settings, records, tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def people():
+    return make_people(range(4))
+
+
+def test_nobody_is_in_two_sets():
+    sets = [set(TRAINED), set(VALIDATION), set(TESTED), set(WEAK_IDENTITIES)]
+    assert sum(map(len, sets)) == len(set.union(*sets))
+
+
+def test_the_recipe_trains_on_others():
+    recipe = read_settings(files("pose2id").joinpath("data", "tiny.toml"))
+    assert range(*recipe.data["ids"]) == TRAINED
+    assert recipe.data["seed"] == 0
+
+
+def test_people(people):
+    world, queries = people
+    assert (len(world), queries) == (40, 24)
+    whole = make_set(range(4), cams=6, per_cam=2)
+    np.testing.assert_array_equal(world.images[:queries], whole.images[::2])
+    assert set(world.cams[queries:]) == {0, 1, 2, 3}
+    for row in range(queries, 40):  # second shots
+        same = np.flatnonzero((whole.ids == world.ids[row]) & (whole.cams == world.cams[row]))
+        np.testing.assert_array_equal(world.images[row], whole.images[same[1]])
+
+
+def test_drawn_people_do_not_depend_on_the_batch(pipe, people):
+    some = people[0].select(slice(5))
+    drawn = draw_people(pipe, some, steps=1)
+    assert (drawn.shape, drawn.dtype) == ((5, 8, 64, 32, 3), np.uint8)
+    again = draw_people(pipe, some, steps=1, batch_size=8)
+    assert np.abs(drawn.astype(int) - again).max() <= 1
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_what_is_switched_off_is_not_seen(pipe, people):
+    """Without both, all people are drawn alike from the same noise."""
+    some = people[0].select([0, 30])
+    twice = some.select([0, 0])
+    for tokens, reference in ((True, True), (True, False), (False, True)):
+        ablated = switch_off(pipe, tokens=tokens, reference=reference)
+        drawn = draw_people(ablated, some, steps=1)
+        alike = np.array_equal(drawn[1], draw_people(ablated, twice, steps=1)[1])
+        assert alike == (tokens and reference)
+
+
+def test_real_views_are_other_pictures_of_the_same_people(people):
+    world = people[0]
+    views = make_real_views(world)
+    assert views.shape == (40, 8, 64, 32, 3)
+    shots = make_set(range(4), cams=6, per_cam=4)
+    for row in (0, 17, 39):
+        theirs = shots.images[(shots.ids == world.ids[row])]
+        for view in views[row]:
+            assert any(np.array_equal(view, image) for image in theirs)
+            assert not np.array_equal(view, world.images[row])
+
+
+@pytest.fixture(scope="module")
+def seen(people):
+    world = people[0]
+    centres = RNG.normal(size=(4, 6))
+    rows = len(world)
+
+    def noisy(*shape):
+        spread = RNG.normal(size=(*shape, 6))
+        return (centres[world.ids].reshape(rows, *[1] * (len(shape) - 1), 6) + spread).astype(np.float32)
+
+    return Views(noisy(rows), noisy(rows, 8), noisy(rows), noisy(rows, 8), noisy(rows, 8))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def scores(people, query, gallery):
+    world, n = people
+    distances = np.linalg.norm(query[:, None].astype(np.float64) - gallery, axis=2)
+    found = evaluate(distances, world.ids[:n], world.ids[n:], world.cams[:n], world.cams[n:])
+    return found.mAP, found.rank(1), id_density(np.concatenate([query, gallery]), world.ids)
+
+
+def test_tables_by_hand(people, seen):
+    world, n = people
+    rows = {(row.table, row.encoder, row.name): row for row in build_tables(world, n, {"strong": seen, "weak": seen})}
+    base = unit(seen.features)
+    strong, weak = (unit(seen.features + eta * seen.generated.mean(1)) for eta in (0.25, 2))
+    wanted = {
+        ("Table 2: parts of the method", "strong", "base"): (base[:n], base[n:]),
+        ("Table 2: parts of the method", "strong", "+ IPG, eta = 0.25"): (strong[:n], strong[n:]),
+        ("Table 2: parts of the method", "weak", "+ IPG, eta = 2"): (weak[:n], weak[n:]),
+        ("Tables 3 and 4: query only", "weak", "+ IPG, eta = 2"): (weak[:n], base[n:]),
+        ("Tables 3 and 4: gallery only", "weak", "+ IPG, eta = 2"): (base[:n], weak[n:]),
+        ("Table 6: number of poses M", "weak", "M = 0"): (base[:n], base[n:]),
+        ("Table 6: number of poses M", "weak", "M = 8"): (weak[:n], weak[n:]),
+    }
+    three = unit(seen.features + 2 * seen.generated[:, :3].mean(1))
+    wanted["Table 6: number of poses M", "weak", "M = 3"] = three[:n], three[n:]
+    oracle = unit(seen.features + seen.real.mean(1))
+    name = "8 other real pictures (oracle), eta = 1"
+    wanted["Controls in place of generated pictures", "weak", name] = oracle[:n], oracle[n:]
+    for key, parts in wanted.items():
+        row = rows[key]
+        assert (row.mAP, row.rank1, row.id2) == pytest.approx(scores(people, *parts), abs=1e-5), key
+    assert (
+        rows["Table 7: with re-ranking", "weak", "base"].mAP != rows["Table 6: number of poses M", "weak", "M = 0"].mAP
+    )
+
+
+def test_errors_are_over_identities(people, seen):
+    world, n = people
+    row = build_tables(world, n, {"strong": seen})[0]
+    base = unit(seen.features)
+    distances = np.linalg.norm(base[:n, None].astype(np.float64) - base[n:], axis=2)
+    each = evaluate(distances, world.ids[:n], world.ids[n:], world.cams[:n], world.cams[n:]).average_precision
+    means = [each[world.ids[:n] == who].mean() for who in range(4)]
+    assert row.error == pytest.approx(np.std(means, ddof=1) / 2, abs=1e-5)
+
+
+def test_the_text(people, seen):
+    text = format_tables(build_tables(*people, {"strong": seen}))
+    assert "Synthetic people" in text
+    assert max(map(len, text.splitlines())) <= 110
+    row = Row("T", "weak", "base", 0.1666, 0.0123, 0.204, 0.2231)
+    assert "  weak       base                                  16.7   1.2   20.4   0.223" in format_tables([row])
+
+
+def test_the_right_person_is_counted(people):
+    world, n = people
+    query, gallery = world.select(slice(n)), world.select(slice(n, None))
+
+    def encoder(images):  # the mean colour
+        return images.astype(np.float32).mean((-3, -2))
+
+    true = np.stack([gallery.images[gallery.ids == who].mean(0).astype(np.uint8) for who in query.ids])[:, None]
+    assert count_right_people(encoder, query, true, gallery) > 0.9
+    wrong = np.roll(true, 6, axis=0)  # the next person
+    assert count_right_people(encoder, query, wrong, gallery) < 0.1
+
+
+def test_poses_are_told_apart(people):
+    """The people as the program draws them fit the pose asked for; with the poses exchanged they do not."""
+    from pose2id.synthetic import make_camera, make_person, render
+
+    poses, yaws = representative_poses(), [0, 45, 90, 135, 180, -135, -45, -45]
+    some = people[0].select([0, 30])
+    drawn = np.stack(
+        [
+            [
+                render(make_person(0, int(who)), pose, yaw, make_camera(0, 0), RNG, clean=True).image
+                for pose, yaw in zip(poses, yaws, strict=True)
+            ]
+            for who in some.ids
+        ]
+    )
+    assert compare_with_poses(some, drawn, poses, yaws) == 1
+    assert compare_with_poses(some, np.roll(drawn, 1, axis=1), poses, yaws) < 0.2
