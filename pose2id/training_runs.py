@@ -94,9 +94,12 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
     shown = _choose_validation(records)
     train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
     if recipe.model["kind"] == "small" and processes.is_main_process:
-        import torch
+        from torch import nn
 
-        _save_folder(pipe.to(torch.float16), target / HALF)
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.half()  # `pipe.to` would warn of parts that should stay as they are; there are none
+        _save_folder(pipe, target / HALF)
     processes.wait_for_everyone()
     return target / "pipeline"
 

@@ -80,6 +80,7 @@ def test_the_command(config, tmp_path, capsys):
     pipe.set_progress_bar_config(disable=True)
     person = Image.fromarray(smooth_pictures(1, 32, 16)[0])
     assert pipe(person, num_inference_steps=1, output_type="np").images.shape == (1, 8, 32, 16, 3)
+    assert not (tmp_path / "run" / "pipeline" / "README.md").exists()  # that card is of the released weights
     half = IPGPipeline.from_pretrained(tmp_path / "run" / "pipeline-float16")
     for name in ("unet", "reference_unet", "vae", "identity_encoder", "ifr", "pose_encoder"):
         for key, value in getattr(pipe, name).state_dict().items():

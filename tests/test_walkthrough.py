@@ -13,10 +13,6 @@ from pose2id.ipg.recipe import Settings, read_settings
 from pose2id.synthetic import make_set
 from pose2id.training_runs import build_pipeline, read_records
 from pose2id.walkthrough import (
-    TESTED,
-    TRAINED,
-    VALIDATION,
-    WEAK_IDENTITIES,
     Row,
     Views,
     build_tables,
@@ -28,6 +24,7 @@ from pose2id.walkthrough import (
     make_real_views,
     switch_off,
 )
+from pose2id.walkthrough.material import TESTED, TRAINED, VALIDATION, WEAK_IDENTITIES
 
 RNG = np.random.default_rng(0)
 

@@ -146,7 +146,8 @@ class IPGPipeline(DiffusionPipeline):
         ----------
         pretrained_model_name_or_path : str or path
             "yuanc3/Pose2ID": the five released files at a pinned revision, downloaded and converted once, see
-            `pose2id.ipg.weights`. Anything else is left to diffusers.
+            `pose2id.ipg.weights`. "tiny": a small generator of synthetic pedestrians, 64 x 32, that is part of this
+            package. Anything else is left to diffusers.
         **kwargs
             As for every diffusers pipeline: `torch_dtype`, `device_map`, ...
 
@@ -166,6 +167,8 @@ class IPGPipeline(DiffusionPipeline):
                     "set HF_HOME or HF_HUB_OFFLINE=1 instead"
                 )
             name = os.fspath(weights.from_hub())
+        elif name == weights.TINY:
+            name = os.fspath(weights.tiny_folder())
         return super().from_pretrained(name, **kwargs)
 
     @classmethod
@@ -197,11 +200,16 @@ class IPGPipeline(DiffusionPipeline):
         return cls(**load_components(folder, config, vae))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As for every diffusers pipeline; also writes a model card with sources, licences and intended use."""
+        """As for every diffusers pipeline; also writes a model card with sources, licences and intended use.
+
+        Not for a small one, which was trained from scratch: the card is that of the released weights.
+        """
         from pose2id.ipg import weights
+        from pose2id.ipg.small import SmallEncoder
 
         super().save_pretrained(save_directory, *args, **kwargs)
-        Path(save_directory, "README.md").write_text(weights.model_card(), encoding="utf-8")
+        if not isinstance(self.identity_encoder, SmallEncoder):
+            Path(save_directory, "README.md").write_text(weights.model_card(), encoding="utf-8")
 
     @torch.no_grad()
     def __call__(
