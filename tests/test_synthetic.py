@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from pose2id.ipg.poses import Pose, pose_direction, pose_valid, representative_poses
+from pose2id.ipg.poses import Pose, pose_direction, pose_valid, representative_poses, select_representative
 from pose2id.synthetic import (
     folders,
     make_camera,
@@ -753,3 +753,13 @@ def test_the_world_is_the_one_of_its_version():
     world = make_set([0, 7], cams=3, per_cam=1)
     means = world.images.reshape(6, -1).mean(1)
     np.testing.assert_allclose(means, [94.49, 115.19, 68.47, 95.28, 120.70, 67.83], atol=0.5)
+
+
+def test_representative_poses_of_the_world_face_all_ways():
+    """Equations 7 and 8 on 60 people: the eight chosen poses face eight ways, as the program that drew them knows."""
+    world = make_set(range(60), cams=3, per_cam=1)
+    means = world.images.astype(np.float32).mean((1, 2))
+    rows = select_representative(means, world.ids, world.poses, 8)
+    assert len(set(world.ids[rows])) == 8
+    off = (world.yaws[rows] - 45 * np.arange(8) + 180) % 360 - 180
+    assert np.abs(off).max() < 45

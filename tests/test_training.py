@@ -518,6 +518,17 @@ def test_a_run_can_be_repeated_to_the_last_bit(whole, tmp_path, records):
     assert same(weights(again), weights(pipe))
 
 
+def test_three_hundred_steps_are_deterministic(tmp_path, records):
+    """The same losses and weights, to the last bit."""
+    stages = [{"steps": 200}, {"steps": 100, "copy_denoiser": True, "token_drop": 0.25}]
+    settings = replace(SMALL, cache=True, save_every=150, ema=0.99, min_snr_gamma=0.0)
+    one = fit(tmp_path / "one", records, settings, stages=stages)
+    other = fit(tmp_path / "other", records, settings, stages=stages)
+    assert len(losses(tmp_path / "one")) == 300
+    assert (tmp_path / "one" / "losses.csv").read_bytes() == (tmp_path / "other" / "losses.csv").read_bytes()
+    assert same(weights(one), weights(other))
+
+
 def test_another_seed_gives_other_losses(whole, tmp_path, records):
     fit(tmp_path, records, replace(SMALL, seed=1, steps=2))
     assert losses(tmp_path)[0] != losses(whole[0])[0]
