@@ -314,6 +314,17 @@ def test_pairs_come_from_the_sets_and_are_two_pictures_where_there_are_two(recor
     assert data.target_rows == [1, 2, 3]
 
 
+def test_pairs_of_the_same_picture(records):
+    hidden = [replace(records[0], target=False), *records[1:3]]
+    for share, wanted in ((1.0, 600), (0.25, 150)):
+        data = Batches(random_pipe(), hidden, replace(SMALL, same_picture=share))
+        rng = np.random.default_rng(0)
+        counts = Counter(data._pair(rng) for _ in range(600))
+        assert abs(counts[1, 1] + counts[2, 2] - wanted) <= 5 * (600 * share * (1 - share)) ** 0.5
+        assert counts[1, 1]
+        assert (0, 0) not in counts  # it is no target
+
+
 def test_a_batch_is_what_the_pipeline_would_see(records):
     pipe = random_pipe()
     settings = replace(SMALL, batch_size=6, condition_drop=0.0, flip=0.0, erase=0.0, height=32, width=16)

@@ -20,7 +20,7 @@ _COUNTS = {
     **dict.fromkeys(("warmup", "seed", "validate_every", "workers"), 0),
     "validation_steps": 1,
 }
-_SHARES = ("condition_drop", "token_drop", "flip", "erase", "flat", "ema")
+_SHARES = ("condition_drop", "token_drop", "same_picture", "flip", "erase", "flat", "ema")
 _AMOUNTS = ("learning_rate", "weight_decay", "noise_offset", "min_snr_gamma", "clip", "validation_guidance")
 _FLAGS = ("use_reference", "gradient_checkpointing", "cache", "tensorboard")
 _CHOICES = {"decay": ("constant", "cosine"), "mixed_precision": ("no", "fp16", "bf16")}
@@ -46,6 +46,10 @@ class Settings:
         Share of the rows without tokens and reference; they teach the unconditional half of guidance. Poses stay.
     token_drop : float
         Share of the other rows that have the tokens of the all-zero image, and keep the reference.
+    same_picture : float
+        Share of the pairs whose target is the reference itself, before that is mirrored and erased. From scratch, a
+        stage of these alone, with `token_drop` = 1, opens the way from the reference network to the denoiser, which
+        then finds the same clothes in other poses.
     use_reference : bool
         False: the reference network is not run, and learns nothing. For a first stage, before `copy_denoiser`: half the
         time of a step.
@@ -98,6 +102,7 @@ class Settings:
     width: int = 256
     condition_drop: float = 0.1
     token_drop: float = 0.0
+    same_picture: float = 0.0
     use_reference: bool = True
     noise_offset: float = 0.05
     min_snr_gamma: float = 5.0
