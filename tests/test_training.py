@@ -315,14 +315,16 @@ def test_pairs_come_from_the_sets_and_are_two_pictures_where_there_are_two(recor
 
 
 def test_pairs_of_the_same_picture(records):
-    hidden = [replace(records[0], target=False), *records[1:3]]
+    hidden = [replace(records[0], target=False), *records[1:3], replace(records[2], reference=False)]
     for share, wanted in ((1.0, 600), (0.25, 150)):
         data = Batches(random_pipe(), hidden, replace(SMALL, same_picture=share))
         rng = np.random.default_rng(0)
         counts = Counter(data._pair(rng) for _ in range(600))
         assert abs(counts[1, 1] + counts[2, 2] - wanted) <= 5 * (600 * share * (1 - share)) ** 0.5
         assert counts[1, 1]
-        assert (0, 0) not in counts  # it is no target
+        assert not {(0, 0), (3, 3)} & counts.keys()  # no target, no reference
+    apart = [replace(records[0], target=False), replace(records[1], reference=False)]
+    assert Batches(random_pipe(), apart, replace(SMALL, same_picture=1.0))._pair(rng) == (0, 1)
 
 
 def test_a_batch_is_what_the_pipeline_would_see(records):

@@ -182,11 +182,13 @@ class Batches:
         )
 
     def _pair(self, rng: np.random.Generator) -> tuple[int, int]:
-        """A random identity's random reference and random target, another picture if there is one and none the same is wanted."""
+        """A random identity's random reference and random target; two pictures if there are, or the same one twice."""
         references, targets = self.people[rng.integers(len(self.people))]
         if self.settings.same_picture and rng.random() < self.settings.same_picture:
-            row = targets[rng.integers(len(targets))]
-            return row, row
+            both = [row for row in targets if self.records[row].reference]
+            if both:
+                row = both[rng.integers(len(both))]
+                return row, row
         reference = references[rng.integers(len(references))]
         others = [row for row in targets if row != reference] or targets
         return reference, others[rng.integers(len(others))]

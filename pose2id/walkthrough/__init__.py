@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pose2id.density import id_density
 from pose2id.evaluation import evaluate_features
@@ -24,6 +25,7 @@ from pose2id.walkthrough.material import (
     Encoder,
     Images,
     Views,
+    augment,
     draw_people,
     encode,
     make_encoders,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from pose2id.ipg.pipeline import IPGPipeline
 
 __all__ = [
+    "FEWEST",
     "MAP",
     "SHEET",
     "TESTED",
@@ -62,8 +65,10 @@ __all__ = [
     "switch_off",
 ]
 
-ABLATED = 90
-"""About so many queries for each row of Fig. 5."""
+ABLATED = 45
+"""So many queries, drawn at random, for each row of Fig. 5."""
+FEWEST = 3
+"""People; with fewer there are no standard errors worth printing, and no map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,30 +114,54 @@ def run_walkthrough(
     Returns
     -------
     Walkthrough
+        Tables, pictures and features.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a pipeline with another kind of identity encoder, or fewer than three people; before anything is drawn.
+
+    Examples
+    --------
+    >>> from pose2id.ipg import IPGPipeline
+    >>> from pose2id.walkthrough import format_tables, run_walkthrough
+    >>> found = run_walkthrough(IPGPipeline.from_pretrained("tiny"), range(3))  # doctest: +SKIP
+    >>> print(format_tables(found.rows))  # doctest: +SKIP
     """
-    people, queries = make_people(ids, world=world, progress=progress)
+    from pose2id.ipg.small import SmallEncoder
+
+    if not isinstance(pipe.identity_encoder, SmallEncoder):
+        kind = type(pipe.identity_encoder).__name__
+        raise TypeError(f"pipe must be a small generator, whose identity_encoder is a SmallEncoder; received a {kind}")
+    ids = list(ids)
+    if len(set(ids)) < FEWEST:
+        raise ValueError(f"ids must hold at least {FEWEST} people, received {len(set(ids))}")
+    height, width = pipe.config.sample_size
+    people, queries = make_people(ids, world=world, height=height, width=width, progress=progress)
     drawn = draw_people(pipe, people, seed=seed, progress=progress)
-    real = make_real_views(people, world=world, seed=seed)
+    real = make_real_views(people, queries, world=world, seed=seed)
+    augmented = augment(people.images, seed=seed)
     encoders = make_encoders(pipe, seed=seed, progress=progress)
-    views = {name: view_features(encoder, people, drawn, real) for name, encoder in encoders.items()}
+    views = {name: view_features(encoder, people, drawn, augmented, real) for name, encoder in encoders.items()}
     rows = build_tables(people, queries, views)
-    few = slice(0, queries, max(1, queries // ABLATED))
-    gallery = people.select(slice(queries, None))
-    rows += _ablate(pipe, people.select(few), drawn[few], gallery, encoders["strong"], seed=seed, progress=progress)
+    few = np.sort(np.random.default_rng(seed).permutation(queries)[:ABLATED])
+    rows += _ablate(pipe, people, queries, few, drawn, encoders["strong"], seed=seed, progress=progress)
     return Walkthrough(rows, people, drawn, views)
 
 
 def _ablate(
     pipe: IPGPipeline,
-    few: SyntheticSet,
+    people: SyntheticSet,
+    queries: int,
+    chosen: NDArray[np.int64],
     drawn: Images,
-    gallery: SyntheticSet,
     strong: Encoder,
     *,
     seed: int,
     progress: bool,
 ) -> list[Row]:
-    """Fig. 5: generated features alone as queries, with parts of the generator switched off."""
+    """Fig. 5: generated features alone as queries, with parts of the generator switched off; the same noise in all."""
+    few, gallery = people.select(chosen), people.select(slice(queries, None))
     title, rows = "Fig. 5: generated features alone as queries", []
     for name, off in (
         ("tokens and reference", {}),
@@ -140,7 +169,9 @@ def _ablate(
         ("tokens only, reference off", {"reference": True}),
         ("both off", {"tokens": True, "reference": True}),
     ):
-        seen = draw_people(switch_off(pipe, **off), few, seed=seed, progress=progress) if off else drawn
+        seen = drawn[chosen]
+        if off:
+            seen = draw_people(switch_off(pipe, **off), few, seed=seed, keys=list(chosen), progress=progress)
         query, items = unit(strong(seen).mean(1)), unit(strong(gallery.images))
         scores = evaluate_features(query, items, few.ids, gallery.ids, few.cams, gallery.cams)
         density = id_density(np.concatenate([query, items]), np.concatenate([few.ids, gallery.ids]))

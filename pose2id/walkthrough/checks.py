@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pose2id.ipg.poses import Pose, pose_direction
 from pose2id.synthetic import SyntheticSet, make_camera, make_person, render
 from pose2id.walkthrough.material import Encoder, Features, Images
 
 __all__ = ["compare_with_poses", "count_right_people", "unit"]
-
-YAWS = (0, 45, 90, 135, 180, -135, -45, -45)
-"""Directions of the 8 representative poses, as their file names them."""
 
 
 def unit(features: Features) -> Features:
@@ -36,16 +33,15 @@ def count_right_people(encoder: Encoder, people: SyntheticSet, drawn: Images, ga
     return float((nearest == people.ids[:, None]).mean())
 
 
-def compare_with_poses(
-    people: SyntheticSet, drawn: Images, poses: Sequence[Any], yaws: Sequence[float] = YAWS, *, world: int = 0
-) -> float:
+def compare_with_poses(people: SyntheticSet, drawn: Images, poses: Sequence[Pose], *, world: int = 0) -> float:
     """Share of the generated pictures that are most like the true person in the pose that was asked for.
 
-    Each is compared with the person as the program draws it in each of the poses: by how well colours inside of the
-    person's outline fit after a change of brightness and contrast in each channel, against those outside. By chance it
-    would be one in the number of poses.
+    Each is compared with the person as the program draws it in each of the poses: by the correlation of colours inside
+    of the person's outline, each channel's mean taken away, and by how much the means inside and outside differ. By
+    chance it would be one in the number of poses.
     """
     height, width = people.images.shape[1:3]
+    yaws = [pose_direction(pose, aspect=width / height) for pose in poses]
     right = []
     for row, who in enumerate(people.ids):
         person = make_person(world, int(who))
@@ -62,7 +58,7 @@ def compare_with_poses(
 
 
 def _fit(image: Images, true: Images, mask: NDArray[np.bool_]) -> float:
-    """Correlation of two pictures inside a mask, times the contrast of the first across the mask's border."""
+    """Correlation of two pictures inside a mask, plus the contrast of the first across the mask's border."""
     inside, outside = image[mask].astype(np.float64), image[~mask].astype(np.float64)
     wanted = true[mask].astype(np.float64)
     own, other = inside - inside.mean(0), wanted - wanted.mean(0)

@@ -20,6 +20,7 @@ __all__ = [
     "Features",
     "Images",
     "Views",
+    "augment",
     "draw_people",
     "encode",
     "make_encoders",
@@ -35,7 +36,7 @@ VALIDATION = range(5000, 5100)
 """Identities for the choice of guidance and eta."""
 TESTED = range(30)
 GUIDANCE = 2.0
-"""Chosen on `VALIDATION`."""
+"""Chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``."""
 STEPS = 10
 WEAK_IDENTITIES, WEAK_STEPS = range(6000, 6100), 200
 
@@ -55,13 +56,40 @@ class Views:
     real: Features
 
 
-def make_people(ids: Iterable[int] = TESTED, *, world: int = 0, progress: bool = False) -> tuple[SyntheticSet, int]:
+def make_people(
+    ids: Iterable[int] = TESTED, *, world: int = 0, height: int = 64, width: int = 32, progress: bool = False
+) -> tuple[SyntheticSet, int]:
     """Held-out people: ten pictures of each, queries first, and the number of queries.
 
     The six cameras have two shots each; the first shot is a query, the second is in the gallery, but the last two
-    cameras have no second one. `world` is the seed of people and cameras; the generator was trained in world 0.
+    cameras have no second one.
+
+    Parameters
+    ----------
+    ids : iterable of int
+        Identities.
+    world : int
+        Seed of people and cameras; the shipped generator was trained on others of world 0.
+    height, width : int
+        Of the pictures.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    people : SyntheticSet
+        Queries first.
+    queries : int
+        How many there are.
+
+    Examples
+    --------
+    >>> from pose2id.walkthrough import make_people
+    >>> people, queries = make_people(range(2))
+    >>> people.images.shape, queries
+    ((20, 64, 32, 3), 12)
     """
-    people = make_set(ids, seed=world, cams=6, per_cam=2, progress=progress)
+    people = make_set(ids, seed=world, cams=6, per_cam=2, height=height, width=width, progress=progress)
     shot = np.arange(len(people)) % 2
     query, gallery = np.flatnonzero(shot == 0), np.flatnonzero((shot == 1) & (people.cams < 4))
     return people.select(np.concatenate([query, gallery])), len(query)
@@ -74,20 +102,53 @@ def draw_people(
     *,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    seed: int = 42,
+    seed: int = 0,
+    keys: Sequence[int] | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Images:
-    """Every person in every pose, (N, M, H, W, 3); noise by the place in the set."""
+    """Every picture's person in every pose.
+
+    Parameters
+    ----------
+    pipe : IPGPipeline
+    people : SyntheticSet
+        N pictures.
+    poses : sequence of Pose or PIL image, optional
+        M of them; None: the 8 representative ones.
+    steps, guidance
+        As for `IPGPipeline`.
+    seed : int
+        Of the noise.
+    keys : sequence of int, optional
+        What the noise of each picture depends on besides the seed; None: its place.
+    batch_size : int
+        Pictures at once.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, M, H, W, 3)
+        Pictures of the pipeline's own size.
+
+    Examples
+    --------
+    >>> from pose2id.ipg import IPGPipeline
+    >>> from pose2id.walkthrough import draw_people, make_people
+    >>> pipe = IPGPipeline.from_pretrained("tiny")
+    >>> draw_people(pipe, make_people([0])[0].select([0]), steps=1).shape
+    (1, 8, 64, 32, 3)
+    """
     from PIL import Image
     from tqdm import tqdm
 
-    pipe.set_progress_bar_config(disable=True)
-    chunk = max(1, batch_size // 8)
+    keys = range(len(people)) if keys is None else keys
+    chunk = max(1, batch_size // (8 if poses is None else len(poses)))
     rows: list[Any] = []
+    pipe.set_progress_bar_config(disable=True)  # one bar for all
     for start in tqdm(range(0, len(people), chunk), desc="generating", unit="batch", disable=not progress):
         images = [Image.fromarray(image) for image in people.images[start : start + chunk]]
-        keys = list(range(start, start + len(images)))
         drawn: Any = pipe(
             images,
             poses,
@@ -96,7 +157,7 @@ def draw_people(
             seed=seed,
             output_type="np",
             batch_size=batch_size,
-            reference_keys=keys,
+            reference_keys=[int(key) for key in keys[start : start + chunk]],
             return_dict=False,
         )[0]
         rows.append((drawn * 255).round().astype(np.uint8))
@@ -151,16 +212,23 @@ def _shrink(images: Images) -> Features:
     return means
 
 
-def make_real_views(people: SyntheticSet, count: int = 8, *, world: int = 0, seed: int = 0) -> Images:
-    """As an upper bound: other pictures of the same people, (N, count, H, W, 3), as if the generator were perfect."""
+def make_real_views(people: SyntheticSet, queries: int, count: int = 8, *, world: int = 0, seed: int = 0) -> Images:
+    """For comparison: other camera pictures of the same people, (N, count, H, W, 3), in place of generated ones.
+
+    Those of the first `queries` rows and those of the others are different pictures. `count` is at most 12.
+    """
     height, width = people.images.shape[1:3]
-    shots = make_set(np.unique(people.ids), seed=world, cams=6, per_cam=4, height=height, width=width)
+    shots = make_set(np.unique(people.ids), seed=world, cams=6, per_cam=6, height=height, width=width)
     rng = np.random.default_rng(seed)
-    fresh = np.arange(len(shots)) % 4 >= 2  # the first two shots are the pictures themselves
-    return np.stack([shots.images[rng.choice(np.flatnonzero(fresh & (shots.ids == who)), count)] for who in people.ids])
+    number = np.arange(len(shots)) % 6  # 0 and 1 are the pictures of `make_people` themselves
+    chosen = []
+    for row, who in enumerate(people.ids):
+        fresh = np.isin(number, (2, 3) if row < queries else (4, 5)) & (shots.ids == who)
+        chosen.append(rng.choice(np.flatnonzero(fresh), count, replace=False))
+    return np.stack([shots.images[rows] for rows in chosen])
 
 
-def _augment(images: Images, count: int = 8, *, seed: int = 0) -> Images:
+def augment(images: Images, count: int = 8, *, seed: int = 0) -> Images:
     """Plain augmentations of each picture: mirrored, shifted, brighter or darker, (N, count, H, W, 3)."""
     rng = np.random.default_rng(seed)
     n, height, width, _ = images.shape
@@ -174,12 +242,12 @@ def _augment(images: Images, count: int = 8, *, seed: int = 0) -> Images:
     return views
 
 
-def view_features(encoder: Encoder, people: SyntheticSet, generated: Images, real: Images) -> Views:
+def view_features(encoder: Encoder, people: SyntheticSet, generated: Images, augmented: Images, real: Images) -> Views:
     """What one encoder makes of all these pictures."""
     return Views(
         features=encoder(people.images),
         generated=encoder(generated),
         mirrored=encoder(np.ascontiguousarray(people.images[:, :, ::-1])),
-        augmented=encoder(_augment(people.images)),
+        augmented=encoder(augmented),
         real=encoder(real),
     )

@@ -32,7 +32,7 @@ def draw_sheet(people: SyntheticSet, drawn: Images, path: str | os.PathLike[str]
     height, width = people.images.shape[1:3]
     poses = [np.asarray(pose.draw(width, height)) for pose in representative_poses()]
     blank = np.full_like(poses[0], 255)
-    chosen = np.linspace(0, len(people) - 1, count).round().astype(int)
+    chosen = np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int)
     rows = [np.concatenate([blank, *poses], axis=1)]
     rows += [np.concatenate([people.images[row], *drawn[row]], axis=1) for row in chosen]
     sheet = Image.fromarray(np.concatenate(rows))

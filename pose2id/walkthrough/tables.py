@@ -59,6 +59,7 @@ def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) ->
     Returns
     -------
     list of Row
+        Tables by their number, then the figure and the controls.
     """
     rows: list[Row] = []
     for encoder, seen in views.items():
@@ -77,22 +78,24 @@ def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) ->
             add(title, "+ NFC", k=2, side=side)
             add(title, f"+ IPG, eta = {eta:g}", eta=eta, side=side)
         for m in range(seen.generated.shape[1] + 1):
-            add("Table 6: number of poses M", f"M = {m}", eta=eta if m else 0, m=m)
+            add("Table 6: the first M poses", f"M = {m}", eta=eta if m else 0, m=m)
         for other in (0.25, 0.5, 1, 2, 4):
             add("Fig. 8: eta", f"eta = {other:g}", eta=other)
         add("Table 7: with re-ranking", "base", reranked=True)
+        add("Table 7: with re-ranking", f"+ IPG, eta = {eta:g}", eta=eta, reranked=True)
         add("Table 7: with re-ranking", "+ IPG + NFC", eta=eta, k=2, reranked=True)
         controls = {
             "mirrored picture": seen.mirrored[:, None],
             "8 plain augmentations": seen.augmented,
-            "8 other real pictures (oracle)": seen.real,
+            "8 other real pictures": seen.real,
         }
         for name, features in controls.items():
-            for other in sorted({eta, 1.0}):
+            for other in (0.25, 1, 2):
                 title = "Controls in place of generated pictures"
                 add(title, f"{name}, eta = {other:g}", eta=other, instead=features)
-    order = {row.table: i for i, row in reversed(list(enumerate(rows)))}
-    return sorted(rows, key=lambda row: order[row.table])
+    titles = {row.table for row in rows}
+    order = sorted(titles, key=lambda title: ("TFC".index(title[0]), title.replace("Tables", "Table")))
+    return sorted(rows, key=lambda row: order.index(row.table))
 
 
 def _add_row(
@@ -131,14 +134,32 @@ def standard_error(scores: Scores, ids: NDArray[np.int64]) -> float:
 
 
 def format_tables(rows: Sequence[Row]) -> str:
-    """The rows as text, one block for each table, scores in percent."""
-    lines = [f"{'':<48}{'mAP':>7}{'+-':>6}{'R1':>7}{'ID2':>8}", "-" * 76]
+    """The rows as text, one block for each table, scores in percent.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+
+    Returns
+    -------
+    str
+        Lines of equal length, and a legend.
+
+    Examples
+    --------
+    >>> from pose2id.walkthrough import Row, format_tables
+    >>> print(format_tables([Row("Table 2", "weak", "base", 0.1666, 0.0123, 0.204, 0.2231)]).splitlines()[3])
+      weak       base   16.7   1.2   20.4   0.223
+    """
+    wide = max(len(row.name) for row in rows)
+    head = f"{'':<{13 + wide}}{'mAP':>7}{'+-':>6}{'R1':>7}{'ID2':>8}"
+    lines = [head, "-" * len(head)]
     for table in dict.fromkeys(row.table for row in rows):
         lines.append(table)
         for row in (row for row in rows if row.table == table):
             cells = f"{100 * row.mAP:>7.1f}{100 * row.error:>6.1f}{100 * row.rank1:>7.1f}{row.id2:>8.3f}"
-            lines.append(f"  {row.encoder:<11}{row.name:<35}{cells}")
-    return "\n".join([*lines, "-" * 76, *_LEGEND])
+            lines.append(f"  {row.encoder:<11}{row.name:<{wide}}{cells}")
+    return "\n".join([*lines, "-" * len(head), *_LEGEND])
 
 
 _LEGEND = (
