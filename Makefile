@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 demo: $(READY)
 	$(BIN)/pose2id demo
+	$(BIN)/pose2id demo --generate --people 5
 
 test: $(READY)
 	$(BIN)/python -m pytest

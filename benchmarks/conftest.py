@@ -1,6 +1,6 @@
 """`pytest benchmarks`: the regression table. Accuracy is asserted against stored numbers, speed only printed.
 
-pytest benchmarks                          embedded set and quick sizes, about two minutes
+pytest benchmarks                          embedded set, quick sizes and the synthetic demo, about ten minutes
 pytest benchmarks --omniglot FOLDER        also the larger Omniglot feature sets, if you have them
 pytest benchmarks --full                   also Market-1501's size
 pytest benchmarks --record NAME            also write the tables to benchmarks/results/DATE-NAME.md, and the curves to

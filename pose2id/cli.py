@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", metavar="FOLDER", help=f"folder for the pictures (default {DEMO_FOLDER})")
     demo.add_argument("--overwrite", action="store_true", help="replace pictures in a folder named by -o")
     demo.add_argument("--no-pictures", action="store_true", help="print the table only")
+    demo.add_argument(
+        "--generate", action="store_true", help="instead, draw synthetic people with the tiny generator (minutes)"
+    )
+    demo.add_argument("--people", type=int, metavar="N", help="with --generate: how many people (default 30)")
     _add_common(demo, _demo, as_json=True)
 
     centralize = commands.add_parser("centralize", help="pull the features of one set toward their identities' centres")
@@ -206,18 +210,29 @@ def _progress(arguments: argparse.Namespace) -> bool:
     return not arguments.quiet and sys.stderr.isatty()
 
 
-def _demo(arguments: argparse.Namespace) -> None:
-    from pose2id.datasets import load_demo
-    from pose2id.demo import PICTURES, draw_pictures, format_table, rows_as_dicts, run_demo
-    from pose2id.errors import MissingExtraError, require
-
+def _picture_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:
+    """Where a demo's pictures go; the folder of its own may hold older ones, one that was named may not."""
     folder = Path(arguments.output or DEMO_FOLDER)
     if not arguments.no_pictures:
-        there = [name for name in PICTURES if (folder / name).exists()]
+        there = [name for name in names if (folder / name).exists()]
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"output {folder} must be a folder, it is a file; name another with -o")
         if arguments.output and there and not arguments.overwrite:
             raise ValueError(f"output {folder / there[0]} exists already; name another folder or pass --overwrite")
+    return folder
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    if arguments.generate:
+        _demo_generate(arguments)
+        return
+    if arguments.people is not None:
+        raise ValueError("--people goes with --generate: the demo without it has a fixed set")
+    from pose2id.datasets import load_demo
+    from pose2id.demo import PICTURES, draw_pictures, format_table, rows_as_dicts, run_demo
+    from pose2id.errors import MissingExtraError, require
+
+    folder = _picture_folder(arguments, PICTURES)
     data = load_demo()
     rows = run_demo(data, progress=_progress(arguments))
     pictures, missing = [], None
@@ -235,6 +250,43 @@ def _demo(arguments: argparse.Namespace) -> None:
             print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
     if missing:
         print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def _demo_generate(arguments: argparse.Namespace) -> None:
+    from pose2id.errors import MissingExtraError, require
+    from pose2id.ipg import PACKAGES
+
+    for package in PACKAGES:
+        require(package, "ipg", "pose2id demo --generate")
+    from pose2id import walkthrough
+    from pose2id.ipg.commands import load_pipeline
+    from pose2id.ipg.weights import tiny_folder
+
+    people = walkthrough.TESTED if arguments.people is None else range(arguments.people)
+    if not walkthrough.FEWEST <= len(people) <= walkthrough.TRAINED[0]:
+        raise ValueError(
+            f"--people must be from {walkthrough.FEWEST} to {walkthrough.TRAINED[0]}, received {arguments.people}"
+        )
+    folder = _picture_folder(arguments, (walkthrough.SHEET, walkthrough.MAP))
+    pipe = load_pipeline(tiny_folder(), "cpu", "float32", progress=False)
+    found = walkthrough.run_walkthrough(pipe, people, progress=_progress(arguments))
+    if not arguments.json:
+        print(walkthrough.format_tables(found.rows), flush=True)
+    pictures, missing = [], ""
+    if not arguments.no_pictures:
+        pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
+        try:
+            weak = found.views["weak"]
+            target = folder / walkthrough.MAP
+            pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))
+        except MissingExtraError as error:
+            missing = str(error)
+    if arguments.json:
+        print(json.dumps({"rows": walkthrough.rows_as_dicts(found.rows), "pictures": pictures}, indent=1))
+    elif pictures:
+        print(f"\nPictures: {', '.join(pictures)}")
+    if missing:
+        print(f"No map of identities: {missing}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 def _train(arguments: argparse.Namespace) -> None:

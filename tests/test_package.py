@@ -67,7 +67,11 @@ def test_the_command_is_installed() -> None:
     assert command.value == "pose2id.cli:main"
 
 
-@pytest.mark.parametrize("path", ["py.typed", "data/omniglot_tiny.npz", "data/README.md", "data/LICENSE"])
+SHIPPED = ["py.typed", "data/omniglot_tiny.npz", "data/README.md", "data/LICENSE", "data/tiny.toml"]
+SHIPPED += ["data/tiny/README.md", "data/tiny/model_index.json", "data/tiny/unet/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_files_beside_the_code_are_installed(path: str) -> None:
     assert resources.files("pose2id").joinpath(path).is_file()
 

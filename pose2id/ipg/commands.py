@@ -13,8 +13,9 @@ from typing import Any
 
 from pose2id.errors import require
 from pose2id.ipg import PACKAGES
-from pose2id.ipg.weights import FILES, REPOSITORY
+from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
 
+RELEASED_SIZE = (512, 256)
 DTYPES = ("float32", "float16", "bfloat16")
 PURPOSE = "pose2id generate"
 
@@ -47,13 +48,15 @@ def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
     generate.add_argument(
         "--weights",
         default=REPOSITORY,
-        help=f"{REPOSITORY} (default), another Hub id, a folder of save_pretrained, or a folder of released files",
+        help=f"{REPOSITORY} (default), tiny (synthetic pedestrians, part of this package), another Hub id, a folder of "
+        "save_pretrained, or a folder of released files",
     )
     generate.add_argument("--seed", type=int, default=42, help="of the noise (default 42)")
     generate.add_argument("--steps", type=int, default=20, help="of denoising (default 20)")
     generate.add_argument("--guidance", type=float, default=3.5, help="classifier-free guidance (default 3.5)")
-    generate.add_argument("--height", type=int, default=512, help="of the pictures, in pixels (default 512)")
-    generate.add_argument("--width", type=int, default=256, help="of the pictures, in pixels (default 256)")
+    for name, released in (("height", 512), ("width", 256)):
+        words = f"of the pictures, in pixels (default: what the weights were trained at, {released} as released)"
+        generate.add_argument(f"--{name}", type=int, help=words)
     generate.add_argument("--dtype", help="float32, float16, bfloat16 (default: float16 on CUDA, else float32)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
     generate.add_argument("--batch-size", type=int, default=8, help="pictures at once (default 8)")
@@ -109,13 +112,14 @@ def run_generate(arguments: argparse.Namespace) -> int:
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
     folder, identity = find_weights(arguments.weights)
+    sizes = read_sample_size(folder)
     settings = Settings(
         weights=identity,
         seed=arguments.seed,
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance,
-        height=arguments.height,
-        width=arguments.width,
+        height=sizes[0] if arguments.height is None else arguments.height,
+        width=sizes[1] if arguments.width is None else arguments.width,
         batch_size=arguments.batch_size,
         layout=arguments.layout,
         dtype=dtype,
@@ -305,7 +309,7 @@ def collect_poses(path: Path) -> dict[str, Any]:
 
 def find_weights(name: str) -> tuple[Path | str, str]:
     """Where weights are to be loaded from, and an identity that changes when they do."""
-    folder = Path(name)
+    folder = tiny_folder() if name == TINY else Path(name)
     if folder.is_dir():
         files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth", ".json") and f.is_file()]
         if not files:
@@ -326,6 +330,20 @@ def find_weights(name: str) -> tuple[Path | str, str]:
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
         raise OSError(f"--weights {name} cannot be fetched: {_one_line(str(error))[:300]}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
+
+
+def read_sample_size(source: Path | str) -> tuple[int, int]:
+    """Height and width that weights were trained at."""
+    index = Path(source, "model_index.json")
+    if not index.is_file():
+        return RELEASED_SIZE
+    try:
+        size = json.loads(index.read_text(encoding="utf-8")).get("sample_size") or RELEASED_SIZE
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged: {error}; give another folder") from error
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)):
+        raise ValueError(f"sample_size in {index} must be [height, width] in pixels, it is {size!r}; mend it")
+    return size[0], size[1]
 
 
 def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool) -> Any:

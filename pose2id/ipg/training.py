@@ -284,7 +284,24 @@ class _Run:
             self._load_optimizer(found, optimizer, ema)
         self._checkpointing(settings.gradient_checkpointing)
         optimizer.zero_grad()  # what a run that failed has left in the networks
+        if self.done < end:  # else it was broken off between two stages
+            self._steps(settings, number, start, optimizer, prepared, ema)
+        if ema is not None:
+            with torch.no_grad():
+                for name, value in self.live.items():
+                    value.copy_(ema[name])
+        optimizer.state.clear()  # accelerate holds on to the optimiser itself
 
+    def _steps(
+        self,
+        settings: Settings,
+        number: int,
+        start: int,
+        optimizer: torch.optim.Optimizer,
+        prepared: Any,
+        ema: dict[str, torch.Tensor] | None,
+    ) -> None:
+        end = start + settings.steps
         data = Batches(self.pipe, self.records, settings)
         latents = self._target_latents(data) if settings.cache else None
         nothing = self._features(data.nothing)
@@ -312,11 +329,6 @@ class _Run:
                 due = settings.validate_every and step % settings.validate_every == 0
                 if self.validation and (step == end or due):
                     self._draw_sheet(settings, ema)
-        if ema is not None:
-            with torch.no_grad():
-                for name, value in self.live.items():
-                    value.copy_(ema[name])
-        optimizer.state.clear()  # accelerate holds on to the optimiser itself
 
     def _step(
         self,

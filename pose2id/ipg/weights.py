@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = "yuanc3/Pose2ID"
 """The authors' repository on the Hugging Face Hub."""
+TINY = "tiny"
+"""The name of the generator that ships with this package."""
 FORMAT = 1
 """Version of what `convert` writes by default; a higher one makes every user convert again."""
 PURPOSE = "pose2id.ipg.weights"
@@ -266,6 +268,11 @@ def _write_folder(folder: str | os.PathLike[str] | None, target: Path, config: C
     except Exception as error:  # for a full disk, safetensors raises an error of its own
         raise OSError(f"{target} cannot be written: {message_of(error)}") from error
     return target
+
+
+def tiny_folder() -> Path:
+    """Where the small generator is that ships with this package; its README.md says how it was trained."""
+    return Path(str(files("pose2id").joinpath("data", TINY)))
 
 
 def from_hub(repository: str = REPOSITORY) -> Path:
