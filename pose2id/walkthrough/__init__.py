@@ -2,8 +2,8 @@
 
 The generator is one that ``pose2id ipg-train`` made of ``data/tiny.toml``. People, pictures and cameras are drawn by a
 program (`pose2id.synthetic`), and the generator was trained on other people of the same world. So the
-numbers show that the method does what the paper says, and how its parts work together; they say nothing about how much
-it brings on photographs. Nothing is printed here; the command line prints.
+numbers show how the parts of the method work together; they say nothing about how much it brings on
+photographs. Nothing is printed here; the command line prints.
 """
 
 from __future__ import annotations

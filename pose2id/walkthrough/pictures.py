@@ -24,7 +24,7 @@ _SHOWN = 8
 
 
 def draw_sheet(people: SyntheticSet, drawn: Images, path: str | os.PathLike[str], *, count: int = _SHOWN) -> Path:
-    """Draw references (left), poses (top) and what was generated; `count` people, evenly from all of them."""
+    """Draw references (left), poses (top) and what was generated; `count` pictures, evenly from all of them."""
     from PIL import Image
 
     from pose2id.ipg.poses import representative_poses
