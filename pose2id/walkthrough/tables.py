@@ -21,7 +21,7 @@ from pose2id.walkthrough.material import Features, Views
 __all__ = ["Row", "build_tables", "format_tables", "rows_as_dicts", "standard_error"]
 
 ETAS = {"strong": 1.0, "weak": 4.0, "untrained": 4.0, "raw pixels": 4.0}
-"""Chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``."""
+"""Strong and weak: chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``; the others as weak."""
 
 
 @dataclass(frozen=True)
