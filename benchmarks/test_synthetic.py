@@ -51,9 +51,9 @@ DEMO = dict([next(iter(SETS.items()))])
 OTHER = {"people 0 to 29 of another world, with its cameras": (1, range(30), 0)}
 TWO, SIX = "Table 2: parts of the method", "Table 6: the first M poses"
 FIVE = "Fig. 5: generated features alone as queries"
-# The weak encoder is trained anew on each machine, where other kernels round in other ways; how far apart that puts two
-# machines has not been measured. Fig. 5 has few queries.
-TOLERANCES = {"strong": 0.02, "raw pixels": 0.02, "weak": 0.08, "untrained": 0.03}
+# Twice what one thread instead of two changes: 0.039 for weak, which is trained anew and rounds in other ways;
+# 0.0005 for the others, rounded up.
+TOLERANCES = {"strong": 0.005, "raw pixels": 0.005, "weak": 0.08, "untrained": 0.005}
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,7 @@ def test_the_rows_are_those_stored(found):
     rows = next(iter(found.values()))
     assert stored.keys() == rows.keys()
     off = {key: (row.mAP, stored[key]) for key, row in rows.items()}
-    assert not {
-        key: pair
-        for key, pair in off.items()
-        if abs(pair[0] - pair[1]) > (0.05 if key[0] == FIVE else TOLERANCES[key[1]])
-    }
+    assert not {key: pair for key, pair in off.items() if abs(pair[0] - pair[1]) > TOLERANCES[key[1]]}
 
 
 def test_the_pattern_of_the_paper(found):
@@ -168,7 +164,7 @@ class Crossed(IPGPipeline):
 
 
 def test_tokens_and_reference_against_each_other(pipe, report, judges):
-    """Tokens of one person and the reference of another, both as in training: who is drawn?"""
+    """Tokens of one person, in both networks, and the reference of another: who is drawn?"""
     few, gallery = some(*make_people(range(30)), 0)
     crossed = Crossed(**pipe.components, sample_size=pipe.config.sample_size)
     partner = np.roll(np.arange(len(few)), 15)  # ten people on

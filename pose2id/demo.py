@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -290,8 +291,10 @@ def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
     require("matplotlib", extra="plots", purpose="pose2id.demo.draw_pictures")  # before the work, not after it
     figures = (_draw_ranking(data), _draw_cmc(data), _draw_identities(data))
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    return [_save(figure, target / name) for name, figure in zip(PICTURES, figures, strict=True)]
+    return [
+        plots.write_picture(target / name, partial(figure.savefig, format="png"))
+        for name, figure in zip(PICTURES, figures, strict=True)
+    ]
 
 
 def _apply(data: DemoSet, setting: Setting) -> NDArray[np.float32]:
@@ -417,14 +420,3 @@ def _draw_identities(data: DemoSet) -> Figure:
             f"lower is denser.\n{_AFTER}"
         ),
     )
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    # Written beside the target and renamed: nobody ever sees half a picture.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -6,8 +6,10 @@ no display is needed. matplotlib comes with the extra ``plots`` and is imported 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     Images = Sequence[ArrayLike] | NDArray[Any]
 
-__all__ = ["plot_cmc", "plot_identities", "plot_ranking"]
+__all__ = ["plot_cmc", "plot_identities", "plot_ranking", "write_picture"]
 
 _INK = "#1f2933"
 _MUTED = "#616e7c"
@@ -376,6 +378,40 @@ def plot_identities(
                 nearest = rows[np.argmin(np.linalg.norm(panels[0][rows] - centres[place], axis=1))]
                 _draw_badge(ax, images[nearest], badges[place], colour)
     return figure
+
+
+def write_picture(path: str | os.PathLike[str], save: Callable[[Path], object]) -> Path:
+    """Have `save` write a file beside the target, and rename it: nobody ever sees half a picture.
+
+    Parameters
+    ----------
+    path : path
+        The target; its folder is made if it does not exist.
+    save : callable
+        Given the path to write to, whose suffix says nothing.
+
+    Returns
+    -------
+    pathlib.Path
+        The target.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pose2id.plots import write_picture
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_picture(f"{folder}/a.png", lambda part: part.write_bytes(b"...")).name
+    'a.png'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        save(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from pose2id import cli
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.encoder_training import encode_images, train_encoder
 from pose2id.ipg.recipe import Settings, read_settings
+from pose2id.synthetic import write_dataset
 from pose2id.training_runs import build_pipeline, read_records, run_training
 
 CONFIG = """
@@ -122,8 +123,6 @@ def test_pictures_of_the_world_and_what_hides_them():
 
 
 def test_pictures_of_a_folder_with_keypoints(tmp_path):
-    from pose2id.synthetic import write_dataset
-
     root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
     settings = Settings(height=32, width=16)
     records = read_records({"kind": "synthetic", "root": str(root)}, settings)
@@ -148,8 +147,6 @@ def test_pictures_of_a_folder_with_keypoints(tmp_path):
 
 def test_cleaning(config, tmp_path):
     config.write_text(CONFIG.replace("per_cam = 1", "per_cam = 1\n", 1))
-    from pose2id.synthetic import write_dataset
-
     root = write_dataset(tmp_path / "world", ids=6, cams=2, per_cam=3, height=32, width=16)
     table = f'kind = "synthetic"\nroot = "{root}"\nclean = true\nquantile = 0.1'
     start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
@@ -198,12 +195,16 @@ def test_another_start_in_the_same_folder(config, tmp_path, capsys):
     assert "was begun with other tables [data] or [model]" in capsys.readouterr().err
 
 
-def test_without_poses_there_is_nothing_to_train(config, tmp_path, capsys):
-    from pose2id.synthetic import write_dataset
-
-    root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
+def point_to_folders(config, root, kind):
+    """Let a configuration read folders of four people."""
+    write_dataset(root, ids=4, cams=2, height=32, width=16)
     start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
-    config.write_text(f'{CONFIG[:start]}kind = "market1501"\nroot = "{root}"\n\n{CONFIG[end:]}')
+    config.write_text(f'{CONFIG[:start]}kind = "{kind}"\nroot = "{root}"\n\n{CONFIG[end:]}')
+    return root
+
+
+def test_without_poses_there_is_nothing_to_train(config, tmp_path, capsys):
+    point_to_folders(config, tmp_path / "world", "market1501")
     assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
     assert "no picture has a pose" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -213,11 +214,7 @@ def test_without_poses_there_is_nothing_to_train(config, tmp_path, capsys):
 
 
 def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, capsys):
-    from pose2id.synthetic import write_dataset
-
-    root = write_dataset(tmp_path / "world", ids=4, cams=2, height=32, width=16)
-    start, end = CONFIG.index('kind = "world"'), CONFIG.index("[model]")
-    config.write_text(f'{CONFIG[:start]}kind = "synthetic"\nroot = "{root}"\n\n{CONFIG[end:]}')
+    root = point_to_folders(config, tmp_path / "world", "synthetic")
     broken = sorted((root / "bounding_box_train").glob("*.jpg"))[-1]
     broken.write_bytes(broken.read_bytes()[:100])
     assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2

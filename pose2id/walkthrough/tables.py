@@ -164,7 +164,7 @@ def format_tables(rows: Sequence[Row]) -> str:
 
 _LEGEND = (
     "Synthetic people, drawn by a program; nobody is real. The generator was trained on other people of",
-    "the same world, together with the encoder 'strong': what 'weak' gains is mostly what 'strong' knew.",
+    "the same world, those of the encoder 'strong': what 'weak' gains is what was learnt from their labels.",
     "mAP, its standard error over identities (+-) and R1 in percent (market1501); ID2: lower is denser.",
 )
 
