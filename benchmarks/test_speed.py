@@ -16,7 +16,7 @@ import torch
 from features import reid_like
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
-from pose2id.neighbors import _filter
+from pose2id.neighbors._int8 import filter as _filter
 
 HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "memory", "equality")
 SIZES = [(3368, 768), (3368, 2048), (8000, 768)]

@@ -25,9 +25,8 @@ from reference import ipg as plain
 
 from pose2id import centralize, evaluate_features
 from pose2id.ipg import IPGPipeline, representative_poses
-from pose2id.ipg.encoder_training import train_encoder
-from pose2id.synthetic import make_set
-from pose2id.walkthrough import (
+from pose2id.ipg.training.encoder import train_encoder
+from pose2id.programs.walkthrough import (
     compare_with_poses,
     count_right_people,
     draw_people,
@@ -37,8 +36,9 @@ from pose2id.walkthrough import (
     run_walkthrough,
     switch_off,
 )
-from pose2id.walkthrough.material import GUIDANCE, STEPS, VALIDATION
-from pose2id.walkthrough.tables import ETAS, standard_error
+from pose2id.programs.walkthrough.material import GUIDANCE, STEPS, VALIDATION
+from pose2id.programs.walkthrough.tables import ETAS, standard_error
+from pose2id.synthetic import make_set
 
 STORED = Path(__file__).parent / "synthetic.json"
 """Rows of the demo's set, as `pose2id demo --generate --json --no-pictures` prints them."""

@@ -9,9 +9,6 @@ array and is read a block at a time; only one that torch cannot share (foreign b
 from __future__ import annotations
 
 import math
-import numbers
-import operator
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from pose2id.validation import is_tensor
 
 if TYPE_CHECKING:
-    import torch
-
     Array = npt.NDArray[Any] | torch.Tensor
-    Labels = Sequence[int] | Sequence[str] | npt.NDArray[Any] | torch.Tensor
 
 ArrayT = TypeVar("ArrayT", bound="npt.NDArray[Any] | torch.Tensor")
 
@@ -51,16 +48,8 @@ class Kind:
         return array.astype(self.dtype, copy=False) if dtype is None else array
 
 
-def is_tensor(value: object) -> bool:
-    """Whether `value` is a torch tensor, without importing torch for the question."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower: the dtype of distances and of working copies."""
-    import torch
-
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -89,8 +78,6 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
 
     Checks the container and that it holds numbers torch knows; `allowed` is what the error says.
     """
-    import torch
-
     if is_tensor(array):
         if array.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor, received layout {array.layout}; call .to_dense() first")
@@ -122,8 +109,6 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
 
 def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> tuple[torch.Tensor, Kind]:
     """Check one array of features: float dtype, the rank of `shape`, at least one column, finite values."""
-    import torch
-
     tensor, kind = take_array(array, name, FLOATS)
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"{name} must hold {FLOATS}, received dtype {kind.dtype}; convert to float32 first")
@@ -137,8 +122,6 @@ def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:
     """Raise ValueError naming the first rows that hold NaN or inf."""
-    import torch
-
     if not tensor.dtype.is_floating_point:
         return
     width = math.prod(tensor.shape[1:])
@@ -156,8 +139,6 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
 
 def all_finite(block: torch.Tensor) -> bool:
     """Whether all entries are finite: they are if their sum is, which is ten times faster to see."""
-    import torch
-
     total = block.sum(dtype=work_dtype(block.dtype))
     return bool(torch.isfinite(total)) or bool(torch.isfinite(block).all())
 
@@ -231,100 +212,3 @@ def _mapped_file(array: Any) -> tuple[Path | None, object]:
         name = name or getattr(array, "filename", None)
         array = array.base
     return (Path(name) if name else None), array
-
-
-def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
-    """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
-    if is_tensor(labels):
-        if labels.dtype.is_floating_point or labels.dtype.is_complex:
-            raise TypeError(f"{name} must be integers or strings, received dtype {labels.dtype}; convert with .long()")
-        array: npt.NDArray[Any] = labels.detach().cpu().numpy()
-    else:
-        if isinstance(labels, np.ma.MaskedArray):
-            raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
-        array = labels if isinstance(labels, np.ndarray) else _label_array(labels, name)
-    if array.dtype.kind == "T":
-        array = array.astype(str)
-    if array.dtype == object:
-        array = _label_array(array.tolist(), name)
-    if array.dtype.kind not in "iuU" and array.size:
-        raise TypeError(f"{name} must be integers or strings, received dtype {getattr(labels, 'dtype', array.dtype)}")
-    if array.ndim != 1 or len(array) != n:
-        raise ValueError(f"{name} must have shape ({n},), one label per row, received {array.shape}")
-    if array.dtype.kind == "U":
-        return array
-    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} must fit into int64, received {int(array.max())}")
-    return array.astype(np.int64)
-
-
-def _label_array(labels: Any, name: str) -> npt.NDArray[Any]:
-    """A sequence as an array, refusing what numpy would silently turn into something else (1 and "1")."""
-    ordered = hasattr(labels, "__len__") and hasattr(labels, "__getitem__") and hasattr(labels, "__iter__")
-    if not ordered or isinstance(labels, str | bytes | dict):
-        raise TypeError(f"{name} must be a sequence of integers or strings, received {type(labels).__name__}")
-    kinds = {str if isinstance(label, str) else type(label) for label in labels}
-    allowed = all(kind is str or (issubclass(kind, int | np.integer) and kind is not bool) for kind in kinds)
-    if not allowed or (str in kinds and len(kinds) > 1):
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"{name} must be all integers or all strings, received a sequence of {found}")
-    array = np.asarray(list(labels)) if len(kinds) else np.empty(0, np.int64)
-    if array.dtype == object:
-        raise ValueError(f"{name} must fit into int64, received larger integers")
-    return array
-
-
-def encode_labels(labels: Sequence[npt.NDArray[Any]], names: tuple[str, str]) -> list[npt.NDArray[np.int64]]:
-    """Number the distinct labels of several arrays jointly, 0, 1, ...; integers and strings do not mix."""
-    kinds = {array.dtype.kind == "U" for array in labels if array.size}
-    if len(kinds) > 1:
-        raise TypeError(
-            f"{names[0]} and {names[1]} must both be integers or both be strings, "
-            f"received {labels[0].dtype} and {labels[1].dtype}"
-        )
-    _, codes = np.unique(np.concatenate([array for array in labels if array.size] or [labels[0]]), return_inverse=True)
-    ends = np.cumsum([array.size for array in labels])[:-1]
-    return [part.astype(np.int64) for part in np.split(codes.reshape(-1), ends)]
-
-
-def check_count(value: object, name: str, minimum: int) -> int:
-    """A real integer (numpy's included, bool excluded) of at least `minimum` that a table could have columns."""
-    if isinstance(value, bool | np.bool_) or "bool" in str(getattr(value, "dtype", "")):
-        raise TypeError(f"{name} must be an integer >= {minimum}, received the bool {value}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer >= {minimum}, received {value!r}") from None
-    if not minimum <= number < 2**31:
-        limit = f">= {minimum}" if number < minimum else "below 2**31"
-        raise ValueError(f"{name} must be an integer {limit}, received {number}")
-    return number
-
-
-def check_number(value: object, name: str, low: float = 0.0, high: float = math.inf) -> float:
-    """A finite real number in [low, high]."""
-    allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {allowed}, received {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or not low <= number <= high:
-        raise ValueError(f"{name} must be {allowed}, received {number}")
-    return number
-
-
-def check_flag(value: object, name: str) -> bool:
-    """A plain bool."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, received {value!r}")
-    return bool(value)
-
-
-def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
-    """One of the `allowed` names."""
-    if not isinstance(value, str) or value not in allowed:
-        wrong = ValueError if isinstance(value, str) else TypeError
-        raise wrong(f"{name} must be one of {', '.join(map(repr, allowed))}, received {value!r}")
-    return value

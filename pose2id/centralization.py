@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from tqdm import tqdm
+
 from pose2id.arrays import (
     ArrayT,
     Kind,
     all_finite,
     cached_blocks,
-    check_count,
-    check_flag,
-    check_number,
     check_same_kind,
     row_blocks,
     take_array,
@@ -27,11 +27,11 @@ from pose2id.arrays import (
 )
 from pose2id.distances import split_lengths
 from pose2id.neighbors import Neighbors, check_engine, find_neighbors, take_exclude
+from pose2id.validation import check_count, check_flag, check_number
 
 if TYPE_CHECKING:
-    import torch
-
-    from pose2id.arrays import Array, Labels
+    from pose2id.arrays import Array
+    from pose2id.validation import Labels
 
 
 def centralize(
@@ -130,8 +130,6 @@ def centralize(
     >>> centralize(features, k1=1, k2=1).round(3).tolist()
     [[0.894, 0.447], [0.894, 0.447], [0.0, -1.0]]
     """
-    import torch
-
     eta, alpha = check_number(eta, "eta"), check_number(alpha, "alpha")
     k1, k2 = check_count(k1, "k1", 0), check_count(k2, "k2", 0)
     check_flag(normalize, "normalize")
@@ -175,8 +173,6 @@ class Fused:
     def __init__(
         self, rows: torch.Tensor, views: Sequence[torch.Tensor] = (), eta: float = 1.0, *, normalize: bool = False
     ) -> None:
-        import torch
-
         self.rows, self.views, self.eta, self.normalize = rows, views, eta, normalize
         self.dtype = work_dtype(rows.dtype)
         self.live = torch.ones(len(rows), dtype=torch.bool, device=rows.device)  # rows that are not all zeros
@@ -189,9 +185,6 @@ class Fused:
 
     def place(self, buffer: torch.Tensor | None = None, *, progress: bool = False) -> int:
         """Find `live` and `lengths`, and write the live rows one after the other to `buffer`, if any; their number."""
-        import torch
-        from tqdm import tqdm
-
         n, count = len(self.rows), 0
         largest, length = torch.ones(2, n, 1, dtype=torch.float64, device=self.rows.device)
         with tqdm(total=n, desc="placing", unit="row", disable=not progress) as bar:
@@ -223,8 +216,6 @@ class Fused:
 
         `target` (N, D), in the caller's dtype, is itself returned when it holds all rows.
         """
-        import torch
-
         if self.as_given:
             self.place(progress=progress)
             if not searched or (bool(self.live.all()) and self.rows.is_contiguous()):
@@ -244,8 +235,6 @@ class Fused:
         return made if self.as_given else made.to(self.dtype).double()
 
     def _sum(self, at: slice | torch.Tensor) -> torch.Tensor:
-        import torch
-
         made = _pick(self.rows, at).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         for view in self.views:
             made += _pick(view, at).double() * (self.eta / len(self.views))
@@ -265,8 +254,6 @@ def to_length_one(rows: torch.Tensor) -> torch.Tensor:
 
 def place(rows: torch.Tensor, *, normalize: bool) -> torch.Tensor:
     """`rows` in the working dtype, scaled to length 1 if asked; a new tensor."""
-    import torch
-
     placed = torch.empty(rows.shape, dtype=work_dtype(rows.dtype), device=rows.device)
     for block in cached_blocks(rows):
         part = rows[block].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
@@ -292,8 +279,6 @@ def neighbor_table(
 
     `placed` holds the rows with a direction only, `live`, (N,) bool, says which they are.
     """
-    import torch
-
     if bool(live.all()):
         return find_neighbors(placed, placed, k, labels, labels, engine=engine, progress=progress)[0]
     at = live.nonzero().flatten()
@@ -307,8 +292,6 @@ def neighbor_table(
 
 def mutual_neighbors(table: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
     """M_i of algorithm 1: of the first k1 of each row, those that hold the row among their first k2; else -1."""
-    import torch
-
     links = torch.full((len(table), min(k1, table.shape[1])), -1, dtype=torch.int64, device=table.device)
     back = table[:, :k2]
     for block in row_blocks(len(table), links.shape[1] * back.shape[1]):
@@ -335,9 +318,6 @@ def add_neighbors(
     Sums run in float64. If `rows` is `base`, they run in ascending order of index, the row itself included, so rows
     that are all each other's neighbours come out equal to the last bit. `held` says that `out` holds the rows already.
     """
-    import torch
-    from tqdm import tqdm
-
     own = rows is base
     ahead = Fused(out) if held else rows  # rows that are not overwritten yet need not be made again
     with tqdm(total=len(out), desc="adding", unit="row", disable=not progress) as bar:
@@ -418,8 +398,6 @@ def _take_generated(generated: Any, rows: torch.Tensor, kind: Kind) -> list[torc
 
 def _take_table(neighbors: Any, n: int, k: int) -> torch.Tensor:
     """A table of neighbours, checked: integer, (N, K >= k), in range, no row its own, none twice in a row."""
-    import torch
-
     if isinstance(neighbors, Neighbors):
         neighbors = neighbors.indices
     allowed = "integer row indices, -1 where there is none"
@@ -451,8 +429,6 @@ def _take_table(neighbors: Any, n: int, k: int) -> torch.Tensor:
 
 def _drop(table: torch.Tensor, live: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """A given table without zero rows and excluded pairs; what is left moves up, so the first k are what is left."""
-    import torch
-
     result = torch.empty_like(table)
     for block in row_blocks(*table.shape):
         part = table[block]
@@ -487,8 +463,6 @@ def pull_toward(
     progress: bool = False,
 ) -> torch.Tensor:
     """Query rows plus those of their k1 nearest gallery rows that reach as far as the query; not the published use."""
-    import torch
-
     links = None
     if k1 and len(gallery) and len(queries):
         near, distances = find_neighbors(queries, gallery, k1, engine=engine, progress=progress)

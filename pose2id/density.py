@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from pose2id.arrays import cached_rows, check_choice, take_features, take_labels
+from pose2id.arrays import cached_rows, take_features
 from pose2id.distances import unit
+from pose2id.validation import check_choice, take_labels
 
 if TYPE_CHECKING:
-    import torch
-
-    from pose2id.arrays import Array, Labels
+    from pose2id.arrays import Array
+    from pose2id.validation import Labels
 
 VARIANTS = ("paper", "released")
 
@@ -56,8 +57,6 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     >>> round(id_density(features, ["a", "a", "b"], variant="released"), 4)
     0.3333
     """
-    import torch
-
     check_choice(variant, "variant", VARIANTS)
     rows, _ = take_features(features)
     if not len(rows):
@@ -78,8 +77,6 @@ def _squared_distances(
     Whole identities at a time, so rows are read once, and no more centres are held than rows; only an identity larger
     than a block is read twice. In a file, rows are read where they lie: in one go if it is sorted by identity.
     """
-    import torch
-
     squared = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     starts = np.concatenate([[0], counts.cumsum()])
     step, first = cached_rows(rows), 0

@@ -28,13 +28,11 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
-
-if TYPE_CHECKING:
-    import torch
-
 
 PAIR_ELEMENTS = 2**17
 """Elements of the pairs that are measured at once, for the caches of a CPU; times 128 on CUDA."""
@@ -42,8 +40,6 @@ PAIR_ELEMENTS = 2**17
 
 def slack(width: int, dtype: torch.dtype) -> float:
     """The factor of (|q|² + |g|²) that bounds the error of a product tile of `width` columns; see the module."""
-    import torch
-
     return (width + 8) * torch.finfo(dtype).eps  # 2 (D + 8) u; eps is 2 u
 
 
@@ -54,8 +50,6 @@ class Frame:
     """
 
     def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
-        import torch
-
         sets = [base] if queries is None or queries is base else [base, queries]
         largest = max(
             (float(rows[block].abs().max()) for rows in sets for block in row_blocks(*rows.shape)),
@@ -75,8 +69,6 @@ class Frame:
 
     def tile(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`rows` (n, D), placed, in `dtype`; a new tensor, made a block at a time."""
-        import torch
-
         placed = torch.empty(rows.shape, dtype=dtype, device=rows.device)
         # Rounding the centre moves it for all rows alike, so narrow rows need no float64 on the way to float32.
         wide = torch.float64 if torch.float64 in (self.wide, dtype) else torch.float32
@@ -92,8 +84,6 @@ def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
     That is their length, or, where some squares could leave the range of float64, the largest entry first. It is 1
     for a row of zeros, and depends on nothing but the row.
     """
-    import torch
-
     length: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     rare = ~((length > 1e-140) & (length < 1e140)).flatten()
     if not bool(rare.any()):
@@ -116,8 +106,6 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
     """|row|² as float64, shape (n,), summed in the dtype of the rows: `slack` has room for that."""
-    import torch
-
     norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     for block in row_blocks(*rows.shape):
         norms[block] = rows[block].square().sum(dim=1)
@@ -131,8 +119,6 @@ def pair_distances(
 
     `scale`, a power of two, keeps squares inside the range of float64.
     """
-    import torch
-
     result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
     elements = PAIR_ELEMENTS * (128 if queries.is_cuda else 1)
     step = min(len(left), max(1, elements // queries.shape[1]))
@@ -154,8 +140,6 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
 
     Their error is that of a product tile (without placing). Both sets are contiguous and of one dtype.
     """
-    import torch
-
     if queries.is_cuda:
         result = torch.empty(len(left), dtype=base.dtype, device=base.device)
         step = max(1, 2**26 // base.shape[1])
@@ -175,8 +159,6 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
 @lru_cache
 def _hear_the_warning_about_csr() -> None:
     """Make torch say, once and unheard, that its CSR tensors are in beta state; it says so once per process."""
-    import torch
-
     with _lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         start = torch.zeros(2, dtype=torch.int64, device="cpu")
@@ -186,8 +168,6 @@ def _hear_the_warning_about_csr() -> None:
 
 def pair_cosines(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """1 - cosine of the pairs queries[left], base[right], float64; 1 where a row is zero."""
-    import torch
-
     result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
     step = max(1, BLOCK_ELEMENTS // (2 * queries.shape[1]))
     for start in range(0, len(left), step):
@@ -210,8 +190,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Less would break the bound above. torch's settings are the process's own; they are put back when the last thread
     leaves.
     """
-    import torch
-
     with _lock:
         _inside.append(_set_full_precision() if not _inside else _inside[0])
     try:
@@ -230,8 +208,6 @@ def _set_full_precision() -> Callable[[], None]:
     Since torch 2.9 each backend has a setting of its own. Who has used it cannot ask, and should not set, by the
     older function for all, so both ways are tried.
     """
-    import torch
-
     # Their `fp32_precision` is newer than the oldest torch that is supported, and so untyped here.
     backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     own = [(backend, backend.fp32_precision) for backend in backends if hasattr(backend, "fp32_precision")]

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
-from pose2id.arrays import is_tensor
 from pose2id.errors import MissingExtraError, require
+from pose2id.validation import is_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMES = ("features", "ids", "cams", "generated")
@@ -126,8 +127,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
-    import torch
-
     with path.open("rb") as stream:
         _check_start(stream, (b"PK\x03\x04", b"\x80"), "not a file of torch.save")
         with warnings.catch_warnings():
@@ -211,8 +210,6 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
-    import torch
-
     if path.suffix == ".npz":
         np.savez(path, **{name: _as_numpy(array, name) for name, array in arrays.items()})
         return
@@ -234,8 +231,6 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _as_numpy(array: Any, name: str) -> Any:
-    import torch
-
     if not is_tensor(array):
         if array.dtype.hasobject:
             raise TypeError(f"{name} holds objects, which could only be pickled; convert to numbers or strings first")
@@ -247,8 +242,6 @@ def _as_numpy(array: Any, name: str) -> Any:
 
 def _as_tensor(array: Any) -> Any:
     """A contiguous tensor that holds nothing else; torch has one byte order only."""
-    import torch
-
     if is_tensor(array):
         return array.detach().clone(memory_format=torch.contiguous_format)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -19,23 +19,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
-from pose2id.arrays import (
-    BLOCK_ELEMENTS,
-    ArrayT,
-    Kind,
-    check_count,
-    check_flag,
-    check_number,
-    check_same_kind,
-    take_features,
-    work_dtype,
-)
+from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, Kind, check_same_kind, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
+from pose2id.validation import check_count, check_flag, check_number
 
 if TYPE_CHECKING:
-    import torch
     from scipy import sparse
 
 # By measurement: small, nearly square products are the fastest, and what follows them stays in the caches.
@@ -104,8 +96,6 @@ def rerank(
     >>> rerank(query, gallery, k1=1, k2=1).round(2).tolist()
     [[0.01, 1.0, 0.97]]
     """
-    import torch
-
     (queries, items), kind, (k1, k2, share) = _take(query, gallery, k1, k2, lambda_value, engine, progress)
     dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
     result = torch.empty(len(queries), len(items), dtype=dtype, device=queries.device)
@@ -154,8 +144,6 @@ def rerank_top(
     >>> rerank_top(query, gallery, top=1, k1=1, k2=1).indices.tolist()
     [[2]]
     """
-    import torch
-
     top = check_count(top, "top", 1)
     (queries, items), kind, (k1, k2, share) = _take(query, gallery, k1, k2, lambda_value, engine, progress)
     dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
@@ -214,9 +202,6 @@ def _steps(
     progress: bool,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Steps 1 to 7; the distances of blocks of query rows (b, G), written into `result` (Q, G) where it is given."""
-    import torch
-    from tqdm import tqdm
-
     dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
     n, first = len(queries) + len(items), len(queries)
     rows = torch.cat([queries.to(dtype), items.to(dtype)])
@@ -269,7 +254,6 @@ def _encode(
 
     `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance.
     """
-    import torch
     from scipy import sparse
 
     n = len(near)

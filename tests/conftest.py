@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pose2id.neighbors import _filter, _sweep
+from pose2id.neighbors._int8 import filter as _filter
+from pose2id.neighbors._int8 import sweep as _sweep
 
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)

@@ -16,7 +16,8 @@ from reference.neighbors import distance_matrix, knn
 from test_engines import StandIn, put
 
 from pose2id import MissingExtraError, centralize, knn_graph, neighbors
-from pose2id.neighbors import AUTO, ENGINES, _codes, _faiss_index, _pivots, choose_engine, estimate, find_neighbors
+from pose2id.neighbors import AUTO, ENGINES, _faiss_index, _pivots, choose_engine, estimate, find_neighbors
+from pose2id.neighbors._int8 import codes as _codes
 
 F32 = ArrayKind("numpy", "float32")
 NAMES = [name for name, engine in ENGINES.items() if not engine.exact]

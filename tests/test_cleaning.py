@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pose2id.ipg.cleaning import FEWEST, LEAST_SHRINKAGE, clean, draw_dropped, mahalanobis_distances
-from pose2id.ipg.poses import Pose, PoseLimits, pose_faults, representative_poses
+from pose2id.ipg.training.cleaning import FEWEST, LEAST_SHRINKAGE, clean, draw_dropped, mahalanobis_distances
+from pose2id.poses import Pose, PoseLimits, pose_faults, representative_poses
 
 POSES = representative_poses()
 

@@ -17,9 +17,10 @@ import torch
 from test_engines import STATES, faiss_state  # noqa: F401  a fixture
 
 import pose2id
-from pose2id import centralize, cli, demo, evaluate, evaluate_features, id_density, rerank
+from pose2id import centralize, cli, evaluate, evaluate_features, id_density, rerank
 from pose2id.cli import EXTRAS, main
 from pose2id.neighbors import AUTO, ENGINES, choose_engine, estimate
+from pose2id.programs import demo
 
 RNG = np.random.default_rng(0)
 IDS = np.arange(8)

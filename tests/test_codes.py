@@ -9,7 +9,10 @@ from conftest import filter_everything
 from reference.neighbors import knn
 
 from pose2id import knn_graph
-from pose2id.neighbors import _codes, _exact, _filter, _pivots, _sweep, find_neighbors
+from pose2id.neighbors import _exact, _pivots, find_neighbors
+from pose2id.neighbors._int8 import codes as _codes
+from pose2id.neighbors._int8 import filter as _filter
+from pose2id.neighbors._int8 import sweep as _sweep
 
 
 def clustered(n=400, width=24, seed=0, dtype=torch.float32):

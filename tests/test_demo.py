@@ -11,9 +11,10 @@ import pytest
 from reference import centralization, density, evaluation
 from reference.neighbors import distance_matrix
 
-from pose2id import MissingExtraError, centralize, demo
+from pose2id import MissingExtraError, centralize
 from pose2id.datasets import load_demo
-from pose2id.demo import SETTINGS, draw_pictures, format_table, rows_as_dicts, run_demo
+from pose2id.programs import demo
+from pose2id.programs.demo import SETTINGS, draw_pictures, format_table, rows_as_dicts, run_demo
 
 # Recorded from the released code of Pose2ID (commit 0fea3b3; NFC, ID2, eval_func and re_ranking in the order of its
 # evaluator, on a CPU in float32), run on the shipped set. In percent, and ID² of the variant "released".

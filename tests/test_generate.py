@@ -27,8 +27,10 @@ pytest.importorskip("diffusers")
 from PIL import Image
 from test_generation import tiny_pipeline
 
-from pose2id.ipg import commands, representative_poses, runs
-from pose2id.ipg.runs import Settings, generate_folder
+from pose2id.cli import generator as commands
+from pose2id.ipg import folders as runs
+from pose2id.ipg import representative_poses
+from pose2id.ipg.folders import Settings, generate_folder
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, SIGKILL and flock")
 RNG = np.random.default_rng(0)

@@ -15,8 +15,9 @@ from conftest import GOLDEN
 from PIL import Image
 
 from pose2id import centralize
-from pose2id.ipg import generate_features, generation, representative_poses
-from pose2id.ipg.generation import read_image
+from pose2id import images as generation
+from pose2id.images import read_image
+from pose2id.ipg import generate_features, representative_poses
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (12, 8, 4, 3), dtype=np.uint8)

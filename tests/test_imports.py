@@ -1,4 +1,4 @@
-"""`import pose2id` and touching any public name load numpy at most; each check is a fresh interpreter."""
+"""`import pose2id` loads numpy at most, and the command line no torch; each check is a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import pose2id
 
-TOUCH_EVERY_NAME = "import pose2id; dir(pose2id); [getattr(pose2id, name) for name in pose2id.__all__]"
+IMPORT = "import pose2id; dir(pose2id)"
 
 
 def third_party_modules_loaded_by(code: str, folder: Path | None = None) -> set[str]:
@@ -37,11 +37,7 @@ print(json.dumps(sorted(added - set(sys.stdlib_module_names))))
 
 
 def test_importing_loads_nothing_else() -> None:
-    assert third_party_modules_loaded_by("import pose2id") <= {"pose2id", "numpy"}
-
-
-def test_touching_every_public_name_loads_numpy_at_most() -> None:
-    assert third_party_modules_loaded_by(TOUCH_EVERY_NAME) <= {"pose2id", "numpy"}
+    assert third_party_modules_loaded_by(IMPORT) <= {"pose2id", "numpy"}
 
 
 @pytest.mark.parametrize("heavy", ["faiss", "matplotlib", "scipy", "sklearn", "torch", "tqdm"])
@@ -50,9 +46,9 @@ def test_the_check_can_fail(heavy: str, tmp_path: Path) -> None:
     copy = tmp_path / "pose2id"
     shutil.copytree(Path(pose2id.__file__).parent, copy, ignore=shutil.ignore_patterns("data", "__pycache__"))
     (tmp_path / f"{heavy}.py").touch()
-    with (copy / "density.py").open("a") as module:
+    with (copy / "__init__.py").open("a") as module:
         module.write(f"\nimport {heavy}\n")
-    assert heavy in third_party_modules_loaded_by(TOUCH_EVERY_NAME, tmp_path)
+    assert heavy in third_party_modules_loaded_by(IMPORT, tmp_path)
 
 
 def test_the_generator_is_loaded_when_it_is_used() -> None:

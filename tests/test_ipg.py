@@ -17,12 +17,12 @@ from PIL import Image
 from reference import ipg as plain
 from safetensors.torch import load_file
 
+from pose2id.images import read_image
 from pose2id.ipg import IPGPipeline, pipeline, representative_poses
-from pose2id.ipg.attention import PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.generation import read_image
-from pose2id.ipg.loading import load_components
-from pose2id.ipg.modules import IFR, PoseEncoder
+from pose2id.ipg.networks.attention import PoseInput, connect, gather, make_readers, project, record
+from pose2id.ipg.networks.conditions import IFR, PoseEncoder
 from pose2id.ipg.pipeline import draw_noise
+from pose2id.ipg.weights.loading import load_components
 
 CONFIG = json.loads((GOLDEN / "ipg" / "config.json").read_text())
 SIZE = {"height": 64, "width": 32, "num_inference_steps": 4}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pose2id import MissingExtraError
-from pose2id.ipg import keypoints as module
-from pose2id.ipg.keypoints import download_model, extract_poses, load_session
-from pose2id.ipg.poses import KEYPOINTS
+from pose2id.poses import KEYPOINTS
+from pose2id.poses import keypoints as module
+from pose2id.poses.keypoints import download_model, extract_poses, load_session
 
 AT = {name: row for row, name in enumerate(KEYPOINTS)}
 COCO = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"] + [
@@ -297,7 +297,7 @@ def test_another_answer_is_refused(outputs):
 
 def test_importing_needs_numpy_only():
     program = (
-        "import sys; import pose2id.ipg.keypoints; "
+        "import sys; import pose2id.poses.keypoints; "
         "print(sorted({'torch', 'PIL', 'diffusers', 'onnxruntime', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

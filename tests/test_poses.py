@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from pose2id import MissingExtraError
-from pose2id.ipg import poses as module
-from pose2id.ipg.poses import (
+from pose2id import poses as module
+from pose2id.poses import (
     COLORS,
     KEYPOINTS,
     LIMBS,

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from pose2id.ipg.poses import Pose, pose_direction, pose_valid, representative_poses, select_representative
+from pose2id.poses import Pose, pose_direction, pose_valid, representative_poses, select_representative
 from pose2id.synthetic import (
     folders,
     make_camera,

@@ -27,15 +27,32 @@ from reference import training as reference
 from safetensors.torch import load_file
 
 from pose2id.errors import MissingExtraError
-from pose2id.ipg import IPGPipeline, checkpoints, starts, training
-from pose2id.ipg.attention import PoseInput, connect, make_readers
-from pose2id.ipg.batches import Batches, erase, find_people, prefetch
-from pose2id.ipg.checkpoints import Checkpoint, LossLog
-from pose2id.ipg.objective import TRAINED, Generator, dead_parameters, draw_noise, loss_weights, noisy_and_target
+from pose2id.ipg import IPGPipeline
+from pose2id.ipg.networks.attention import PoseInput, connect, make_readers
 from pose2id.ipg.pipeline import _pixels
-from pose2id.ipg.poses import representative_poses
-from pose2id.ipg.recipe import plan_stages
-from pose2id.ipg.training import Record, Settings, copy_denoiser, read_settings, start_from_stable_diffusion, train
+from pose2id.ipg.training import (
+    Record,
+    Settings,
+    checkpoints,
+    copy_denoiser,
+    read_settings,
+    start_from_stable_diffusion,
+    train,
+)
+from pose2id.ipg.training import initialisation as starts
+from pose2id.ipg.training import trainer as training
+from pose2id.ipg.training.batches import Batches, erase, find_people, prefetch
+from pose2id.ipg.training.checkpoints import Checkpoint, LossLog
+from pose2id.ipg.training.objective import (
+    TRAINED,
+    Generator,
+    dead_parameters,
+    draw_noise,
+    loss_weights,
+    noisy_and_target,
+)
+from pose2id.ipg.training.recipe import plan_stages
+from pose2id.poses import representative_poses
 
 RELEASED = json.loads((GOLDEN / "ipg" / "config.json").read_text())
 # Smaller: latents are half the size of pictures, so pictures may be 16 x 8; networks of one level.
@@ -579,7 +596,7 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 import test_training as tests
-from pose2id.ipg import training
+from pose2id.ipg.training import trainer as training
 add = training.LossLog.add
 def die(self, step, *values):
     add(self, step, *values)

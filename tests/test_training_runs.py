@@ -18,10 +18,10 @@ from test_small import smooth_pictures
 
 from pose2id import cli
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.encoder_training import encode_images, train_encoder
-from pose2id.ipg.recipe import Settings, read_settings
+from pose2id.ipg.training.encoder import encode_images, train_encoder
+from pose2id.ipg.training.recipe import Settings, read_settings
+from pose2id.programs.training import build_pipeline, read_records, run_training
 from pose2id.synthetic import write_dataset
-from pose2id.training_runs import build_pipeline, read_records, run_training
 
 CONFIG = """
 [data]

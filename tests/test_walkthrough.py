@@ -12,11 +12,10 @@ pytest.importorskip("diffusers")
 
 from pose2id import centralize, evaluate, id_density, rerank
 from pose2id.ipg import representative_poses
-from pose2id.ipg.poses import pose_direction
-from pose2id.ipg.recipe import Settings, read_settings
-from pose2id.synthetic import make_set
-from pose2id.training_runs import build_pipeline, read_records
-from pose2id.walkthrough import (
+from pose2id.ipg.training.recipe import Settings, read_settings
+from pose2id.poses import pose_direction
+from pose2id.programs.training import build_pipeline, read_records
+from pose2id.programs.walkthrough import (
     Views,
     build_tables,
     compare_with_poses,
@@ -28,7 +27,8 @@ from pose2id.walkthrough import (
     run_walkthrough,
     switch_off,
 )
-from pose2id.walkthrough.material import TESTED, TRAINED, VALIDATION, WEAK_IDENTITIES, augment
+from pose2id.programs.walkthrough.material import TESTED, TRAINED, VALIDATION, WEAK_IDENTITIES, augment
+from pose2id.synthetic import make_set
 
 RNG = np.random.default_rng(0)
 

@@ -27,14 +27,6 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from pose2id import MissingExtraError, cli  # noqa: E402
 from pose2id.ipg import weights  # noqa: E402
-from pose2id.ipg.loading import (  # noqa: E402
-    ABSENT,
-    load_components,
-    load_encoder,
-    load_state,
-    read_config,
-    read_state,
-)
 from pose2id.ipg.weights import (  # noqa: E402
     FILES,
     convert,
@@ -43,6 +35,14 @@ from pose2id.ipg.weights import (  # noqa: E402
     from_hub,
     info,
     model_card,
+)
+from pose2id.ipg.weights.loading import (  # noqa: E402
+    ABSENT,
+    load_components,
+    load_encoder,
+    load_state,
+    read_config,
+    read_state,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -141,8 +141,8 @@ def shapes(module):
 
 
 def test_the_full_size_is_that_of_the_released_files():
-    from pose2id.ipg.modules import IFR, PoseEncoder
-    from pose2id.ipg.reid import TransReID
+    from pose2id.ipg.networks.conditions import IFR, PoseEncoder
+    from pose2id.ipg.networks.transreid import TransReID
 
     config = read_config()
     unet = shapes(meta(diffusers.UNet2DConditionModel, config["unet"]))

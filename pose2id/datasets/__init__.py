@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from pose2id.arrays import check_choice
 from pose2id.datasets.demo import DemoSet, load_demo
 from pose2id.datasets.listed import read_mars, read_msmt17, read_regdb
 from pose2id.datasets.named import read_dukemtmc, read_market1501, read_occluded_reid, read_synthetic, read_veri776
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.datasets.sysu import read_sysu_mm01
+from pose2id.validation import check_choice
 
 __all__ = [
     "READERS",

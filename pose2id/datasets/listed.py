@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.arrays import check_choice, check_count, check_flag
 from pose2id.datasets.folders import (
     check_some,
     check_there,
@@ -20,6 +19,7 @@ from pose2id.datasets.folders import (
     take,
 )
 from pose2id.datasets.records import DataSet, Frames, ImageSet
+from pose2id.validation import check_choice, check_count, check_flag
 
 TRIALS = 10
 """How many trials RegDB and SYSU-MM01 have; they are numbered from 1."""

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.arrays import check_flag
 from pose2id.datasets.folders import (
     check_some,
     check_there,
@@ -28,6 +27,7 @@ from pose2id.datasets.folders import (
     read_lines,
 )
 from pose2id.datasets.records import DataSet, ImageSet
+from pose2id.validation import check_flag
 
 _MARKET = ("bounding_box_train", "query", "bounding_box_test")
 _MARKET_NAME = r"(-?\d{1,9})_c(\d{1,9})s\d+_\d+_\d+", "0002_c1s1_000451_03.jpg"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from pose2id.arrays import check_choice
 from pose2id.evaluation import PROTOCOLS
+from pose2id.validation import check_choice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

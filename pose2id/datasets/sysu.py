@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from pose2id.arrays import check_choice, check_count, check_flag
 from pose2id.datasets.folders import (
     check_some,
     find_root,
@@ -25,6 +24,7 @@ from pose2id.datasets.folders import (
 )
 from pose2id.datasets.listed import TRIALS, check_trial
 from pose2id.datasets.records import DataSet, ImageSet
+from pose2id.validation import check_choice, check_count, check_flag
 
 _CAMERAS = (1, 2, 3, 4, 5, 6)
 _INFRARED = (3, 6)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pose2id.arrays import check_count, check_flag, check_number, take_array, take_features
+from pose2id.arrays import take_array, take_features
 from pose2id.centralization import alive, centralize, gallery_reach, place, pull_toward
 from pose2id.errors import MissingExtraError
 from pose2id.neighbors import check_engine
+from pose2id.validation import check_count, check_flag, check_number
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin

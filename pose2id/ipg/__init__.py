@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from pose2id.errors import require
 
 if TYPE_CHECKING:
-    from pose2id.ipg.generation import generate_features as generate_features
-    from pose2id.ipg.generation import read_image as read_image
+    from pose2id.images import read_image as read_image
+    from pose2id.ipg.features import generate_features as generate_features
     from pose2id.ipg.pipeline import IPGOutput as IPGOutput
     from pose2id.ipg.pipeline import IPGPipeline as IPGPipeline
-    from pose2id.ipg.poses import Pose as Pose
-    from pose2id.ipg.poses import representative_poses as representative_poses
+    from pose2id.poses import Pose as Pose
+    from pose2id.poses import representative_poses as representative_poses
 
 _HOME = {
-    "IPGOutput": "pipeline",
-    "IPGPipeline": "pipeline",
+    "IPGOutput": "ipg.pipeline",
+    "IPGPipeline": "ipg.pipeline",
     "Pose": "poses",
-    "generate_features": "generation",
-    "read_image": "generation",
+    "generate_features": "ipg.features",
+    "read_image": "images",
     "representative_poses": "poses",
 }
 
@@ -36,10 +36,10 @@ __all__ = ["IPGOutput", "IPGPipeline", "Pose", "generate_features", "read_image"
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _HOME[name] == "pipeline":
+    if _HOME[name] == "ipg.pipeline":
         for package in PACKAGES:
             require(package, "ipg", f"{__name__}.{name}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"pose2id.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

@@ -16,12 +16,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DCon
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from pose2id.ipg.attention import Memory, PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.generation import take_image
-from pose2id.ipg.modules import IFR, PoseEncoder
-from pose2id.ipg.poses import Pose, representative_poses
-from pose2id.ipg.reid import TransReID
-from pose2id.ipg.small import PatchCodec, SmallEncoder
+from pose2id.images import take_image
+from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
+from pose2id.ipg.networks.conditions import IFR, PoseEncoder
+from pose2id.ipg.networks.small import PatchCodec, SmallEncoder
+from pose2id.ipg.networks.transreid import TransReID
+from pose2id.poses import Pose, representative_poses
 
 if TYPE_CHECKING:
     from typing import Self
@@ -195,7 +195,7 @@ class IPGPipeline(DiffusionPipeline):
         OSError, ValueError
             When a file or a key is missing, a shape is wrong, a file is damaged, or one holds more than tensors.
         """
-        from pose2id.ipg.loading import load_components
+        from pose2id.ipg.weights.loading import load_components
 
         return cls(**load_components(folder, config, vae))
 
@@ -205,7 +205,7 @@ class IPGPipeline(DiffusionPipeline):
         Not for a small one, which was trained from scratch: the card is that of the released weights.
         """
         from pose2id.ipg import weights
-        from pose2id.ipg.small import SmallEncoder
+        from pose2id.ipg.networks.small import SmallEncoder
 
         super().save_pretrained(save_directory, *args, **kwargs)
         if not isinstance(self.identity_encoder, SmallEncoder):

@@ -32,22 +32,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
+import torch
 
-from pose2id.arrays import (
-    ArrayT,
-    check_choice,
-    check_count,
-    check_flag,
-    encode_labels,
-    take_features,
-    take_labels,
-    work_dtype,
-)
+from pose2id.arrays import ArrayT, take_features, work_dtype
+from pose2id.validation import check_choice, check_count, check_flag, encode_labels, take_labels
 
 if TYPE_CHECKING:
-    import torch
-
-    from pose2id.arrays import Labels
+    from pose2id.validation import Labels
 
 logger = logging.getLogger("pose2id")
 
@@ -222,8 +213,6 @@ def knn_graph(
     labels = take_exclude(exclude, rows)
     indices, distances = find_neighbors(rows, rows, k, labels, labels, engine=engine, progress=progress)
     recall = _measure_recall(rows, labels, distances, recall_sample, progress=progress) if recall_sample else None
-    import torch
-
     return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(distances, work_dtype(rows.dtype)), recall)
 
 
@@ -235,8 +224,6 @@ def _measure_recall(
     Reported distances are real, so a reported neighbour is a true one if it is no farther than the farthest true one.
     1.0 where there is nothing to find.
     """
-    import torch
-
     n, k = distances.shape
     at = torch.linspace(0, max(n - 1, 0), min(count, n), dtype=torch.float64, device=rows.device).round().long()
     own = None if labels is None else labels[at]
@@ -252,8 +239,6 @@ def _measure_recall(
 
 def take_exclude(exclude: Any, rows: torch.Tensor) -> torch.Tensor | None:
     """`exclude` as integer codes on the device of `rows`."""
-    import torch
-
     if exclude is None:
         return None
     labels = take_labels(exclude, len(rows), "exclude")
@@ -279,8 +264,6 @@ def find_neighbors(
 
     Pass the same tensor twice for neighbours within one set: then a row is not its own neighbour.
     """
-    import torch
-
     check_engine(engine)
     if engine == "auto":
         choice = choose_engine(len(base), base.device.type)
@@ -305,8 +288,6 @@ def _search_of(name: str) -> Any:
 
 def _hint(choice: Choice, base: torch.Tensor, k: int) -> None:
     """Say that the search will take long, and what would be faster."""
-    import torch
-
     threads = torch.get_num_threads()
     times = [estimate(engine, len(base), base.shape[1], k, threads)[0] for engine in (choice.engine, choice.hint)]
     about = f" (on a CPU about {times[1] / 60:.1f} instead of {times[0] / 60:.0f} minutes)"
@@ -338,8 +319,6 @@ def describe_engines() -> list[tuple[str, bool, str]]:
 
     "Works" is tried, not assumed: three rows are searched.
     """
-    import torch
-
     described = []
     for name, engine in ENGINES.items():
         usable, words = import_module(engine.module).probe()

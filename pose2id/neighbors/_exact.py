@@ -15,14 +15,12 @@ The result depends on the rows only: ascending by the float64 distance rounded t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
-from pose2id.neighbors import _filter
-
-if TYPE_CHECKING:
-    import torch
+from pose2id.neighbors._int8 import filter as _filter
 
 ROW_TILE = 2048
 COLUMN_TILE = 2048
@@ -32,8 +30,6 @@ SPARE = 6
 
 def probe() -> tuple[object | None, str]:
     """Give torch and a sentence on where it computes; the counterpart of the other engines' probe."""
-    import torch
-
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch, f"torch {torch.__version__}, CPU" + (f" and {gpus} CUDA device(s)" if gpus else "")
 
@@ -52,8 +48,6 @@ def search(
     When both are the same tensor, a row is not its own neighbour. Pairs with equal labels do not count. Places
     without a neighbour hold -1 and inf.
     """
-    import torch
-
     dtype = work_dtype(base.dtype)
     indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
     distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
@@ -93,9 +87,6 @@ def _search_rows(
     progress: bool,
 ) -> None:
     """Both stages in float for the named rows of `queries`; writes their rows of `indices` and `distances`."""
-    import torch
-    from tqdm import tqdm
-
     k, dtype, same = indices.shape[1], distances.dtype, queries is base
     frame = Frame(base, queries)
     keep = 1 - slack(base.shape[1], dtype)
@@ -123,8 +114,6 @@ def _search_rows(
 
 def underflow(dtype: torch.dtype, width: int) -> float:
     """What underflow can hide in a squared distance of `width` columns of placed rows."""
-    import torch
-
     return 8 * width * float(torch.finfo(dtype).tiny)
 
 
@@ -146,8 +135,6 @@ def _candidates(
 
     `own` holds the indices of the tile's rows in the base when both are the same set.
     """
-    import torch
-
     keep = 1 - slack(base.shape[1], tile.dtype)
     best = tile.new_full((len(tile), 0), torch.inf)
     where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
@@ -173,8 +160,6 @@ def measure(
     queries: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, found: torch.Tensor, k: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure candidates `found` (len(rows), any), -1 where there is none; the best k by (distance, index)."""
-    import torch
-
     dtype = work_dtype(base.dtype)
     found = found.sort(dim=1).values
     distances = torch.full(found.shape, torch.inf, dtype=dtype, device=base.device)
@@ -206,9 +191,6 @@ def sweep(
 
     On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
     """
-    import torch
-    from tqdm import tqdm
-
     k, width, dtype = indices.shape[1], base.shape[1], distances.dtype
     keep = 1 - slack(width, torch.float64)
     same = queries is base
@@ -262,9 +244,6 @@ def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
     give its distance: the error is at most that of choosing, among rows whose distances the product cannot tell
     apart, not the very farthest.
     """
-    import torch
-    from tqdm import tqdm
-
     dtype = work_dtype(rows.dtype)
     frame = Frame(rows)
     placed = frame.tile(rows, dtype)

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, slack, squared_norms
 from pose2id.errors import MissingExtraError
 from pose2id.neighbors import _exact
-
-if TYPE_CHECKING:
-    import torch
 
 ROW_TILE = 4096
 LIMIT = 1024
@@ -33,8 +32,6 @@ DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "
 
 def probe() -> tuple[ModuleType | None, str]:
     """Import faiss, with a sentence on what it can do, or None and a sentence on what is wrong and how to mend it."""
-    import torch  # noqa: F401  (before faiss, on purpose)
-
     wheels = [name for name in DISTRIBUTIONS if _installed(name)]
     several = f"several faiss wheels are installed over each other ({', '.join(wheels)})"
     mend = (f"pip uninstall -y {' '.join(wheels)} && " if wheels else "") + "pip install 'pose2id[faiss-cpu]'"
@@ -85,9 +82,6 @@ def search(
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest rows of `base` for every row of `queries`; the contract of `_exact.search`."""
-    import torch
-    from tqdm import tqdm
-
     faiss, words = probe()
     if faiss is None:
         raise MissingExtraError(f"engine 'faiss' needs faiss: {words}", extra="faiss-cpu", package="faiss")

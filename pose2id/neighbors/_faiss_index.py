@@ -18,15 +18,15 @@ Both work on the CPU, with a float32 copy of the rows inside the index.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame
 from pose2id.errors import MissingExtraError
 from pose2id.neighbors import _exact, _faiss
-
-if TYPE_CHECKING:
-    import torch
 
 SMALLEST = 1000
 ROWS_PER_LIST = 39
@@ -39,8 +39,6 @@ def search_ivf(queries: torch.Tensor, base: torch.Tensor, k: int, **options: Any
     """Near rows by inverted lists; the contract of `_exact.search`, but neighbours may be missing."""
 
     def build(faiss: Any, frame: Frame, rows: torch.Tensor) -> Any:
-        import torch
-
         n, width = rows.shape
         lists = min(1 << int(4 * n**0.5).bit_length(), n // ROWS_PER_LIST)
         quantizer = faiss.IndexFlatL2(width)
@@ -77,9 +75,6 @@ def _search(
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Build an index, ask it, measure what it proposes; rows left short by `exclude` ask for twice as many."""
-    import torch
-    from tqdm import tqdm
-
     faiss, words = probe()
     if faiss is None:
         raise MissingExtraError(f"engine '{name}' needs faiss: {words}", extra="faiss-cpu", package="faiss")

@@ -25,14 +25,13 @@ another go to the engine `exact`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from tqdm import tqdm
 
 from pose2id.arrays import row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
-from pose2id.neighbors import _codes, _exact
-
-if TYPE_CHECKING:
-    import torch
+from pose2id.neighbors import _exact
+from pose2id.neighbors._int8 import codes as _codes
 
 SMALLEST = 5000
 """Below so many rows the exact engine takes less than a second."""
@@ -67,8 +66,6 @@ def search(
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Near rows of `base` for every row of `queries`; as `_exact.search`, but neighbours may be missing."""
-    import torch
-
     n, width = base.shape
     if queries is not base or n < SMALLEST or k > LARGEST_K or width > WIDEST:
         return _exact.search(queries, base, k, query_labels=query_labels, base_labels=base_labels, progress=progress)
@@ -97,8 +94,6 @@ def _count_pivots(n: int, k: int) -> int:
 
 def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (n, D rounded up to 16) int8 of the rows moved to a median, and half their squared lengths, int32."""
-    import torch
-
     n, width = rows.shape
     level = _codes.largest_code(rows.device.type) or 127
     wide = torch.float64 if scale > 2.0**120 or rows.dtype == torch.float64 else torch.float32
@@ -117,8 +112,6 @@ def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tenso
 
 def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Codes of the codes in their `PROJECTED` principal directions, found by subspace iteration on a sample."""
-    import torch
-
     n, width = codes.shape
     if width <= 2 * PROJECTED:
         return codes
@@ -140,8 +133,6 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _train(short: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` pivots: `STEPS` steps of k-means from random rows, on a sample; a pivot without rows stays."""
-    import torch
-
     n, width = short.shape
     at = torch.randperm(n, generator=generator, device="cpu")[: TRAINING_ROWS * count].to(short.device)
     sample, pivots = short[at], short[at[:count]]
@@ -156,8 +147,6 @@ def _train(short: torch.Tensor, count: int, generator: torch.Generator) -> torch
 
 def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Tensor:
     """The `count` nearest pivots of every row, (n, count), nearest first."""
-    import torch
-
     groups = min(
         16, len(pivots) // 8
     )  # the best entries lie in the groups with the largest maxima, and maxima are cheap
@@ -183,9 +172,6 @@ def _join(
     progress: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best `keep` of every row in each of its lists, (n, lists x keep) int32: rows and scores, NONE for no pair."""
-    import torch
-    from tqdm import tqdm
-
     n, m = lists.shape
     key = lists * int(lists.max() + 1) + lists.roll(-1, dims=1)  # within a list, by the next pivot
     order = key.flatten().argsort(stable=True)
@@ -228,8 +214,6 @@ def _measure(
     rows: torch.Tensor, first: int, found: torch.Tensor, k: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best k of the candidates of rows[first:...] by (distance, index); a pair met from both sides once."""
-    import torch
-
     own = torch.arange(first, first + len(found), device=rows.device)[:, None]
     distances = torch.full(found.shape, torch.inf, dtype=work_dtype(rows.dtype), device=rows.device)
     real = found >= 0
@@ -245,14 +229,10 @@ class _Product:
     """Products of codes into one buffer; in float32 where int8 products cannot be used."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        import torch
-
         self.exact = _codes.largest_code(device.type) > 0
         self.out = torch.empty(size, dtype=torch.int32, device=device)
 
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        import torch
-
         out = self.out[: len(left) * right.shape[1]].view(len(left), right.shape[1])
         if self.exact:
             return torch._int_mm(left, right, out=out)
@@ -266,8 +246,6 @@ def _tiles(n: int) -> list[slice]:
 
 def _spread(n: int, count: int, device: torch.device) -> torch.Tensor:
     """At most `count` row numbers, evenly spread over n rows."""
-    import torch
-
     return torch.linspace(0, n - 1, min(n, count), dtype=torch.float64, device=device).long()
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.arrays import check_count, check_flag
 from pose2id.errors import require
 from pose2id.synthetic.people import Color, jitter
+from pose2id.validation import check_count, check_flag
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from pose2id.arrays import check_count, check_flag
 from pose2id.errors import require
 from pose2id.synthetic.cameras import PURPOSE
 from pose2id.synthetic.sets import World
+from pose2id.validation import check_count, check_flag
 
 VERSION = 1
 """Of this world: grows when the same seed gives other pictures."""

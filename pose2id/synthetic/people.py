@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pose2id.arrays import check_count
+from pose2id.validation import check_count
 
 Color = tuple[float, float, float]
 """Red, green and blue, 0 to 1."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.arrays import check_count, check_flag, check_number
 from pose2id.errors import require
-from pose2id.ipg.poses import Pose
+from pose2id.poses import Pose
 from pose2id.synthetic.cameras import PURPOSE, Camera, draw_background, expose, pixel
 from pose2id.synthetic.drawing import draw_figure
 from pose2id.synthetic.people import Person, draw_traits, jitter
 from pose2id.synthetic.walking import check_generator, complete, sample_pose
+from pose2id.validation import check_count, check_flag, check_number
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from pose2id.arrays import check_count, check_flag, check_number
 from pose2id.errors import require
-from pose2id.ipg.poses import Pose
+from pose2id.poses import Pose
 from pose2id.synthetic.cameras import PURPOSE, Camera, draw_background, expose, make_camera
 from pose2id.synthetic.people import Person, make_person
 from pose2id.synthetic.pictures import Picture, canvas_size, render
 from pose2id.synthetic.walking import sample_pose
+from pose2id.validation import check_count, check_flag, check_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class SyntheticSet:
     ----------
     images : ndarray of uint8, shape (N, H, W, 3)
     keypoints : ndarray of float32, shape (N, 18, 2)
-        As in `pose2id.ipg.poses.Pose`; missing ones are NaN.
+        As in `pose2id.poses.Pose`; missing ones are NaN.
     ids : ndarray of int64, shape (N,)
     cams : ndarray of int64, shape (N,)
         From 0.

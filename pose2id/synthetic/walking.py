@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.ipg.poses import KEYPOINTS, Pose, pose_direction, representative_poses
+from pose2id.poses import KEYPOINTS, Pose, pose_direction, representative_poses
 from pose2id.synthetic.cameras import Camera
 
 PREFERENCE = 0.6
@@ -51,7 +51,7 @@ def sample_pose(rng: np.random.Generator, camera: Camera | None = None) -> tuple
     pose : Pose
         All 18 keypoints, as fractions of the picture.
     yaw : float
-        Direction in degrees, from 0 to below 360, as in `pose2id.ipg.poses.pose_direction`: 0 towards the camera, 90
+        Direction in degrees, from 0 to below 360, as in `pose2id.poses.pose_direction`: 0 towards the camera, 90
         to the right edge of the picture, 180 away.
 
     Raises

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch.nn.functional import scaled_dot_product_attention
 
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.modules import IFR, PoseEncoder
-from pose2id.ipg.reid import TransReID
+from pose2id.ipg.networks.conditions import IFR, PoseEncoder
+from pose2id.ipg.networks.transreid import TransReID
 
 
 class Writer:

@@ -1,0 +1,390 @@
+"""Commands of the generator for `pose2id`: arguments, loading, reporting; nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pose2id.errors import require
+from pose2id.ipg import PACKAGES
+from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
+
+RELEASED_SIZE = (512, 256)
+DTYPES = ("float32", "float16", "bfloat16")
+PURPOSE = "pose2id generate"
+
+
+def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
+    """Add the commands; `add_common` adds what all commands have, and the function to run.
+
+    That function returns the exit code: 0, or 1 when something was skipped.
+    """
+    generate = commands.add_parser(
+        "generate",
+        help="draw photographed people in other poses",
+        description="Draw each person in each pose. Killed and started again with the same arguments it goes on where "
+        "it was; more photographs or poses may be added. Exit code 1: some photographs were skipped.",
+    )
+    generate.add_argument(
+        "references",
+        metavar="REFS",
+        nargs="+",
+        help="photographs of people: folders (with the folders in them), files, or @LIST, a text file with one path "
+        "a line, relative to its own folder",
+    )
+    generate.add_argument("-o", "--output", metavar="OUT", required=True, help="folder for the pictures")
+    generate.add_argument(
+        "--poses",
+        metavar="PATH",
+        help="a folder of drawings (canonical colours, RGB), one drawing, or a .json of keypoints "
+        "(default: the 8 representative poses)",
+    )
+    generate.add_argument(
+        "--weights",
+        default=REPOSITORY,
+        help=f"{REPOSITORY} (default), tiny (synthetic pedestrians, part of this package), another Hub id, a folder of "
+        "save_pretrained, or a folder of released files",
+    )
+    generate.add_argument("--seed", type=int, default=42, help="of the noise (default 42)")
+    generate.add_argument("--steps", type=int, default=20, help="of denoising (default 20)")
+    generate.add_argument("--guidance", type=float, default=3.5, help="classifier-free guidance (default 3.5)")
+    for name, released in (("height", 512), ("width", 256)):
+        words = f"of the pictures, in pixels (default: what the weights were trained at, {released} as released)"
+        generate.add_argument(f"--{name}", type=int, help=words)
+    generate.add_argument("--dtype", help="float32, float16, bfloat16 (default: float16 on CUDA, else float32)")
+    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
+    generate.add_argument("--batch-size", type=int, default=8, help="pictures at once (default 8)")
+    generate.add_argument(
+        "--layout",
+        default="reference",
+        help="reference (default): OUT/<reference>/<pose>.png; pose: OUT/pose<pose>/<reference>, as the demo of the "
+        "released code reads it",
+    )
+    generate.add_argument("--sheet", action="store_true", help="also OUT/sheets/<reference>.png: all poses at a glance")
+    add_common(generate, run_generate)
+
+    weights = commands.add_parser(
+        "weights",
+        help="the generator's weights: where they are, fetch them, convert them",
+        description="The released weights of the generator. Nothing is asked; HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE "
+        "are honoured.",
+    )
+    actions = weights.add_subparsers(dest="action", required=True, metavar="action")
+    show = actions.add_parser("info", help="what there is, from where, how large, under which licence; fetches nothing")
+    add_common(show, show_weights, as_json=True)
+    fetch = actions.add_parser(
+        "download", help="fetch what is not here (goes on where it broke off) and convert it to safetensors"
+    )
+    fetch.add_argument("--no-convert", action="store_true", help="leave converting to the first use")
+    add_common(fetch, download_weights)
+    convert = actions.add_parser("convert", help="write files with the released names as a folder for from_pretrained")
+    convert.add_argument(
+        "folder",
+        metavar="DIR",
+        help="with denoising_unet, reference_unet, IFR, pose_guider and transformer_20, .pth or .safetensors",
+    )
+    convert.add_argument("-o", "--output", metavar="OUT", help="folder to write (default: where from_pretrained looks)")
+    convert.add_argument("--config", metavar="JSON", help="sizes of the networks (default: the released ones)")
+    convert.add_argument("--vae", metavar="DIR", help="folder of the autoencoder (default: from the Hub or its cache)")
+    add_common(convert, convert_weights)
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """`pose2id generate`; returns the exit code."""
+    for package in PACKAGES:  # rather now than after all photographs have been read
+        require(package, "ipg", PURPOSE)
+    import torch
+
+    from pose2id.ipg.folders import Settings, generate_folder
+
+    progress = not arguments.quiet and sys.stderr.isatty()
+    output = Path(arguments.output)
+    device = _take_device(arguments.device)
+    dtype = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
+    references, missing = collect_references(arguments.references, output)
+    poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
+    folder, identity = find_weights(arguments.weights)
+    sizes = read_sample_size(folder)
+    settings = Settings(
+        weights=identity,
+        seed=arguments.seed,
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        height=sizes[0] if arguments.height is None else arguments.height,
+        width=sizes[1] if arguments.width is None else arguments.width,
+        batch_size=arguments.batch_size,
+        layout=arguments.layout,
+        dtype=dtype,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    )
+    skipped: dict[str, str] = {}
+
+    def tell(key: str, reason: str) -> None:
+        skipped[key] = reason
+        sys.stderr.write(f"pose2id generate: {_one_line(key)} skipped: {_one_line(reason)}\n")
+
+    for key in missing:
+        tell(key, "there is no such file")
+    try:
+        report = generate_folder(
+            lambda: load_pipeline(folder, device, dtype, progress=progress),
+            references,
+            output,
+            poses,
+            settings=settings,
+            sheet=arguments.sheet,
+            on_skip=tell,
+            progress=progress,
+        )
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{device} has too little memory for batches of {arguments.batch_size}. What is finished stays: run again "
+            "when the memory is free, or with a smaller --batch-size into another folder"
+        ) from error
+    sys.stdout.write(f"{output}: {report.drawn + report.found:,} pictures, {report.drawn:,} of them new\n")
+    if report.waiting:
+        sys.stderr.write(
+            f"pose2id generate: {report.waiting:,} pictures of an earlier run with other photographs or poses are "
+            "unfinished; run it again to finish them\n"
+        )
+    if skipped:
+        total = len(references) + len(missing)
+        sys.stderr.write(f"pose2id generate: skipped {len(skipped):,} of {total:,} photographs:\n")
+        sys.stderr.writelines(f"  {_one_line(key)}\n" for key in skipped)
+    return 1 if skipped else 0
+
+
+def show_weights(arguments: argparse.Namespace) -> int:
+    """`pose2id weights info`; returns the exit code."""
+    from pose2id.ipg.weights import info
+
+    rows = info()
+    if arguments.json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        return 0
+    *released, converted = rows
+    lines = [("file", "size", "here", "what", "licence")]
+    for row in released:
+        size = row["bytes"] or row["size"]
+        about = _bytes(size) if size else f"about {_bytes(row['estimate'])}"  # the Hub was not asked
+        lines.append((row["name"], about, "yes" if row["path"] else "no", row["what"], row["licence"]))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        sys.stdout.write("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")
+    for repository, revision in dict.fromkeys((row["repository"], row["revision"]) for row in released):
+        sys.stdout.write(f"from {repository}, revision {revision}\n")
+    missing = [row["size"] or row["estimate"] for row in released if row["path"] is None]
+    if missing:
+        sys.stdout.write(f"to fetch: about {_bytes(sum(missing))}; run: pose2id weights download\n")
+    found = f"{converted['path']}, {_bytes(converted['bytes'])}" if converted["path"] else "not yet"
+    sys.stdout.write(f"converted: {found}\n")
+    return 0
+
+
+def download_weights(arguments: argparse.Namespace) -> int:
+    """`pose2id weights download`; returns the exit code."""
+    from pose2id.ipg.weights import convert, download
+
+    folder = download(progress=not arguments.quiet and sys.stderr.isatty())
+    sys.stdout.write(f"{folder if arguments.no_convert else convert()}\n")
+    return 0
+
+
+def convert_weights(arguments: argparse.Namespace) -> int:
+    """`pose2id weights convert DIR`; returns the exit code."""
+    from pose2id.ipg.weights import convert
+
+    folder = convert(arguments.folder, arguments.output, config=arguments.config, vae=arguments.vae)
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+def _bytes(number: int) -> str:
+    return (
+        f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number} bytes"
+    )
+
+
+def collect_references(arguments: list[str], output: Path) -> tuple[dict[str, Path], list[str]]:
+    """Photographs by key, and entries of lists that are not there.
+
+    The key of a file in a folder is its path below that folder; of a file, its name; of an entry of a list its path
+    below the list's folder, or its name where it lies elsewhere. What lies in `output` is not taken.
+    """
+    references: dict[str, Path] = {}
+    missing: list[str] = []
+    for argument in arguments:
+        is_list = argument.startswith("@") and not Path(argument).exists()
+        path = Path(argument[1:] if is_list else argument)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is neither a file nor a folder")
+        if is_list:
+            found = list(_read_list(path, missing))
+        elif path.is_dir():
+            found = [(file.relative_to(path).as_posix(), file) for file in _walk(path, output)]
+            if not found:
+                raise ValueError(f"{path} holds no images ({', '.join(_suffixes())})")
+        else:
+            found = [(path.name, path)]
+        for key, file in found:
+            other = references.setdefault(key, file)
+            if other.resolve() != file.resolve():
+                raise ValueError(
+                    f"{other} and {file} would both be called {key}; name a folder that holds both, or use two outputs"
+                )
+    return references, missing
+
+
+def _suffixes() -> tuple[str, ...]:
+    from pose2id.ipg.folders import SUFFIXES
+
+    return SUFFIXES
+
+
+def _walk(folder: Path, output: Path) -> Iterator[Path]:
+    """Images in a folder and the folders in it, sorted; links are followed, but never in a circle."""
+    left_out, seen = output.resolve(), set()
+    files = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent).resolve()
+        if here == left_out or here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, n) for n in names if n.lower().endswith(_suffixes()) and not n.startswith(".")]
+    return iter(sorted(files))
+
+
+def _read_list(path: Path, missing: list[str]) -> Iterator[tuple[str, Path]]:
+    """Key and path of each entry of a list; those that are not files go into `missing`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file in UTF-8, one path a line: {error}") from error
+    entries = [line.rstrip("\r") for line in lines if line.strip()]
+    if not entries:
+        raise ValueError(f"{path} must hold one path a line, it holds none")
+    home = Path(os.path.normpath(path.parent.absolute()))
+    for entry in entries:
+        file = Path(os.path.normpath(home / entry))
+        if file.is_file():
+            yield (file.relative_to(home).as_posix() if file.is_relative_to(home) else file.name), file
+        elif entry not in missing:
+            missing.append(entry)
+
+
+def collect_poses(path: Path) -> dict[str, Any]:
+    """Poses by name from a folder of drawings, one drawing, or JSON."""
+    from pose2id.images import read_image
+    from pose2id.poses import read_poses
+
+    named: list[tuple[str, Any]]
+    if path.suffix.lower() == ".json":
+        named = [(pose.name or str(i), pose) for i, pose in enumerate(read_poses(path), 1)]
+    else:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is neither a file nor a folder")
+        files = [path]
+        if path.is_dir():
+            files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in _suffixes() and f.name[0] != "."]
+        if not files:
+            raise ValueError(f"{path} holds no pose drawings ({', '.join(_suffixes())})")
+        named = [(file.stem, read_image(file)) for file in files]
+    poses: dict[str, Any] = {}
+    for name, pose in named:
+        if name in poses:
+            raise ValueError(f"{path} holds two poses called {name!r}; rename one of them")
+        poses[name] = pose
+    return poses
+
+
+def find_weights(name: str) -> tuple[Path | str, str]:
+    """Where weights are to be loaded from, and an identity that changes when they do."""
+    folder = tiny_folder() if name == TINY else Path(name)
+    if folder.is_dir():
+        files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth", ".json") and f.is_file()]
+        if not files:
+            raise ValueError(f"{folder} holds no weights (.safetensors or .pth)")
+        total = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as stream:
+                value = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(f"{file.relative_to(folder).as_posix()} {value}\n".encode())
+        return folder, f"sha256:{total.hexdigest()}"
+    if name == REPOSITORY:
+        return name, f"{name}@{FILES[0].revision}"
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise FileNotFoundError(f"--weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
+    hub = require("huggingface_hub", "ipg", PURPOSE)
+    try:
+        snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # of the Hub's client, its HTTP library, or the disk
+        raise OSError(f"--weights {name} cannot be fetched: {_one_line(str(error))[:300]}") from error
+    return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
+
+
+def read_sample_size(source: Path | str) -> tuple[int, int]:
+    """Height and width that weights were trained at."""
+    index = Path(source, "model_index.json")
+    if not index.is_file():
+        return RELEASED_SIZE
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} is damaged: {error}; give another folder") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{index} is damaged: it must hold an object, not a {type(content).__name__}")
+    size = content.get("sample_size")
+    if size is None:
+        return RELEASED_SIZE
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)):
+        raise ValueError(f"sample_size in {index} must be [height, width] in pixels, it is {size!r}; mend it")
+    return size[0], size[1]
+
+
+def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool) -> Any:
+    """The pipeline on its device."""
+    logging = require("diffusers.utils.logging", "ipg", PURPOSE)
+    if not progress:
+        logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it warns of every change of dtype
+    import torch
+
+    from pose2id.ipg.pipeline import IPGPipeline
+
+    if isinstance(source, Path) and not (source / "model_index.json").is_file():
+        pipe = IPGPipeline.from_released_files(source)
+    else:
+        pipe = IPGPipeline.from_pretrained(source)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device, getattr(torch, dtype))
+
+
+def _take_device(name: str | None) -> Any:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or the like, received {name!r}") from error
+    kind: Any = getattr(torch, device.type, None)  # such as torch.cuda
+    there = device.type == "cpu" or (hasattr(kind, "is_available") and kind.is_available())
+    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"--device {name} is not there; leave it out to use what there is")
+    return device
+
+
+def _one_line(text: str) -> str:
+    """Without line ends; names that the terminal cannot show are escaped."""
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,227 @@
+"""From photographs to features of generated pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pose2id.errors import require
+from pose2id.images import PURPOSE, read_image, take_image
+from pose2id.validation import check_count, is_tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pose2id.poses import Pose
+
+__all__ = ["generate_features"]
+
+Key = str | int
+
+
+def generate_features(
+    pipe: Callable[..., Any],
+    encoder: Callable[[list[Image.Image]], Any],
+    references: Iterable[Image.Image | str | os.PathLike[str]] | Image.Image | str | os.PathLike[str],
+    poses: Iterable[Image.Image | Pose] | Image.Image | Pose | None = None,
+    *,
+    flip: bool = False,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 3.5,
+    seed: int = 42,
+    batch_size: int = 8,
+    reference_keys: Iterable[Key] | None = None,
+    pose_keys: Sequence[Key] | None = None,
+    on_images: Callable[[Key, list[Image.Image]], object] | None = None,
+    progress: bool = False,
+) -> Any:
+    """Draw each person in each pose and give the features of these pictures.
+
+    References are taken a few at a time and no picture is kept, so their number is limited by the features alone. The
+    result is what `pose2id.centralize` takes as `generated`; its `features` must come from the same encoder.
+
+    Parameters
+    ----------
+    pipe : IPGPipeline
+        Or any callable with its arguments.
+    encoder : callable
+        Your ReID model: a list of n PIL images (RGB, `height` x `width`) to n features, a numpy array or torch tensor
+        (n, D) of floats. It does its own resizing and normalising.
+    references : iterable of PIL images or paths
+        The N people; a generator is consumed as needed. A single image or path is N = 1. `read_image` reads paths.
+    poses : PIL images or Pose, or one of them, optional
+        The M poses; None: the 8 representative ones.
+    flip : bool
+        Add the feature of the mirrored picture (section 3.2.1 of the paper). The published numbers are without.
+    height, width, num_inference_steps, guidance_scale, seed
+        As for the pipeline.
+    batch_size : int
+        Pictures at once. Changes features by rounding only.
+    reference_keys : iterable of str or int, optional
+        One for each reference; seeds its noise. By default its place, 0 to N - 1.
+    pose_keys : sequence of str or int, optional
+        One for each pose.
+    on_images : callable, optional
+        Called as ``f(key, pictures)`` with the M pictures of each reference, for instance to keep or to write them.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    array or tensor, shape (N, M, D)
+        Container, dtype and device of what the encoder gives; without a gradient.
+
+    Raises
+    ------
+    ValueError
+        Without references or poses; for an unreadable file; for keys that do not fit; for an encoder's output of
+        another shape, or with NaN or inf.
+    TypeError
+        For an encoder's output that is neither array nor tensor, or holds no floats.
+
+    References
+    ----------
+    C. Yuan and others, From Poses to Identity: Training-Free Person Re-Identification via Feature Centralization, CVPR
+    2025, section 3.2.
+
+    Examples
+    --------
+    Here the pipeline only repeats the person, and the encoder takes the mean colour.
+
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from pose2id.ipg.features import generate_features
+    >>> def pipe(references, poses, **options):
+    ...     return SimpleNamespace(images=[[person for _ in poses] for person in references])
+    >>> def encoder(pictures):
+    ...     return np.stack([np.asarray(picture).mean(axis=(0, 1)) for picture in pictures])
+    >>> people = [Image.new("RGB", (64, 128), colour) for colour in ("red", "blue", "white")]
+    >>> generate_features(pipe, encoder, people, poses=[people[0], people[0]]).shape
+    (3, 2, 3)
+    """
+    check_count(batch_size, "batch_size", 1)
+    for name, value in (("pipe", pipe), ("encoder", encoder), ("on_images", on_images)):
+        if not callable(value) and (name, value) != ("on_images", None):
+            raise TypeError(f"{name} must be callable, received {type(value).__name__}")
+    if poses is not None:
+        one = hasattr(poses, "convert") or hasattr(poses, "keypoints")
+        poses = [cast("Any", poses)] if one else list(cast("Iterable[Any]", poses))
+        if not poses:
+            raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
+    m = _count_poses(poses)
+    single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
+    if not single and (isinstance(references, (bytes, Mapping)) or not isinstance(references, Iterable)):
+        raise TypeError(
+            f"references must be an image, a path, or an iterable of these, received {type(references).__name__}"
+        )
+    if isinstance(reference_keys, (str, bytes)):
+        raise TypeError("reference_keys must be one key for each reference, received one string")
+    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment]
+    length = len(people) if isinstance(people, Sized) else None
+    if length is not None and isinstance(reference_keys, Sized) and len(reference_keys) != length:
+        raise ValueError(
+            f"reference_keys must have {length} keys, one for each reference; received {len(reference_keys)}"
+        )
+
+    features: list[Any] = []
+    with tqdm(total=length, desc="generating", unit="reference", disable=not progress) as bar:
+        for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
+            images = [_open(reference, f"references, key {key!r}") for key, reference in chunk]
+            keys = [key for key, _ in chunk]
+            rows = pipe(
+                images,
+                poses,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                seed=seed,
+                output_type="pil",
+                batch_size=batch_size,
+                reference_keys=keys,
+                pose_keys=pose_keys,
+            ).images
+            pictures = [picture for row in rows for picture in row]
+            if len(pictures) != len(chunk) * m:
+                raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")
+            features.append(_encode(encoder, pictures, flip=flip, like=features[0] if features else None))
+            for key, row in zip(keys, rows if on_images else (), strict=bool(on_images)):
+                on_images(key, list(row))  # type: ignore[misc]
+            bar.update(len(chunk))
+    if not features:
+        raise ValueError("references must hold at least one image, received none")
+    if is_tensor(features[0]):
+        return torch.cat(features).reshape(-1, m, features[0].shape[1])
+    return np.concatenate(features).reshape(-1, m, features[0].shape[1])
+
+
+def _count_poses(poses: Sequence[Any] | None) -> int:
+    if poses is not None:
+        return len(poses)
+    from pose2id.poses import representative_poses
+
+    return len(representative_poses())
+
+
+def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Iterator[list[tuple[Key, Any]]]:
+    """Pairs (key, reference), `size` at a time."""
+    try:
+        pairs = zip(count() if keys is None else keys, people, strict=keys is not None)
+        while chunk := list(islice(pairs, size)):
+            yield chunk
+    except ValueError as error:
+        if "zip()" not in str(error):  # of the caller's generator, not of ours
+            raise
+        raise ValueError("reference_keys must have one key for each reference, received another number") from None
+
+
+def _encode(encoder: Callable[[list[Image.Image]], Any], pictures: list[Any], *, flip: bool, like: Any) -> Any:
+    with torch.no_grad():  # a graph for the gradient would hold all of the encoder's layers for every picture
+        features = _check_features(encoder(list(pictures)), len(pictures), like)
+        if flip:
+            method = require("PIL.Image", "ipg", PURPOSE).Transpose.FLIP_LEFT_RIGHT
+            mirrored = encoder([picture.transpose(method) for picture in pictures])
+            features = features + _check_features(mirrored, len(pictures), features)
+    return features
+
+
+def _check_features(features: Any, n: int, like: Any) -> Any:
+    """What the encoder gave for n pictures; `like` is what it gave before."""
+    if is_tensor(features):
+        floats, finite = features.is_floating_point(), bool(features.isfinite().all())
+        features = features.detach()
+    elif isinstance(features, np.ndarray):
+        floats = features.dtype.kind == "f"
+        finite = not floats or bool(np.isfinite(features).all())
+    else:
+        raise TypeError(f"encoder must give a numpy array or a torch tensor, received {type(features).__name__}")
+    if not floats:
+        raise TypeError(f"encoder must give floats, received dtype {features.dtype}")
+    shape = tuple(features.shape)
+    if len(shape) != 2 or shape[0] != n or not shape[1]:
+        raise ValueError(f"encoder must give shape ({n}, D) for {n} pictures, received {shape}")
+    if like is not None and (type(features), features.dtype, shape[1]) != (type(like), like.dtype, like.shape[1]):
+        raise ValueError(
+            f"encoder must give one kind of features; received {type(features).__name__} of {features.dtype}, "
+            f"D = {shape[1]} after {type(like).__name__} of {like.dtype}, D = {like.shape[1]}"
+        )
+    if not finite:
+        raise ValueError(f"encoder must give finite features, received NaN or inf for some of {n} pictures")
+    return features
+
+
+def _open(reference: Any, name: str) -> Image.Image:
+    if isinstance(reference, (str, os.PathLike)):
+        return read_image(reference)
+    if not hasattr(reference, "convert"):
+        raise TypeError(f"{name} must be a PIL image or a path, received {type(reference).__name__}")
+    return take_image(reference)

@@ -1,0 +1,133 @@
+"""What the training of the generator starts from."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+
+from pose2id.ipg.networks.conditions import IFR, PoseEncoder
+from pose2id.ipg.pipeline import IPGPipeline, find_reduction
+
+if TYPE_CHECKING:
+    from pose2id.ipg.networks.small import SmallEncoder
+    from pose2id.ipg.networks.transreid import TransReID
+
+__all__ = ["STABLE_DIFFUSION", "STABLE_DIFFUSION_REVISION", "copy_denoiser", "start_from_stable_diffusion"]
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+STABLE_DIFFUSION_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+"""The commit at which others pin that repository; licence CreativeML OpenRAIL-M."""
+_POSE_LEVELS = (16, 32, 64, 128)
+
+
+def copy_denoiser(pipe: IPGPipeline) -> None:
+    """Give the reference network the weights of the denoiser.
+
+    The paper starts both from one pretrained model. From scratch, the two learn to understand each other late; so a
+    short first stage teaches the denoiser alone what people look like, and the reference network then begins as a copy.
+
+    Parameters
+    ----------
+    pipe : IPGPipeline
+        Its `reference_unet` is changed in place.
+
+    Raises
+    ------
+    ValueError
+        When the two are not built alike.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.training import copy_denoiser
+    >>> copy_denoiser(pipe)  # doctest: +SKIP
+    """
+    state = pipe.unet.state_dict()
+    own = pipe.reference_unet.state_dict()
+    wrong = sorted(name for name in state.keys() | own.keys() if _shape(state.get(name)) != _shape(own.get(name)))
+    if wrong:
+        raise ValueError(f"reference_unet and unet must be built alike; they differ in {', '.join(wrong[:5])}")
+    pipe.reference_unet.load_state_dict(state)
+
+
+def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def start_from_stable_diffusion(
+    path_or_id: str | os.PathLike[str] = STABLE_DIFFUSION,
+    *,
+    vae: AutoencoderKL,
+    identity_encoder: TransReID | SmallEncoder,
+    scheduler: DDIMScheduler | None = None,
+    num_tokens: int = 20,
+    revision: str | None = None,
+    seed: int = 0,
+) -> IPGPipeline:
+    """The paper's start: both UNets from Stable Diffusion 1.5, a new pose encoder and a new IFR.
+
+    Parameters
+    ----------
+    path_or_id : path or str
+        A folder or a repository with a subfolder ``unet``; safetensors only.
+    vae : AutoencoderKL
+        The paper's is stabilityai/sd-vae-ft-mse.
+    identity_encoder : TransReID or SmallEncoder
+    scheduler : DDIMScheduler, optional
+        None: zero terminal SNR, trailing timesteps, v-prediction, as released. Stable Diffusion 1.5 itself predicts
+        the noise; its networks learn the velocity instead within the training.
+    num_tokens : int
+        Identity tokens.
+    revision : str, optional
+        None: for Stable Diffusion 1.5 a pinned commit, otherwise the newest.
+    seed : int
+        Of the new parts.
+
+    Returns
+    -------
+    IPGPipeline
+        Float32, on the CPU.
+
+    Raises
+    ------
+    OSError
+        When there are no such weights.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.training.initialisation import start_from_stable_diffusion
+    >>> pipe = start_from_stable_diffusion(vae=vae, identity_encoder=encoder)  # doctest: +SKIP
+    """
+    if revision is None and os.fspath(path_or_id) == STABLE_DIFFUSION:
+        revision = STABLE_DIFFUSION_REVISION
+    unets = [
+        UNet2DConditionModel.from_pretrained(
+            os.fspath(path_or_id), subfolder="unet", revision=revision, use_safetensors=True, torch_dtype=torch.float32
+        )
+        for _ in range(2)
+    ]
+    encoder = identity_encoder.eval()
+    blank = encoder.preprocess([Image.new("RGB", (64, 128))])
+    with torch.no_grad():
+        width = encoder(blank.to(encoder.device, encoder.dtype)).shape[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        levels = _POSE_LEVELS[: int(math.log2(find_reduction(vae))) + 1]
+        pose_encoder = PoseEncoder(unets[0].config.block_out_channels[0], block_out_channels=levels)
+        ifr = IFR(in_features=width, num_tokens=num_tokens, token_dim=unets[0].config.cross_attention_dim)
+    if scheduler is None:
+        scheduler = DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            clip_sample=False,
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            prediction_type="v_prediction",
+        )
+    return IPGPipeline(vae, unets[0], unets[1], pose_encoder, ifr, encoder, scheduler)

@@ -1,0 +1,386 @@
+"""Released files into the parts of the pipeline: read as tensors only, checked key by key, nothing initialised.
+
+Importing this module needs no extra; its functions need `ipg`.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import inspect
+import json
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pose2id.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Config = Mapping[str, Any] | str | os.PathLike[str] | None
+
+SUFFIXES = (".safetensors", ".pth")
+ALSO_NAMED = {"transformer_20": ("transreid",)}
+"""Released training code numbers its files by epoch; who renames one calls it after what it is."""
+BLOCKS = ("unet", "scheduler", "pose_guider", "ifr", "transreid")
+ABSENT = ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias")
+"""What the released reference UNet lacks: of that network only the hidden states on the way are used."""
+VAE_REPOSITORY = "stabilityai/sd-vae-ft-mse"
+PURPOSE = "loading the generator"
+
+
+def read_config(config: Config = None) -> dict[str, dict[str, Any]]:
+    """Sizes and settings of the generator's parts.
+
+    Parameters
+    ----------
+    config : dict or path to JSON, optional
+        Blocks "unet", "scheduler", "pose_guider", "ifr", "transreid" and optionally "vae"; a block "run" is ignored.
+        `attention_head_dim` in "unet" is the *number* of heads, as in Stable Diffusion's own file and in diffusers.
+        Keys absent from a block take the defaults of its class. None: the released, full size.
+
+    Returns
+    -------
+    dict of dicts
+        A copy of the blocks, without "run".
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        When there is no such file, or it is not JSON; for missing or unknown blocks.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.weights.loading import read_config
+    >>> read_config()["ifr"]
+    {'in_features': 3840, 'num_tokens': 20, 'token_dim': 768}
+    """
+    where, blocks = "config", config
+    if config is None:
+        blocks = json.loads(files("pose2id").joinpath("data", "ipg.json").read_text(encoding="utf-8"))
+    elif isinstance(config, str | os.PathLike):
+        where = f"config {os.fspath(config)}"
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"{where} is not a file")
+        try:
+            blocks = json.loads(Path(config).read_text(encoding="utf-8"))
+        except ValueError as error:  # also of what is not UTF-8
+            raise ValueError(f"{where} is not JSON: {error}") from error
+    if not isinstance(blocks, Mapping):
+        raise TypeError(f"{where} must be a dict of blocks or a path to JSON; received {type(blocks).__name__}")
+    missing = [name for name in BLOCKS if name not in blocks]
+    unknown = [name for name in blocks if name not in (*BLOCKS, "vae", "run")]
+    if missing or unknown:
+        raise ValueError(
+            f"{where} must have blocks {', '.join(BLOCKS)}, and may have vae; "
+            f"missing: {join_names(missing) or 'none'}, unknown: {join_names(unknown) or 'none'}"
+        )
+    for name, block in blocks.items():
+        if not isinstance(block, Mapping):
+            raise TypeError(f"{where}: block {name!r} must be a dict; received {type(block).__name__}")
+    return {name: dict(copy.deepcopy(block)) for name, block in blocks.items() if name != "run"}
+
+
+def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
+    """Tensors of a released file, on the CPU, mapped into memory where the format allows it.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``name.safetensors`` or ``name.pth``; the first is preferred.
+    name : str
+        Such as "IFR".
+
+    Returns
+    -------
+    dict of str to tensor
+        By parameter name. The prefix "module." is removed; of ``{"state_dict": ...}`` the inner dict is taken.
+
+    Raises
+    ------
+    FileNotFoundError
+        When neither file is there.
+    ValueError
+        For a damaged file, and one that holds anything but tensors: pickled code is refused and does not run.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from pose2id.ipg.weights.loading import read_state
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"module.weight": torch.ones(2)}, f"{folder}/IFR.pth")
+    ...     read_state(folder, "IFR")
+    {'weight': tensor([1., 1.])}
+    """
+    path = _find(folder, name)
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
+    except ImportError:
+        raise
+    except Exception as error:  # damaged files raise nearly everything
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
+            raise ValueError(f"{path} cannot be read: it is cut off or damaged") from error
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path} cannot be read: {kind}{message_of(error)}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} must hold a dict of tensors, it holds a {type(content).__name__}")
+    state: dict[str, Tensor] = {}
+    for key, tensor in content.items():
+        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{path} must hold tensors by name, {key!r} in it is a {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{path} must hold dense tensors, {key!r} in it has the layout {tensor.layout}")
+        if key.removeprefix("module.") in state:
+            raise ValueError(f"{path} holds {key.removeprefix('module.')} twice, with and without 'module.'")
+        state[key.removeprefix("module.")] = tensor
+    return state
+
+
+def _find(folder: str | os.PathLike[str], name: str) -> Path:
+    folder = Path(folder)
+    for base in (name, *ALSO_NAMED.get(name, ())):
+        for suffix in SUFFIXES:
+            if (path := folder / (base + suffix)).is_file():
+                return path
+    message = f"{folder} holds neither {' nor '.join(name + suffix for suffix in SUFFIXES)}"
+    if not folder.is_dir():
+        message = f"{folder} is not a folder; {name} was looked for in it"
+    elif (folder / "model_index.json").is_file():
+        message += "; it was written by save_pretrained, IPGPipeline.from_pretrained reads it"
+    raise FileNotFoundError(f"{message}. To fetch the released files: pose2id weights download")
+
+
+def _read_safetensors(path: Path) -> Any:
+    return require("safetensors.torch", "ipg", f"reading {path.name}").load_file(path)
+
+
+def _read_pth(path: Path) -> Any:
+    import pickle
+
+    with path.open("rb") as stream:
+        start = stream.read(64)
+    archive = start.startswith(b"PK\x03\x04")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a Git LFS pointer, not the file itself; fetch that with git lfs pull")
+    if not archive and not start.startswith(b"\x80"):
+        raise ValueError(f"it is no file of torch.save, it begins with {start[:16]!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error after it says enough
+            # Only the newer of torch's two formats can be mapped into memory.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        # Not the whole message of torch: it advises to trust the file.
+        if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"it holds more than tensors ({name[1]}), which is never loaded and did not run"
+            ) from error
+        raise ValueError("it is damaged, or holds more than tensors, which is never loaded") from error
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, absent: Collection[str] = ()) -> None:
+    """Give a module its tensors, strictly.
+
+    Parameters
+    ----------
+    module : torch module
+        May be on the meta device. Its parameters and buffers become the given tensors, without a copy where these
+        are contiguous and have the dtype that the module has; others are converted.
+    state : mapping of str to tensor
+        Every key of the module and no other.
+    where : str
+        The file, for messages.
+    absent : collection of str
+        Keys of the module that `state` must not have; they become zeros.
+
+    Raises
+    ------
+    ValueError
+        Names every missing key, unexpected key and wrong shape (up to twenty of each).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pose2id.ipg.weights.loading import load_state
+    >>> load_state(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, where="a.pth")
+    Traceback (most recent call last):
+        ...
+    ValueError: a.pth does not fit; missing keys: bias; wrong shapes: weight is (1, 3) float32, must be (1, 2) float32
+    """
+    places = module.state_dict()
+    faults = {
+        "missing keys": [key for key in places if key not in state and key not in absent],
+        "unexpected keys": [key for key in state if key not in places or key in absent],
+        "wrong shapes": [
+            f"{key} is {_form(state[key])}, must be {_form(place)}"
+            for key, place in places.items()
+            if key in state
+            and (state[key].shape != place.shape or state[key].is_floating_point() != place.is_floating_point())
+        ],
+    }
+    if any(faults.values()):
+        raise ValueError(f"{where} does not fit; {list_faults(faults)}")
+    tensors = {
+        key: torch.zeros(place.shape, dtype=place.dtype)
+        if key in absent
+        else state[key].detach().to(place.dtype).contiguous()
+        for key, place in places.items()
+    }
+    module.load_state_dict(tensors, strict=True, assign=True)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def load_components(folder: str | os.PathLike[str], config: Config = None, vae: Any = None) -> dict[str, Any]:
+    """All parts of the pipeline, from files with the released names and keys.
+
+    Nothing is initialised to be overwritten: the parts are built without memory and take the tensors of the files,
+    which stay mapped where they are float32.
+
+    Parameters
+    ----------
+    folder : path
+        Holds denoising_unet, reference_unet, IFR, pose_guider and transformer_20 (or transreid), .safetensors or
+        .pth.
+    config : dict or path to JSON, optional
+        See `read_config`.
+    vae : AutoencoderKL, folder or Hub id, optional
+        None: stabilityai/sd-vae-ft-mse at a pinned revision, from the Hub or its cache.
+
+    Returns
+    -------
+    dict
+        "vae", "reference_unet", "unet", "pose_encoder", "ifr", "identity_encoder", "scheduler"; float32 on the CPU
+        (a given AutoencoderKL keeps dtype and device), in eval mode, without gradients.
+
+    Raises
+    ------
+    OSError
+        When a file is missing or cannot be fetched.
+    TypeError, ValueError
+        For damaged files, keys and shapes that are not what they must be, and a config that does not fit.
+    """
+    diffusers = require("diffusers", "ipg", PURPOSE)
+    from pose2id.ipg.networks.conditions import IFR, PoseEncoder
+
+    blocks = read_config(config)
+    unet = diffusers.UNet2DConditionModel
+    rows = (  # component, its file, its class, its block of the config, keys that the file lacks
+        ("reference_unet", "reference_unet", unet, "unet", ABSENT),
+        ("unet", "denoising_unet", unet, "unet", ()),
+        ("pose_encoder", "pose_guider", PoseEncoder, "pose_guider", ()),
+        ("ifr", "IFR", IFR, "ifr", ()),
+    )
+    paths = {file: _find(folder, file) for file in (*(row[1] for row in rows), "transformer_20")}  # before reading any
+    components = {name: _build(cls, blocks, block) for name, _, cls, block, _ in rows}
+    components["identity_encoder"] = load_encoder(folder, config)
+    components["scheduler"] = _build(diffusers.DDIMScheduler, blocks, "scheduler")
+    components["vae"] = load_vae(vae, blocks.get("vae"))
+    for name, file, _, _, absent in rows:
+        load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
+    for name in components.keys() - {"scheduler"}:
+        components[name].eval().requires_grad_(False)
+    return components
+
+
+def _build(cls: Any, blocks: Mapping[str, Mapping[str, Any]], name: str) -> Any:
+    """An instance without memory for its parameters."""
+    block = _settings(blocks[name])
+    known = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
+    if unknown := [key for key in block if key not in known]:
+        raise ValueError(f"config block {name!r} has unknown keys: {join_names(unknown)}; known are {', '.join(known)}")
+    written = blocks[name].get("_class_name", cls.__name__)
+    if written != cls.__name__:
+        raise ValueError(f"config block {name!r} must be for a {cls.__name__}, it is for a {written}")
+    try:
+        with torch.device("meta") if issubclass(cls, torch.nn.Module) else nullcontext():
+            return cls(**block)
+    except Exception as error:  # values that do not fit make these classes stumble in many ways
+        raise ValueError(f"config block {name!r} does not fit {cls.__name__}: {message_of(error)}") from error
+
+
+def _settings(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A block without the notes that diffusers leaves in it."""
+    return {key: value for key, value in block.items() if not key.startswith("_")}
+
+
+def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
+    """The autoencoder; see `load_components`. `block` is what a config says of it.
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        When it is not there, is none, is damaged, or is not as `block` says.
+    """
+    cls = require("diffusers", "ipg", PURPOSE).AutoencoderKL
+    if isinstance(vae, cls):
+        return vae
+    if vae is not None and not isinstance(vae, str | os.PathLike):
+        raise TypeError(f"vae must be an AutoencoderKL, a folder, a Hub id or None; received {type(vae).__name__}")
+    if vae is None and block is not None and _settings(block) != _settings(read_config()["vae"]):
+        raise ValueError(f"config block 'vae' is not that of {VAE_REPOSITORY}; pass the autoencoder itself as vae")
+    if vae is None or vae == VAE_REPOSITORY:
+        from pose2id.ipg import weights
+
+        vae = weights.download([file.name for file in weights.FILES if file.repository == VAE_REPOSITORY])
+    place = os.fspath(vae)
+    local = Path(place).is_dir()
+    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        raise FileNotFoundError(f"vae {place} is neither a folder nor a Hub id such as {VAE_REPOSITORY}")
+    try:
+        loaded, report = cls.from_pretrained(place, use_safetensors=True, output_loading_info=True)
+    except Exception as error:  # of diffusers, safetensors or the Hub's client
+        raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {message_of(error)}") from error
+    faults = {fault.replace("_", " "): [str(key) for key in keys] for fault, keys in report.items()}
+    if any(faults.values()):  # diffusers leaves such parameters random, with a warning
+        raise ValueError(f"vae {place} does not fit its config.json; {list_faults(faults)}")
+    return loaded
+
+
+def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
+    """The identity encoder alone, from a folder with transformer_20 (or transreid), .safetensors or .pth.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `load_components`.
+    """
+    from pose2id.ipg.networks.transreid import TransReID
+
+    path = _find(folder, "transformer_20")
+    encoder = _build(TransReID, read_config(config), "transreid")
+    encoder.to_empty(device="cpu")
+    for tensor in encoder.state_dict().values():
+        tensor.zero_()  # the parts that only training uses may be absent, and shall not be random
+    try:
+        encoder.load_released_state(read_state(folder, "transformer_20"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return encoder.eval().requires_grad_(False)
+
+
+def list_faults(faults: Mapping[str, list[str]]) -> str:
+    """Kinds of faults, each with its keys, in one line."""
+    return "; ".join(f"{fault}: {join_names(keys)}" for fault, keys in faults.items() if keys)
+
+
+def join_names(names: list[str], limit: int = 20) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, in one line of bounded length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

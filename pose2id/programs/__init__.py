@@ -1,0 +1,1 @@
+"""Programs that connect rooms: the demo, the walkthrough, training runs."""

@@ -1,0 +1,121 @@
+"""What arguments must be: counts, numbers, flags, choices and labels. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    Labels = Sequence[int] | Sequence[str] | npt.NDArray[Any] | torch.Tensor
+
+
+def check_count(value: object, name: str, minimum: int) -> int:
+    """A real integer (numpy's included, bool excluded) of at least `minimum` that a table could have columns."""
+    if isinstance(value, bool | np.bool_) or "bool" in str(getattr(value, "dtype", "")):
+        raise TypeError(f"{name} must be an integer >= {minimum}, received the bool {value}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer >= {minimum}, received {value!r}") from None
+    if not minimum <= number < 2**31:
+        limit = f">= {minimum}" if number < minimum else "below 2**31"
+        raise ValueError(f"{name} must be an integer {limit}, received {number}")
+    return number
+
+
+def check_number(value: object, name: str, low: float = 0.0, high: float = math.inf) -> float:
+    """A finite real number in [low, high]."""
+    allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {allowed}, received {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{name} must be {allowed}, received {number}")
+    return number
+
+
+def check_flag(value: object, name: str) -> bool:
+    """A plain bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, received {value!r}")
+    return bool(value)
+
+
+def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
+    """One of the `allowed` names."""
+    if not isinstance(value, str) or value not in allowed:
+        wrong = ValueError if isinstance(value, str) else TypeError
+        raise wrong(f"{name} must be one of {', '.join(map(repr, allowed))}, received {value!r}")
+    return value
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a torch tensor, without importing torch for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
+    """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
+    if is_tensor(labels):
+        if labels.dtype.is_floating_point or labels.dtype.is_complex:
+            raise TypeError(f"{name} must be integers or strings, received dtype {labels.dtype}; convert with .long()")
+        array: npt.NDArray[Any] = labels.detach().cpu().numpy()
+    else:
+        if isinstance(labels, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
+        array = labels if isinstance(labels, np.ndarray) else _label_array(labels, name)
+    if array.dtype.kind == "T":
+        array = array.astype(str)
+    if array.dtype == object:
+        array = _label_array(array.tolist(), name)
+    if array.dtype.kind not in "iuU" and array.size:
+        raise TypeError(f"{name} must be integers or strings, received dtype {getattr(labels, 'dtype', array.dtype)}")
+    if array.ndim != 1 or len(array) != n:
+        raise ValueError(f"{name} must have shape ({n},), one label per row, received {array.shape}")
+    if array.dtype.kind == "U":
+        return array
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit into int64, received {int(array.max())}")
+    return array.astype(np.int64)
+
+
+def _label_array(labels: Any, name: str) -> npt.NDArray[Any]:
+    """A sequence as an array, refusing what numpy would silently turn into something else (1 and "1")."""
+    ordered = hasattr(labels, "__len__") and hasattr(labels, "__getitem__") and hasattr(labels, "__iter__")
+    if not ordered or isinstance(labels, str | bytes | dict):
+        raise TypeError(f"{name} must be a sequence of integers or strings, received {type(labels).__name__}")
+    kinds = {str if isinstance(label, str) else type(label) for label in labels}
+    allowed = all(kind is str or (issubclass(kind, int | np.integer) and kind is not bool) for kind in kinds)
+    if not allowed or (str in kinds and len(kinds) > 1):
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"{name} must be all integers or all strings, received a sequence of {found}")
+    array = np.asarray(list(labels)) if len(kinds) else np.empty(0, np.int64)
+    if array.dtype == object:
+        raise ValueError(f"{name} must fit into int64, received larger integers")
+    return array
+
+
+def encode_labels(labels: Sequence[npt.NDArray[Any]], names: tuple[str, str]) -> list[npt.NDArray[np.int64]]:
+    """Number the distinct labels of several arrays jointly, 0, 1, ...; integers and strings do not mix."""
+    kinds = {array.dtype.kind == "U" for array in labels if array.size}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"{names[0]} and {names[1]} must both be integers or both be strings, "
+            f"received {labels[0].dtype} and {labels[1].dtype}"
+        )
+    _, codes = np.unique(np.concatenate([array for array in labels if array.size] or [labels[0]]), return_inverse=True)
+    ends = np.cumsum([array.size for array in labels])[:-1]
+    return [part.astype(np.int64) for part in np.split(codes.reshape(-1), ends)]

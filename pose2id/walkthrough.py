@@ -1,0 +1,3 @@
+"""An older path of `pose2id.programs.walkthrough`."""
+
+from pose2id.programs.walkthrough import *  # noqa: F403
