@@ -28,15 +28,15 @@ from PIL import Image
 from test_generation import tiny_pipeline
 
 from pose2id.cli import generator as commands
-from pose2id.ipg import folders as runs
 from pose2id.ipg import representative_poses
-from pose2id.ipg.folders import Settings, generate_folder
+from pose2id.ipg.folders import FolderSettings, generate_folder, sheets
+from pose2id.ipg.weights import source
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, SIGKILL and flock")
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
 POSES = {name: Image.new("RGB", (8, 16), colour) for name, colour in (("1", "red"), ("2", "lime"), ("3", "blue"))}
-SETTINGS = Settings(weights="fake", height=16, width=8, batch_size=7)
+SETTINGS = FolderSettings(weights="fake", height=16, width=8, batch_size=7)
 BOOKS = {"manifest.jsonl", ".pose2id.lock"}
 
 
@@ -197,7 +197,7 @@ def test_units_are_whole_people_or_parts_of_one(tmp_path, people, n, batch_size,
 
 
 def test_settings_reach_the_pipeline(tmp_path, people):
-    settings = Settings("fake", 7, 3, 2.0, 24, 32, 6)
+    settings = FolderSettings("fake", 7, 3, 2.0, 24, 32, 6)
     generate(people, tmp_path / "out", settings=settings)
     assert pictures(tmp_path / "out") == drawn_apart(people, GROUPS, settings=settings)
 
@@ -752,7 +752,7 @@ def drive(folder, kind):
         (folder / "released").mkdir()
         pipe = tiny_pipeline(folder / "released")
         people = write_people(folder / "people", NAMES[:3])
-        settings = Settings("tiny", height=64, width=32, num_inference_steps=2, batch_size=4)
+        settings = FolderSettings("tiny", height=64, width=32, num_inference_steps=2, batch_size=4)
         poses = {pose.name: pose for pose in representative_poses()[:2]}
     else:
         pipe, people, settings, poses = FakePipe(), write_people(folder / "people", NAMES[:3]), SETTINGS, POSES
@@ -766,7 +766,7 @@ def drive(folder, kind):
 
         return fork(action)
 
-    runs.CELL = 16  # most of the time would go into the sheets
+    sheets.CELL = 16  # most of the time would go into the sheets
     generate(people, folder / "warm")  # what is imported here is not imported again by every child
     assert run("whole") == 0
     wanted = tree(folder / "whole")
@@ -818,8 +818,8 @@ def wait_to_be_killed(folder, number):
     """`pose2id generate` with the fake pipeline that stops at the n-th picture until it is killed."""
     real = os.replace
 
-    def replace(source, target):
-        real(source, target)
+    def replace(temporary, target):
+        real(temporary, target)
         if Path(target).suffix == ".png":
             sys.stdout.write(f"{target}\n")
             sys.stdout.flush()
@@ -827,8 +827,8 @@ def wait_to_be_killed(folder, number):
                 sys.stdin.read()
 
     os.replace = replace
-    commands.load_pipeline = lambda *_, **__: FakePipe()
-    commands.find_weights = lambda name: (name, "fake")
+    source.load_pipeline = lambda *_, **__: FakePipe()
+    source.find_weights = lambda name: (name, "fake")
     command_line(folder / "people", "-o", folder / "out", "--poses", folder / "poses", *SMALL)
 
 
@@ -862,8 +862,8 @@ def test_killed_from_outside_when_a_picture_appears(tmp_path, people, monkeypatc
     assert all(Path(path).is_file() for path in appeared)
     assert len(pictures(tmp_path / "out")) == 8
     pipe = FakePipe()
-    monkeypatch.setattr(commands, "load_pipeline", lambda *_, **__: pipe)
-    monkeypatch.setattr(commands, "find_weights", lambda name: (name, "fake"))
+    monkeypatch.setattr(source, "load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr(source, "find_weights", lambda name: (name, "fake"))
     assert command_line(tmp_path / "people", "-o", tmp_path / "out", "--poses", tmp_path / "poses", *SMALL) == 0
     names = sorted(NAMES)  # the order of the command line
     groups = [(names[:2], ALL), (names[2:4], ALL), (names[4:], ALL)]

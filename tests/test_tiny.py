@@ -12,12 +12,12 @@ pytest.importorskip("diffusers")
 from PIL import Image
 
 from pose2id import cli, walkthrough
-from pose2id.cli.generator import read_sample_size
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline, representative_poses
 from pose2id.ipg.training import describe_run
 from pose2id.ipg.training.recipe import plan_stages, read_settings
 from pose2id.ipg.weights import tiny_folder
+from pose2id.ipg.weights.source import read_sample_size
 from pose2id.programs.walkthrough import (
     count_right_people,
     draw_people,

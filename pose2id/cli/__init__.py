@@ -260,8 +260,8 @@ def _demo_generate(arguments: argparse.Namespace) -> None:
     for package in PACKAGES:
         require(package, "ipg", "pose2id demo --generate")
     from pose2id import walkthrough
-    from pose2id.cli.generator import load_pipeline
     from pose2id.ipg.weights import tiny_folder
+    from pose2id.ipg.weights.source import load_pipeline
 
     people = walkthrough.TESTED if arguments.people is None else range(arguments.people)
     if not walkthrough.FEWEST <= len(people) <= walkthrough.TRAINED[0]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pose2id.errors import require
 from pose2id.ipg import PACKAGES
-from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
+from pose2id.ipg.weights import REPOSITORY
 
-RELEASED_SIZE = (512, 256)
 DTYPES = ("float32", "float16", "bfloat16")
 PURPOSE = "pose2id generate"
 
@@ -42,7 +39,7 @@ def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
     generate.add_argument(
         "--poses",
         metavar="PATH",
-        help="a folder of drawings (canonical colours, RGB), one drawing, or a .json of keypoints "
+        help="a folder of pose maps (canonical colours, RGB), one pose map, or a .json of keypoints "
         "(default: the 8 representative poses)",
     )
     generate.add_argument(
@@ -101,7 +98,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
         require(package, "ipg", PURPOSE)
     import torch
 
-    from pose2id.ipg.folders import Settings, generate_folder
+    from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
+    from pose2id.ipg.weights import source
 
     progress = not arguments.quiet and sys.stderr.isatty()
     output = Path(arguments.output)
@@ -111,9 +109,9 @@ def run_generate(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
-    folder, identity = find_weights(arguments.weights)
-    sizes = read_sample_size(folder)
-    settings = Settings(
+    folder, identity = source.find_weights(arguments.weights)
+    sizes = source.read_sample_size(folder)
+    settings = FolderSettings(
         weights=identity,
         seed=arguments.seed,
         num_inference_steps=arguments.steps,
@@ -135,7 +133,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         tell(key, "there is no such file")
     try:
         report = generate_folder(
-            lambda: load_pipeline(folder, device, dtype, progress=progress),
+            lambda: source.load_pipeline(folder, device, dtype, progress=progress),
             references,
             output,
             poses,
@@ -211,162 +209,6 @@ def _bytes(number: int) -> str:
     return (
         f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number} bytes"
     )
-
-
-def collect_references(arguments: list[str], output: Path) -> tuple[dict[str, Path], list[str]]:
-    """Photographs by key, and entries of lists that are not there.
-
-    The key of a file in a folder is its path below that folder; of a file, its name; of an entry of a list its path
-    below the list's folder, or its name where it lies elsewhere. What lies in `output` is not taken.
-    """
-    references: dict[str, Path] = {}
-    missing: list[str] = []
-    for argument in arguments:
-        is_list = argument.startswith("@") and not Path(argument).exists()
-        path = Path(argument[1:] if is_list else argument)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is neither a file nor a folder")
-        if is_list:
-            found = list(_read_list(path, missing))
-        elif path.is_dir():
-            found = [(file.relative_to(path).as_posix(), file) for file in _walk(path, output)]
-            if not found:
-                raise ValueError(f"{path} holds no images ({', '.join(_suffixes())})")
-        else:
-            found = [(path.name, path)]
-        for key, file in found:
-            other = references.setdefault(key, file)
-            if other.resolve() != file.resolve():
-                raise ValueError(
-                    f"{other} and {file} would both be called {key}; name a folder that holds both, or use two outputs"
-                )
-    return references, missing
-
-
-def _suffixes() -> tuple[str, ...]:
-    from pose2id.ipg.folders import SUFFIXES
-
-    return SUFFIXES
-
-
-def _walk(folder: Path, output: Path) -> Iterator[Path]:
-    """Images in a folder and the folders in it, sorted; links are followed, but never in a circle."""
-    left_out, seen = output.resolve(), set()
-    files = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent).resolve()
-        if here == left_out or here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, n) for n in names if n.lower().endswith(_suffixes()) and not n.startswith(".")]
-    return iter(sorted(files))
-
-
-def _read_list(path: Path, missing: list[str]) -> Iterator[tuple[str, Path]]:
-    """Key and path of each entry of a list; those that are not files go into `missing`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file in UTF-8, one path a line: {error}") from error
-    entries = [line.rstrip("\r") for line in lines if line.strip()]
-    if not entries:
-        raise ValueError(f"{path} must hold one path a line, it holds none")
-    home = Path(os.path.normpath(path.parent.absolute()))
-    for entry in entries:
-        file = Path(os.path.normpath(home / entry))
-        if file.is_file():
-            yield (file.relative_to(home).as_posix() if file.is_relative_to(home) else file.name), file
-        elif entry not in missing:
-            missing.append(entry)
-
-
-def collect_poses(path: Path) -> dict[str, Any]:
-    """Poses by name from a folder of drawings, one drawing, or JSON."""
-    from pose2id.images import read_image
-    from pose2id.poses import read_poses
-
-    named: list[tuple[str, Any]]
-    if path.suffix.lower() == ".json":
-        named = [(pose.name or str(i), pose) for i, pose in enumerate(read_poses(path), 1)]
-    else:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is neither a file nor a folder")
-        files = [path]
-        if path.is_dir():
-            files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in _suffixes() and f.name[0] != "."]
-        if not files:
-            raise ValueError(f"{path} holds no pose drawings ({', '.join(_suffixes())})")
-        named = [(file.stem, read_image(file)) for file in files]
-    poses: dict[str, Any] = {}
-    for name, pose in named:
-        if name in poses:
-            raise ValueError(f"{path} holds two poses called {name!r}; rename one of them")
-        poses[name] = pose
-    return poses
-
-
-def find_weights(name: str) -> tuple[Path | str, str]:
-    """Where weights are to be loaded from, and an identity that changes when they do."""
-    folder = tiny_folder() if name == TINY else Path(name)
-    if folder.is_dir():
-        files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth", ".json") and f.is_file()]
-        if not files:
-            raise ValueError(f"{folder} holds no weights (.safetensors or .pth)")
-        total = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as stream:
-                value = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(f"{file.relative_to(folder).as_posix()} {value}\n".encode())
-        return folder, f"sha256:{total.hexdigest()}"
-    if name == REPOSITORY:
-        return name, f"{name}@{FILES[0].revision}"
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise FileNotFoundError(f"--weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
-    hub = require("huggingface_hub", "ipg", PURPOSE)
-    try:
-        snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"--weights {name} cannot be fetched: {_one_line(str(error))[:300]}") from error
-    return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
-
-
-def read_sample_size(source: Path | str) -> tuple[int, int]:
-    """Height and width that weights were trained at."""
-    index = Path(source, "model_index.json")
-    if not index.is_file():
-        return RELEASED_SIZE
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{index} is damaged: {error}; give another folder") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{index} is damaged: it must hold an object, not a {type(content).__name__}")
-    size = content.get("sample_size")
-    if size is None:
-        return RELEASED_SIZE
-    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(x) is int and x > 0 for x in size)):
-        raise ValueError(f"sample_size in {index} must be [height, width] in pixels, it is {size!r}; mend it")
-    return size[0], size[1]
-
-
-def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool) -> Any:
-    """The pipeline on its device."""
-    logging = require("diffusers.utils.logging", "ipg", PURPOSE)
-    if not progress:
-        logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it warns of every change of dtype
-    import torch
-
-    from pose2id.ipg.pipeline import IPGPipeline
-
-    if isinstance(source, Path) and not (source / "model_index.json").is_file():
-        pipe = IPGPipeline.from_released_files(source)
-    else:
-        pipe = IPGPipeline.from_pretrained(source)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device, getattr(torch, dtype))
 
 
 def _take_device(name: str | None) -> Any:

@@ -1,0 +1,138 @@
+"""`generate_folder`: draw photographed people in poses into a folder, and go on where an earlier run ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from pose2id.ipg.folders.manifest import describe_request
+from pose2id.ipg.folders.output import OutputFolder
+from pose2id.ipg.folders.plan import make_plan
+from pose2id.ipg.folders.settings import FolderSettings
+from pose2id.ipg.folders.sheets import ContactSheets
+from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pose2id.poses import Pose
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did, in numbers of pictures.
+
+    Attributes
+    ----------
+    drawn, found : int
+        Pictures of the given references and poses: drawn now, and there before.
+    skipped : dict of str to str
+        References without all their pictures, and why.
+    waiting : int
+        Pictures begun by an earlier run with references or poses that were not given to this one.
+    """
+
+    drawn: int
+    found: int
+    skipped: dict[str, str]
+    waiting: int
+
+
+def generate_folder(
+    load: Callable[[], Callable[..., Any]],
+    references: Mapping[str, str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    poses: Mapping[str, Image.Image | Pose] | None = None,
+    *,
+    settings: FolderSettings,
+    sheet: bool = False,
+    on_skip: Callable[[str, str], object] | None = None,
+    progress: bool = False,
+) -> Report:
+    """Draw photographs of people in given poses into a folder, and go on where an earlier run ended.
+
+    Parameters
+    ----------
+    load : callable
+        Gives the pipeline; called once, and only when something is to be drawn.
+    references : mapping of str to path
+        The photographs by key. A key is a relative path with "/"; it names the output and seeds the noise.
+    output : path
+        The folder, made where it is not there. ``manifest.jsonl`` in it says what it holds.
+    poses : mapping of str to PIL image or Pose, optional
+        By name; None: the 8 representative ones, "1" to "8".
+    settings : FolderSettings
+        Those of the earlier run where there was one.
+    sheet : bool
+        Also write a contact sheet with the pose maps for each reference, ``sheets/<reference>.png``.
+    on_skip : callable
+        Called as ``f(key, reason)`` as soon as it is known that a reference is skipped.
+    progress : bool
+        Bars on stderr.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        For settings or poses other than those the folder was begun with; names that leave the folder or meet in it;
+        a file in the way; a damaged manifest; a second run in the folder.
+    OSError
+        When a file cannot be written.
+    MissingExtraError
+        Without Pillow.
+    """
+    pose_maps = draw_poses(poses)
+    photographs = Photographs(references, on_skip, progress)
+    folder = OutputFolder(output)
+    with folder.locked():
+        plan = make_plan(folder, photographs, describe_request(settings, pose_maps))
+        sheets = ContactSheets(folder, photographs, pose_maps, plan.paths)
+        if sheet:
+            sheets.draw(photographs.hashes)
+        draw, drawn = None, 0
+        total = plan.finished + sum(map(len, plan.units))
+        with tqdm(total=total, initial=plan.finished, desc="drawing", unit="picture", disable=not progress) as bar:
+            for unit in plan.units:
+                try:
+                    people = [photographs.read(key) for key in unit.references]
+                except (ValueError, OSError) as error:
+                    for key in unit.references:
+                        photographs.skip(key, f"one of its batch cannot be read any more: {reason_of(error)}")
+                    continue
+                draw = draw or _load(load, settings)
+                rows = draw(
+                    people,
+                    [pose_maps[name] for name in unit.poses],
+                    batch_size=len(unit),
+                    reference_keys=list(unit.references),
+                    pose_keys=list(unit.poses),
+                ).images
+                pictures = [picture for row in rows for picture in row]
+                for pair, picture in zip(unit.pairs(), pictures, strict=True):
+                    folder.write_picture(plan.paths[pair], picture)
+                    drawn += 1
+                    bar.update()
+                if sheet:
+                    sheets.draw(unit.references)
+    return Report(drawn, plan.finished, photographs.skipped, plan.waiting)
+
+
+def _load(load: Callable[[], Callable[..., Any]], settings: FolderSettings) -> Callable[..., Any]:
+    """The pipeline with the settings of the folder."""
+    return partial(
+        load(),
+        height=settings.height,
+        width=settings.width,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        seed=settings.seed,
+        output_type="pil",
+    )

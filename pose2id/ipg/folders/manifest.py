@@ -1,0 +1,138 @@
+"""What a folder of generated pictures holds, as its manifest.jsonl says: settings, poses, references, units."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pose2id.ipg.folders.settings import FolderSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MANIFEST = "manifest.jsonl"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch: each of these references in each of these poses."""
+
+    references: tuple[str, ...]
+    poses: tuple[str, ...]
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Each (reference, pose)."""
+        return ((reference, pose) for reference in self.references for pose in self.poses)
+
+    def __len__(self) -> int:
+        return len(self.references) * len(self.poses)
+
+
+@dataclass
+class Manifest:
+    """What the manifest holds.
+
+    Attributes
+    ----------
+    settings : dict
+        Fields of `FolderSettings`, and the versions of the packages that draw.
+    poses, references : dict of str to str
+        SHA-256 of each pose map's pixels by name, and of each photograph's file by key.
+    units : list of Unit
+        In the order in which they were planned.
+    torn : bool
+        Whether the last line of the file was not written to its end.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    poses: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
+    units: list[Unit] = field(default_factory=list)
+    torn: bool = False
+
+    def text(self) -> str:
+        """The content of the file."""
+        lines: list[dict[str, Any]] = [{"pose2id": "generate", "format": FORMAT, **self.settings}]
+        lines += [{"pose": name, "sha256": value} for name, value in self.poses.items()]
+        lines += [{"reference": key, "sha256": value} for key, value in self.references.items()]
+        lines += [{"unit": i, "references": u.references, "poses": u.poses} for i, u in enumerate(self.units)]
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def describe_request(settings: FolderSettings, pose_maps: Mapping[str, Image.Image]) -> Manifest:
+    """What a run asks of a folder, as a manifest without references and units."""
+    hashes = {
+        name: hashlib.sha256(f"{image.width} x {image.height} ".encode() + image.tobytes()).hexdigest()
+        for name, image in pose_maps.items()
+    }
+    versions: dict[str, str | None] = {}
+    for package in ("pose2id", "torch", "diffusers", "pillow"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return Manifest(asdict(settings) | {"versions": versions}, hashes)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """An empty manifest where there is none; without its last line where that was not written to its end."""
+    manifest = Manifest()
+    if not path.exists():
+        return manifest
+    lines = path.read_bytes().split(b"\n")
+    manifest.torn = lines.pop() != b""
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            if number == 1:
+                if (line.pop("pose2id"), line.pop("format")) != ("generate", FORMAT):
+                    raise ValueError("it is of another version of pose2id")
+                manifest.settings = line
+            elif "pose" in line:
+                manifest.poses[line["pose"]] = line["sha256"]
+            elif "reference" in line:
+                manifest.references[line["reference"]] = line["sha256"]
+            else:
+                unit = Unit(tuple(line["references"]), tuple(line["poses"]))
+                if not (manifest.references.keys() >= {*unit.references} and manifest.poses.keys() >= {*unit.poses}):
+                    raise ValueError("it names references or poses that are not listed above it")
+                manifest.units.append(unit)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            words = " ".join(str(error).split())
+            raise ValueError(
+                f"{path} is damaged in line {number} ({words}); restore it or name another folder"
+            ) from error
+    return manifest
+
+
+def check_same(root: Path, old: Manifest, asked: Manifest) -> None:
+    """Raise ValueError where a folder was begun with other settings, or other poses of the same names."""
+    if not old.settings:
+        return
+    before, now = _flatten(old.settings), _flatten(asked.settings)
+    faults = [
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    faults += [
+        f"pose {name} was drawn differently"
+        for name, value in asked.poses.items()
+        if old.poses.get(name, value) != value
+    ]
+    if faults:
+        raise ValueError(
+            f"{root} was begun with other settings: {'; '.join(faults)}. Pictures of two settings do not mix: "
+            "run with the old ones or name another folder"
+        )
+
+
+def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in settings.items() if name != "versions"}
+    return plain | {f"version of {name}": value for name, value in settings.get("versions", {}).items()}
