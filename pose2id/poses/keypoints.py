@@ -10,17 +10,18 @@ and comes out of the network, `wholebody.py` for the neck and the threshold.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.errors import require
+from pose2id import onnx
+from pose2id.hub import fetch
+from pose2id.onnx import Session, read_input
 from pose2id.poses import Pose
 from pose2id.validation import check_count, check_number
 
@@ -51,16 +52,6 @@ _FARTHEST = 2.0
 _PURPOSE = "pose2id.poses.keypoints"
 
 
-class Session(Protocol):
-    """What is used of `onnxruntime.InferenceSession`."""
-
-    def get_inputs(self) -> Sequence[Any]:
-        """The inputs, each with `name` and `shape`."""
-
-    def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Any]) -> Sequence[Any]:
-        """All outputs for the named inputs."""
-
-
 def download_model() -> Path:
     """Fetch the DWPose model (134 MB) into the cache of the Hugging Face Hub and check its hash.
 
@@ -81,33 +72,12 @@ def download_model() -> Path:
     ValueError
         When its size or SHA-256 is not the one pinned here.
     """
-    hub = require("huggingface_hub", "ipg", _PURPOSE)
-    constants = require("huggingface_hub.constants", "ipg", _PURPOSE)
-    try:
-        path = Path(hub.hf_hub_download(REPOSITORY, FILE, revision=REVISION))
-    except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        reason = "HF_HUB_OFFLINE forbids to fetch it"
-        if not constants.HF_HUB_OFFLINE:
-            words = " ".join(str(error).split())[:200]
-            reason = f"{constants.ENDPOINT} did not give it ({type(error).__name__}: {words})"
-        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(
-            f"{FILE} of {REPOSITORY} (revision {REVISION}) is not in {constants.HF_HUB_CACHE}, and {reason}. "
-            "Try again with a connection, or pass load_session the path of a copy of the file"
-        ) from error
-    _check_file(path)
-    return path
-
-
-def _check_file(path: Path) -> None:
-    found = f"{path.stat().st_size} bytes"
-    if path.stat().st_size == SIZE:
-        with path.open("rb") as stream:
-            found = f"SHA-256 {hashlib.file_digest(stream, 'sha256').hexdigest()}"
-        if found.endswith(SHA256):
-            return
-    raise ValueError(
-        f"{path} must have {SIZE} bytes and SHA-256 {SHA256}, it has {found}; "
-        f"delete {path.resolve()} and fetch it again"
+    return fetch(
+        *(REPOSITORY, FILE, REVISION),
+        size=SIZE,
+        sha256=SHA256,
+        purpose=_PURPOSE,
+        again="try again (goes on where it broke off), or pass load_session the path of a copy of the file",
     )
 
 
@@ -134,19 +104,8 @@ def load_session(path: str | os.PathLike[str] | None = None, *, providers: Seque
     OSError, ValueError
         When there is no such file, it is no model, or as `download_model`.
     """
-    runtime = require("onnxruntime", "poses", _PURPOSE)
-    path = download_model() if path is None else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
-    if providers is None:
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [name for name in wanted if name in runtime.get_available_providers()]
-    try:
-        session: Session = runtime.InferenceSession(os.fspath(path), providers=list(providers))
-    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-        words = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} cannot be loaded by onnxruntime: {words or type(error).__name__}") from error
-    return session
+    onnx.require_runtime(_PURPOSE)  # before 134 MB are fetched
+    return onnx.load_session(download_model() if path is None else path, providers=providers, purpose=_PURPOSE)
 
 
 def extract_poses(
@@ -223,18 +182,11 @@ def _next_name(labels: Iterator[str] | None, number: int) -> str:
 
 def _read_form(session: Session) -> tuple[str, int]:
     """Name of the network's input, and its batch size, 0 where it takes any."""
-    entry = session.get_inputs()[0]
-    shape, needed = list(entry.shape), (3, HEIGHT, WIDTH)
-    fits = (
-        len(shape) == 4
-        and all(
-            size == wanted or not isinstance(size, int)  # what is not fixed has a name, or None
-            for size, wanted in zip(shape[1:], needed, strict=True)
-        )
-    )
-    if not fits:
+    name, shape = read_input(session)
+    needed = (3, HEIGHT, WIDTH)
+    if len(shape) != 4 or any(size not in (None, need) for size, need in zip(shape[1:], needed, strict=True)):
         raise ValueError(f"session must take images of shape (batch, 3, {HEIGHT}, {WIDTH}), it takes {shape}")
-    return str(entry.name), shape[0] if isinstance(shape[0], int) and shape[0] > 0 else 0
+    return name, shape[0] or 0
 
 
 def _take_image(image: Any, number: int) -> NDArray[np.uint8]:

@@ -1,0 +1,80 @@
+"""ONNX models: load a file for onnxruntime (extra `poses`), and see what it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from pose2id.errors import require
+
+__all__ = ["Session", "load_session", "read_input", "require_runtime"]
+
+
+class Session(Protocol):
+    """What is used of `onnxruntime.InferenceSession`."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """The inputs, each with `name` and `shape`."""
+
+    def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Any]) -> Sequence[Any]:
+        """All outputs for the named inputs."""
+
+
+def require_runtime(purpose: str) -> ModuleType:
+    """The package onnxruntime, or MissingExtraError."""
+    return require("onnxruntime", "poses", purpose)
+
+
+def load_session(
+    path: str | os.PathLike[str], *, providers: Sequence[Any] | None = None, purpose: str = "pose2id.onnx"
+) -> Session:
+    """Load an ONNX file.
+
+    Parameters
+    ----------
+    path : path
+    providers : sequence, optional
+        As onnxruntime takes them. None: CUDA where this onnxruntime has it, else the CPU.
+    purpose : str
+        Who needs onnxruntime, for the error where it is missing.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+
+    Raises
+    ------
+    MissingExtraError
+        Without onnxruntime.
+    FileNotFoundError, ValueError
+        When there is no such file, or it is no model.
+
+    Examples
+    --------
+    >>> from pose2id.onnx import load_session, read_input
+    >>> session = load_session("encoder.onnx")  # doctest: +SKIP
+    >>> read_input(session)  # doctest: +SKIP
+    ('images', [None, 3, 256, 128])
+    """
+    runtime = require_runtime(purpose)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    if providers is None:
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in runtime.get_available_providers()]
+    try:
+        session: Session = runtime.InferenceSession(os.fspath(path), providers=list(providers))
+    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be loaded by onnxruntime: {words or type(error).__name__}") from error
+    return session
+
+
+def read_input(session: Session) -> tuple[str, list[int | None]]:
+    """Name and shape of a model's first input; None for a size that is not fixed (a name, None or -1 in the file)."""
+    entry = session.get_inputs()[0]
+    return str(entry.name), [size if isinstance(size, int) and size > 0 else None for size in entry.shape]
