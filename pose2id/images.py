@@ -1,14 +1,20 @@
-"""Photographs: read, decoded and turned upright; any kind of file in, RGB out. Nothing here needs more than Pillow."""
+"""Photographs: read, decoded and turned upright, any kind of file in, RGB out; and contact sheets of pictures.
+
+Nothing here needs more than Pillow (extra `ipg`).
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pose2id.errors import require
 
@@ -20,13 +26,24 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000"
 MAX_PIXELS = 89_478_485
 """A larger picture is refused before it is decoded; Pillow's own limit, where it warns of decompression bombs."""
 MAX_BYTES = 2**30
+LABEL_LINES, LINE_HEIGHT, LETTER_WIDTH = 5, 12, 7
+"""Of the texts on contact sheets: how many lines at most, and their pixels in Pillow's own font."""
 PURPOSE = "reading images"
 
 
-def take_image(image: Image.Image) -> Image.Image:
-    """An opened image as `read_image` gives one: RGB, turned upright; 8-bit RGB without orientation stays as it is."""
-    upright = require("PIL.ImageOps", "ipg", PURPOSE).exif_transpose(image)
-    taken: Image.Image = _as_rgb(upright)
+def take_image(image: Image.Image | str | os.PathLike[str], name: str = "image") -> Image.Image:
+    """A path, or an opened image, as `read_image` gives one; an 8-bit RGB image without orientation stays as it is.
+
+    Raises
+    ------
+    TypeError
+        For anything else; `name` says in the message which argument it was.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    if not hasattr(image, "convert"):
+        raise TypeError(f"{name} must be a PIL image or a path, received {type(image).__name__}")
+    taken: Image.Image = _as_rgb(require("PIL.ImageOps", "ipg", PURPOSE).exif_transpose(image))
     return taken
 
 
@@ -134,3 +151,60 @@ def _to_eight_bits(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         bits = max(8, int(np.ceil(largest)).bit_length())
         full = 2.0 ** (bits + bits % 2) - 1
     return np.round(values * (255 / full)).astype(np.uint8)
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[Image.Image | NDArray[np.uint8] | None]],
+    size: tuple[int, int],
+    *,
+    labels: Sequence[Sequence[str]] | None = None,
+    resampling: str = "lanczos",
+) -> Image.Image:
+    """A contact sheet: rows of pictures of one size on white.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of PIL images, arrays (H, W, 3) of uint8, or None
+        From top to bottom, from left to right; None leaves the place white. Rows may be of different lengths.
+    size : (int, int)
+        Width and height of each picture on the sheet, in pixels.
+    labels : sequence of sequences of str, optional
+        A text below each picture, of at most five lines.
+    resampling : str
+        Pillow's name of the filter that resizes the pictures.
+
+    Returns
+    -------
+    PIL image
+        Mode "RGB".
+
+    Raises
+    ------
+    MissingExtraError
+        Without Pillow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.images import draw_sheet
+    >>> black = np.zeros((2, 1, 3), np.uint8)
+    >>> draw_sheet([[None, black], [black, black, black]], (32, 64)).size
+    (96, 128)
+    """
+    pillow, drawing = (require(f"PIL.{name}", "ipg", "a contact sheet") for name in ("Image", "ImageDraw"))
+    width, height = size
+    room = 0 if labels is None else LABEL_LINES * LINE_HEIGHT + 4
+    sheet: Image.Image = pillow.new("RGB", (width * max(map(len, rows)), (height + room) * len(rows)), "white")
+    for line, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            if cell is not None:
+                picture = pillow.fromarray(cell) if isinstance(cell, np.ndarray) else cell
+                place = column * width, line * (height + room)
+                sheet.paste(picture.resize(size, pillow.Resampling[resampling.upper()]), place)
+    pen = drawing.Draw(sheet)
+    for line, texts in enumerate(labels or ()):
+        for column, text in enumerate(texts):
+            for number, words in enumerate(textwrap.wrap(text, width // LETTER_WIDTH)[:LABEL_LINES]):
+                place = column * width + 2, line * (height + room) + height + 2 + number * LINE_HEIGHT
+                pen.text(place, words, fill="black")
+    return sheet

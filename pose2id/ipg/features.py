@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from pose2id.errors import require
-from pose2id.images import PURPOSE, read_image, take_image
+from pose2id.images import PURPOSE, take_image
 from pose2id.validation import check_count, is_tensor
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def generate_features(
     features: list[Any] = []
     with tqdm(total=length, desc="generating", unit="reference", disable=not progress) as bar:
         for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
-            images = [_open(reference, f"references, key {key!r}") for key, reference in chunk]
+            images = [take_image(reference, f"references, key {key!r}") for key, reference in chunk]
             keys = [key for key, _ in chunk]
             rows = pipe(
                 images,
@@ -217,11 +217,3 @@ def _check_features(features: Any, n: int, like: Any) -> Any:
     if not finite:
         raise ValueError(f"encoder must give finite features, received NaN or inf for some of {n} pictures")
     return features
-
-
-def _open(reference: Any, name: str) -> Image.Image:
-    if isinstance(reference, (str, os.PathLike)):
-        return read_image(reference)
-    if not hasattr(reference, "convert"):
-        raise TypeError(f"{name} must be a PIL image or a path, received {type(reference).__name__}")
-    return take_image(reference)
