@@ -12,7 +12,7 @@ import pose2id
 EXTRAS = {
     "faiss-cpu": {"faiss-cpu"},
     "faiss-gpu": {"faiss-gpu"},
-    "ipg": {"accelerate", "diffusers", "huggingface-hub", "pillow", "safetensors"},
+    "ipg": {"accelerate", "diffusers", "filelock", "huggingface-hub", "pillow", "safetensors"},
     "train": {"tensorboard"},
     "poses": {"onnxruntime"},
     "plots": {"matplotlib", "pillow"},

@@ -1,0 +1,326 @@
+"""Files and folders written whole or not at all, even by processes that are killed; and locks.
+
+What is to be written is made in a workplace, a hidden folder ``.pose2id-<hash of the name>.part`` beside the target.
+It is brought to the disk, then renamed: whoever looks sees all of it or what was there before. The writer holds a lock
+in its workplace. A workplace whose lock is free was left by a process that was killed; the next writer of the same
+target, or `clear_leftovers`, removes it. Two writers of one target wait for each other.
+
+Locks need the package filelock, which torch brings.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pose2id.errors import require
+
+__all__ = ["clear_leftovers", "lock", "remove_folder", "sync", "write_file", "write_folder"]
+
+_LOCK, _FORMER = "lock", "former"
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def write_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """Write a file whole or not at all: give a path to write to, and rename what is there at the end.
+
+    If anything is raised inside, an interrupt as well, the target stays as it was and nothing is left beside it.
+
+    Parameters
+    ----------
+    path : path
+        The target; its folder must exist. Of a symbolic link the target is written, the link stays.
+    overwrite : bool
+        Replace an existing file. Otherwise also a file that appears meanwhile is kept, by whomever it is; on file
+        systems without hard links (such as FAT) there remains a moment in which it would be replaced.
+
+    Yields
+    ------
+    pathlib.Path
+        A path where nothing is yet, with the suffix of the target. The file gets the mode of the one that it replaces,
+        or the usual one.
+
+    Raises
+    ------
+    ValueError
+        When the file exists and `overwrite` is False.
+    OSError
+        When it cannot be written, also for one raised inside; names the target.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.atomic import write_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = pathlib.Path(folder, "a.txt")
+    ...     with write_file(target) as temporary:
+    ...         _ = temporary.write_text("all of it")
+    ...     target.read_text()
+    'all of it'
+    """
+    with _naming(path) as target, _workplace(target) as place:
+        _check_free(path, target, overwrite)
+        new = place / f"new{target.suffix}"
+        yield new
+        if overwrite and target.exists():
+            new.chmod(stat.S_IMODE(target.stat().st_mode))
+        sync(new)
+        _check_free(path, target, overwrite)
+        if overwrite:
+            new.replace(target)
+        else:
+            try:
+                _rename_onto_nothing(new, target)
+            except FileExistsError:
+                _check_free(path, target, overwrite)
+                raise
+        _sync_names(target.parent)
+
+
+@contextmanager
+def write_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder whole or not at all: give an empty folder to fill, and rename it at the end.
+
+    A folder that is replaced is moved away first, and comes back if the last step fails. A process that is killed
+    between these two steps leaves neither; then the next writer, or `clear_leftovers`, brings the former one back.
+
+    Parameters
+    ----------
+    path : path
+        The target; its parent must exist. Of a symbolic link the target is written, the link stays.
+    overwrite : bool
+        Replace an existing folder. Otherwise also one that appears meanwhile is kept, unless it is empty.
+
+    Yields
+    ------
+    pathlib.Path
+        An empty folder beside the target.
+
+    Raises
+    ------
+    ValueError
+        When the folder exists and `overwrite` is False.
+    OSError
+        When it cannot be written, also for one raised inside; names the target.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.atomic import write_folder
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with write_folder(pathlib.Path(parent, "set")) as temporary:
+    ...         _ = (temporary / "a.txt").write_text("a")
+    ...     sorted(path.name for path in pathlib.Path(parent).rglob("*"))
+    ['a.txt', 'set']
+    """
+    with _naming(path) as target, _workplace(target) as place:
+        _check_free(path, target, overwrite)
+        new = place / "new"
+        new.mkdir()
+        yield new
+        for each in new.rglob("*"):
+            if not each.is_symlink():
+                sync(each)
+        sync(new)
+        _check_free(path, target, overwrite)
+        if overwrite and target.is_dir():
+            (place / _FORMER).mkdir()
+            target.rename(place / _FORMER / target.name)
+        new.rename(target)
+        _sync_names(target.parent)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove a folder so that nobody ever sees a part of it.
+
+    Raises
+    ------
+    OSError
+        When it is not there or cannot be removed.
+    """
+    target = Path(path).resolve()
+    with _workplace(target) as place:
+        target.rename(place / "removed")
+
+
+def clear_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers of this module left in a folder, and bring back what one had moved away."""
+    for place in sorted(Path(folder).glob(".pose2id-*.part")):
+        _clear(place, wait=False)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Have a file, or the names in a folder, on the disk before this returns."""
+    if Path(path).is_dir():
+        _sync_names(Path(path))
+    else:
+        with Path(path).open("rb" if os.name == "posix" else "r+b") as stream:
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def lock(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file for this process; the system lets go of it when the process ends, however it ends.
+
+    Where the file system has no locks, a warning is logged instead.
+
+    Parameters
+    ----------
+    path : path
+        The lock file, which may stay afterwards; its folder must exist.
+    wait : bool
+        Wait while another process holds it.
+
+    Raises
+    ------
+    ValueError
+        When another process (or thread) holds it and `wait` is False; names the process where that is known.
+    MissingExtraError
+        Without filelock.
+    OSError
+        When the file cannot be made.
+    """
+    path = Path(path)
+    try:
+        held = _acquire(path, wait=wait)
+    except TimeoutError as error:
+        holder = ""
+        with suppress(OSError, ValueError):  # Windows lets nobody read a file that is locked
+            holder = path.read_text(encoding="utf-8").strip()
+        raise ValueError(
+            f"another run (process {holder or 'unknown'}) works in {path.parent}; wait for it or end it"
+        ) from error
+    if held is None:
+        log.warning("%s cannot be locked: take care that no second run works in it", path.parent)
+        yield
+        return
+    try:
+        with suppress(OSError):
+            path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            path.write_bytes(b"")
+        held.release()
+
+
+def _acquire(path: Path, *, wait: bool) -> Any:
+    """A lock that is held, or None where the file system has none; raises TimeoutError if another holds it."""
+    file_lock = require("filelock", "ipg", "writing").FileLock
+    if not path.parent.is_dir():  # it would be made
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    # A lock made of a mere file would outlive a killed process. The option is new in filelock 3.30.
+    options = {"fallback_to_soft": False} if hasattr(file_lock, "fallback_to_soft") else {}
+    held = file_lock(path, **options)
+    try:
+        held.acquire(blocking=wait)
+    except NotImplementedError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return held
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The target without links; errors of the system name the path as given."""
+    try:
+        yield Path(path).resolve()
+    except OSError as error:
+        raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A folder that nobody else may enter, locked, beside the target; it is gone afterwards."""
+    # A hash, because the name itself may be as long as names can be.
+    place = target.with_name(f".pose2id-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
+    while True:
+        try:
+            place.mkdir(mode=0o700)
+        except FileExistsError:
+            _clear(place, wait=True)
+            continue
+        with suppress(FileNotFoundError):  # another writer took it, not yet locked, for a dead one's
+            held = _acquire(place / _LOCK, wait=True)
+            break
+    try:
+        yield place
+    finally:
+        with suppress(OSError):  # the target is as it should be; the next writer tries again
+            _end(place, held)
+
+
+def _clear(place: Path, *, wait: bool) -> None:
+    """Remove the workplace of a dead writer; of one that lives only after it has ended, or not at all."""
+    try:
+        held = _acquire(place / _LOCK, wait=wait)
+    except (FileNotFoundError, TimeoutError):  # it is gone; it lives
+        return
+    if held is not None:
+        _end(place, held)
+    elif wait:
+        raise FileExistsError(f"{place} is there: another process writes, or was killed; if so, remove that folder")
+
+
+def _end(place: Path, held: Any) -> None:
+    """Put back what was moved away and not replaced, remove the workplace, and let go of it."""
+    try:
+        for former in (place / _FORMER).glob("*"):
+            if not os.path.lexists(place.with_name(former.name)):
+                former.rename(place.with_name(former.name))
+        for each in place.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each.name != _LOCK:
+                each.unlink()
+        with suppress(OSError):  # Windows removes no open file; there letting go of the lock removes it
+            (place / _LOCK).unlink()
+    finally:
+        if held is not None:
+            held.release()
+    with suppress(OSError):  # others may have come in, to remove it as well
+        place.rmdir()
+
+
+def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    if not overwrite and target.exists():
+        raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
+
+
+def _rename_onto_nothing(new: Path, target: Path) -> None:
+    """Rename a file; raises where there is one of that name, which a rename alone would replace on POSIX."""
+    try:
+        if os.name == "posix":
+            os.link(new, target)
+        else:
+            new.rename(target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        new.rename(target)
+
+
+def _sync_names(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # what was renamed is there already; some file systems sync no folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
