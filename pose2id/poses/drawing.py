@@ -1,4 +1,4 @@
-"""Skeletons as pixels: what DWPose draws with OpenCV, reproduced with numpy.
+"""Pose maps as pixels: the skeletons that DWPose draws with OpenCV, reproduced with numpy.
 
 OpenCV's ellipse2Poly, fillConvexPoly and circle, to the pixel, also where a limb leaves the picture.
 """

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pose2id import onnx
 from pose2id.hub import fetch
 from pose2id.onnx import Session, read_input
-from pose2id.poses import Pose
+from pose2id.poses.pose import Pose
 from pose2id.validation import check_count, check_number
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SHA256 = "724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843"
 
 HEIGHT, WIDTH = 384, 288
 """Size of the network's input."""
-KEYPOINTS = 133
+WHOLE_BODY = 133
 """COCO-WholeBody; the first 17 are those of COCO."""
 SPLIT = 2
 """Positions per pixel of the network's input."""
@@ -235,7 +235,7 @@ def _decode(outputs: Sequence[Any], count: int) -> tuple[NDArray[np.float64], ND
     lower of the two peaks is its score.
     """
     curves = [np.asarray(output) for output in outputs]
-    wanted = [(count, KEYPOINTS, SPLIT * WIDTH), (count, KEYPOINTS, SPLIT * HEIGHT)]
+    wanted = [(count, WHOLE_BODY, SPLIT * WIDTH), (count, WHOLE_BODY, SPLIT * HEIGHT)]
     if [curve.shape for curve in curves] != wanted:
         raise ValueError(f"session must give arrays of shapes {wanted}, it gave {[curve.shape for curve in curves]}")
     points = np.stack([curve.argmax(axis=2) for curve in curves], axis=2) / SPLIT
