@@ -1,4 +1,4 @@
-"""The error for a missing optional package, and the one door through which optional packages are imported."""
+"""The one door through which optional packages are imported, its error when one is missing; errors in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["MissingExtraError", "require"]
+__all__ = ["MissingExtraError", "one_line", "require"]
 
 
 class MissingExtraError(ImportError):
@@ -87,3 +87,17 @@ def require(module_name: str, extra: str, purpose: str) -> ModuleType:
                 f"({type(error).__name__}: {error}): pip install --force-reinstall 'pose2id[{extra}]'"
             )
         raise MissingExtraError(message, extra=extra, package=package) from error
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    r"""What an error says, without line ends and at most `limit` characters long; the name of its class if nothing.
+
+    Examples
+    --------
+    >>> from pose2id.errors import one_line
+    >>> one_line(ValueError("first line\n  second line"))
+    'first line second line'
+    >>> one_line(KeyboardInterrupt())
+    'KeyboardInterrupt'
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -10,7 +10,7 @@ import logging
 import re
 from pathlib import Path
 
-from pose2id.errors import require
+from pose2id.errors import one_line, require
 
 __all__ = ["fetch", "hash_file"]
 
@@ -70,8 +70,7 @@ def fetch(
             log.warning("huggingface_hub has changed (%s): %s is fetched anew where it broke off", error, filename)
         path = Path(client.hf_hub_download(repository, filename, revision=revision))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        reason = f"{constants.ENDPOINT} did not give it: {words}"
+        reason = f"{constants.ENDPOINT} did not give it: {one_line(error, 300)}"
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE forbids to fetch it"
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.errors import require
+from pose2id.errors import one_line, require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +124,7 @@ def decode(content: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # damaged files raise nearly everything
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = one_line(error, 200)
         raise ValueError(words if type(error) is ValueError else f"it cannot be decoded: {words}") from error
 
 

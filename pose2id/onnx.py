@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from pose2id.errors import require
+from pose2id.errors import one_line, require
 
 __all__ = ["Session", "load_session", "read_input", "require_runtime"]
 
@@ -69,8 +69,7 @@ def load_session(
     try:
         session: Session = runtime.InferenceSession(os.fspath(path), providers=list(providers))
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-        words = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} cannot be loaded by onnxruntime: {words or type(error).__name__}") from error
+        raise ValueError(f"{path} cannot be loaded by onnxruntime: {one_line(error, 200)}") from error
     return session
 
 

@@ -952,8 +952,8 @@ def extras_of(capsys):
     [
         ([], "faiss-cpu", "pip install 'pose2id[faiss-cpu]'   (missing: faiss-cpu)"),
         ([], "faiss-gpu", "pip install 'pose2id[faiss-gpu]'   (missing: faiss-gpu)"),
-        ([], "ipg", "(missing: diffusers, safetensors, huggingface-hub, accelerate, pillow)"),
-        (["diffusers", "pillow", "accelerate"], "ipg", "(missing: safetensors, huggingface-hub)"),
+        ([], "ipg", "(missing: diffusers, safetensors, huggingface-hub, accelerate, pillow, filelock)"),
+        (["diffusers", "pillow", "accelerate", "filelock"], "ipg", "(missing: safetensors, huggingface-hub)"),
         (["matplotlib", "pillow"], "plots", "matplotlib 1.2.3, pillow 1.2.3"),
         (["faiss-cpu"], "faiss-cpu", "faiss-cpu 1.2.3"),
         (

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pose2id.errors import MissingExtraError, require
+from pose2id.errors import MissingExtraError, one_line, require
 
 
 def test_an_installed_module_is_returned() -> None:
@@ -67,3 +67,19 @@ def test_the_error_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (MissingExtraError, "a plot needs matplotlib")
     assert (copy.extra, copy.package, copy.name) == ("plots", "matplotlib", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "line"),
+    [
+        (ValueError(" a\n\tb \r\n"), None, "a b"),
+        (ValueError("a" * 300), None, "a" * 300),
+        (ValueError("a" * 300), 200, "a" * 200),
+        (OSError(2, "No such\nfile"), None, "[Errno 2] No such file"),
+        (KeyError("x"), 200, "'x'"),
+        (KeyboardInterrupt(), None, "KeyboardInterrupt"),
+        (RuntimeError(" \n"), 200, "RuntimeError"),
+    ],
+)
+def test_an_error_in_one_line(error: BaseException, limit: int | None, line: str) -> None:
+    assert one_line(error, limit) == line

@@ -22,6 +22,7 @@ import numpy as np
 from pose2id import __version__
 from pose2id.arrays import take_features
 from pose2id.cli.generator import add_parsers as add_generator
+from pose2id.errors import one_line
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 from pose2id.neighbors import ENGINES
 from pose2id.validation import is_tensor, take_labels
@@ -30,7 +31,7 @@ DEMO_FOLDER = "pose2id-demo"
 EXTRAS = {
     "faiss-cpu": ("faiss-cpu",),
     "faiss-gpu": ("faiss-gpu",),
-    "ipg": ("diffusers", "safetensors", "huggingface-hub", "accelerate", "pillow"),
+    "ipg": ("diffusers", "safetensors", "huggingface-hub", "accelerate", "pillow", "filelock"),
     "train": ("tensorboard",),
     "poses": ("onnxruntime",),
     "plots": ("matplotlib", "pillow"),
@@ -49,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        words = " ".join(str(error).split()) or type(error).__name__
-        print(f"pose2id {arguments.command}: {words}", file=sys.stderr)
+        print(f"pose2id {arguments.command}: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"pose2id {arguments.command}: interrupted", file=sys.stderr)

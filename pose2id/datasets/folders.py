@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pose2id.errors import one_line
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image, in upper or lower case. Hidden files and all others (`Thumbs.db`) are passed over."""
 Needed = Sequence[str | tuple[str, ...]]
@@ -159,7 +161,7 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
     try:
         content = loadmat(path, appendmat=False)
     except Exception as error:  # damaged files raise nearly everything, version 7.3 NotImplementedError
-        raise ValueError(f"{path} cannot be read as a MATLAB file: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{path} cannot be read as a MATLAB file: {one_line(error, 200)}") from error
     if variable not in content:
         held = ", ".join(sorted(key for key in content if not key.startswith("__"))) or "nothing"
         raise ValueError(f"{path} must hold a variable {variable!r}, it holds: {held}")

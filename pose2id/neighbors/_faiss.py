@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, slack, squared_norms
-from pose2id.errors import MissingExtraError
+from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact
 
 ROW_TILE = 4096
@@ -39,13 +39,13 @@ def probe() -> tuple[ModuleType | None, str]:
         import faiss
     except ImportError as error:
         if wheels:
-            return None, f"{wheels[0]} is installed but cannot be imported ({_line(error)}): {mend}"
+            return None, f"{wheels[0]} is installed but cannot be imported ({one_line(error, 200)}): {mend}"
         return (
             None,
             "not installed: pip install 'pose2id[faiss-cpu]' (or 'pose2id[faiss-gpu]' on Linux x86-64 with CUDA)",
         )
     except Exception as error:  # noqa: BLE001  faiss-gpu without its CUDA wheels raises RuntimeError
-        return None, f"faiss cannot be imported ({type(error).__name__}: {_line(error)}): {mend}"
+        return None, f"faiss cannot be imported ({type(error).__name__}: {one_line(error, 200)}): {mend}"
     if not hasattr(faiss, "IndexFlatL2"):  # what is left of the folder when one of two wheels was uninstalled
         what = several if len(wheels) > 1 else "faiss is an empty package, left over from an uninstalled wheel"
         return None, f"{what}: {mend}"
@@ -66,10 +66,6 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def search(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pose2id.errors import one_line
 from pose2id.poses import Pose
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def _build_small(
             pose_encoder = PoseEncoder(channels[0], block_out_channels=model.get("pose_channels", (12, 24, 48)))
             ifr = IFR(width, model.get("tokens", 6), model.get("token_width", 64))
     except Exception as error:  # numbers that do not fit each other make diffusers stumble in many ways
-        raise ValueError(f"model: the networks cannot be built: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"model: the networks cannot be built: {one_line(error, 200)}") from error
     if not (output / ENCODER).is_dir():
         from pose2id.ipg.training.encoder import train_encoder
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pose2id.errors import one_line
 from pose2id.ipg.folders.settings import FolderSettings
 
 if TYPE_CHECKING:
@@ -104,9 +105,8 @@ def read_manifest(path: Path) -> Manifest:
                     raise ValueError("it names references or poses that are not listed above it")
                 manifest.units.append(unit)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            words = " ".join(str(error).split())
             raise ValueError(
-                f"{path} is damaged in line {number} ({words}); restore it or name another folder"
+                f"{path} is damaged in line {number} ({one_line(error)}); restore it or name another folder"
             ) from error
     return manifest
 

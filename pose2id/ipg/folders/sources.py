@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from pose2id.errors import one_line
 from pose2id.images import decode, read_bytes, read_image
 from pose2id.ipg.folders.layout import SUFFIXES
 from pose2id.poses import Pose, read_poses, representative_poses
@@ -194,5 +195,4 @@ class Photographs:
 
 def reason_of(error: Exception) -> str:
     """What an error says, in one line; of the system's errors without number and path."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(OSError(error.strerror) if isinstance(error, OSError) and error.strerror else error)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from pose2id.errors import one_line
 from pose2id.images import read_image
 from pose2id.ipg.pipeline import _pixels
 from pose2id.poses import Pose
@@ -289,7 +290,7 @@ def check_pictures(records: Sequence[Record], *, progress: bool = False) -> None
         try:
             record.read()
         except (ValueError, OSError) as error:
-            bad.append(" ".join(str(error).split())[:200])
+            bad.append(one_line(error, 200))
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise ValueError(f"pictures that cannot be read: {'; '.join(bad[:3])}{more}; repair them or leave them out")

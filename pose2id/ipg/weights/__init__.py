@@ -19,8 +19,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pose2id.errors import require
-from pose2id.ipg.weights.loading import VAE_REPOSITORY, load_components, message_of
+from pose2id.errors import one_line, require
+from pose2id.ipg.weights.loading import VAE_REPOSITORY, load_components
 
 if TYPE_CHECKING:
     from pose2id.ipg.weights.loading import Config
@@ -131,7 +131,7 @@ def _fetch(file: ReleasedFile) -> Path:
             _resume(file, hub, constants.HF_HUB_CACHE)
         path = Path(hub.hf_hub_download(file.repository, file.name, revision=file.revision))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        reason = f"{constants.ENDPOINT} did not give it: {message_of(error)}"
+        reason = f"{constants.ENDPOINT} did not give it: {one_line(error, 300)}"
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE forbids to fetch it"
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(
@@ -266,7 +266,7 @@ def _write_folder(folder: str | os.PathLike[str] | None, target: Path, config: C
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except Exception as error:  # for a full disk, safetensors raises an error of its own
-        raise OSError(f"{target} cannot be written: {message_of(error)}") from error
+        raise OSError(f"{target} cannot be written: {one_line(error, 300)}") from error
     return target
 
 

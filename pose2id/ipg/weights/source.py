@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from pose2id.errors import require
+from pose2id.errors import one_line, require
 from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
-from pose2id.ipg.weights.loading import message_of
 
 RELEASED_SIZE = (512, 256)
 PURPOSE = "pose2id generate"
@@ -38,7 +37,7 @@ def find_weights(name: str) -> tuple[Path | str, str]:
     try:
         snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"--weights {name} cannot be fetched: {message_of(error)}") from error
+        raise OSError(f"--weights {name} cannot be fetched: {one_line(error, 300)}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
 
 
