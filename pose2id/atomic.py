@@ -71,10 +71,9 @@ def write_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Itera
     """
     with _naming(path) as target, _workplace(target) as place:
         _check_free(path, target, overwrite)
-        new = place / f"new{target.suffix}"
+        new, mode = place / f"new{target.suffix}", _usual_mode(place)
         yield new
-        if overwrite and target.exists():
-            new.chmod(stat.S_IMODE(target.stat().st_mode))
+        new.chmod(stat.S_IMODE(target.stat().st_mode) if overwrite and target.exists() else mode)
         sync(new)
         _check_free(path, target, overwrite)
         if overwrite:
@@ -105,7 +104,7 @@ def write_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     Yields
     ------
     pathlib.Path
-        An empty folder beside the target.
+        An empty folder beside the target. What is put there gets the usual modes.
 
     Raises
     ------
@@ -126,11 +125,13 @@ def write_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     """
     with _naming(path) as target, _workplace(target) as place:
         _check_free(path, target, overwrite)
-        new = place / "new"
+        new, mode = place / "new", _usual_mode(place)
         new.mkdir()
+        folder_mode = stat.S_IMODE(new.stat().st_mode)
         yield new
         for each in new.rglob("*"):
             if not each.is_symlink():
+                each.chmod(folder_mode if each.is_dir() else mode)
                 sync(each)
         sync(new)
         _check_free(path, target, overwrite)
@@ -299,6 +300,13 @@ def _end(place: Path, held: Any) -> None:
 def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
     if not overwrite and target.exists():
         raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
+
+
+def _usual_mode(folder: Path) -> int:
+    """Mode of a new file. The packages that write may make private ones, and to ask the umask is to change it."""
+    trial = folder / "trial"
+    trial.touch()
+    return stat.S_IMODE(trial.stat().st_mode)
 
 
 def _rename_onto_nothing(new: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Feature files: read with every check, written whole or not at all.
+"""Feature files and tensor files: read with every check, never as code; feature files written whole or not at all.
 
 | suffix         | read                                                             | written                       |
 |----------------|------------------------------------------------------------------|-------------------------------|
@@ -6,16 +6,14 @@
 | `.npy`         | the features alone                                               | the result alone              |
 | `.safetensors` | as `.npz`, or a single tensor of any name; extra `ipg`           | as `.npz`                     |
 | `.pt`          | one plain tensor, the features alone                             | the result alone              |
-
-Nothing pickled is ever loaded.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
-import stat
-import tempfile
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from pose2id.errors import MissingExtraError, require
+from pose2id.atomic import write_file
+from pose2id.errors import MissingExtraError, one_line, require
 from pose2id.validation import is_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
@@ -87,19 +86,82 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
     except MissingExtraError:
         raise
     except Exception as error:  # damaged files raise nearly everything: KeyError, TokenError, struct.error, ...
-        words = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
+        words = _reason(error)
+        if isinstance(error.__cause__, pickle.UnpicklingError):
             words = "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead"
         elif "pickle" in words:
             words = "it holds pickled objects, which are never loaded; save plain arrays instead"
-        elif type(error) is not ValueError:
-            words = f"{type(error).__name__}: {words}"
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {words[:200]}") from error
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {words}") from error
     for name in ("features", *needs):
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
             raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}")
     return FeatureFile(path, **{name: arrays[name] for name in NAMES if name in arrays})
+
+
+def read_tensors(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
+    """What a tensor file holds, on the CPU: safetensors by its suffix, otherwise a file of `torch.save`.
+
+    Code in a file is refused and never runs.
+
+    Parameters
+    ----------
+    path : path
+    mapped : bool
+        Map the file into memory instead of reading it, where its format allows that.
+
+    Returns
+    -------
+    dict of str to tensor
+        Or whatever else of tensors, lists, dicts and numbers was given to `torch.save`.
+
+    Raises
+    ------
+    ValueError
+        For everything that keeps the file from being read; says what, but does not name the file.
+    MissingExtraError
+        For safetensors without the package of that name.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from pose2id.files import read_tensors
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"weight": torch.ones(2)}, f"{folder}/a.pth")
+    ...     read_tensors(f"{folder}/a.pth")
+    {'weight': tensor([1., 1.])}
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            raise ValueError("it is a Git LFS pointer, not the file itself; fetch that with git lfs pull")
+        if path.suffix == ".safetensors":
+            return require("safetensors.torch", "ipg", f"reading {path.name}").load_file(path)
+        archive = start.startswith(b"PK\x03\x04")
+        if not archive and not start.startswith(b"\x80"):
+            raise ValueError(f"it is no file of torch.save, it begins with {start[:16]!r}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error after it says enough
+            # Only the newer of torch's two formats can be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and archive)
+    except MissingExtraError:
+        raise
+    except pickle.UnpicklingError as error:  # not with the words of torch: they advise to trust the file
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        words = f"it holds more than tensors ({name[1]})" if name else "it is damaged, or holds more than tensors"
+        raise ValueError(f"{words}, which is never loaded and did not run") from error
+    except Exception as error:  # damaged files raise nearly everything
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
+            raise ValueError("it is cut off or damaged") from error
+        raise ValueError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """In one line why a file cannot be read; an error that is not ours with its class."""
+    words = one_line(error, 300)
+    return words if type(error) is ValueError else f"{type(error).__name__}: {words}"
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -120,18 +182,14 @@ def _read_npy(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    tensors: dict[str, Any] = require("safetensors.torch", "ipg", f"reading {path.name}").load_file(path)
+    tensors: dict[str, Any] = read_tensors(path)
     if "features" not in tensors and len(tensors) == 1:
         return {"features": next(iter(tensors.values()))}
     return tensors
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        _check_start(stream, (b"PK\x03\x04", b"\x80"), "not a file of torch.save")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error after it says enough
-            tensor = torch.load(stream, map_location="cpu", weights_only=True)
+    tensor = read_tensors(path)
     if not is_tensor(tensor):
         raise ValueError(f"it must hold one plain tensor, it holds a {type(tensor).__name__}")
     return {"features": tensor}
@@ -164,8 +222,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write named arrays, the result first; a file for one array gets the first only.
 
-    The file is written under a temporary name in the same folder and renamed when it is complete, so a failure
-    leaves an existing file as it was.
+    A failure leaves an existing file as it was.
 
     Parameters
     ----------
@@ -188,25 +245,10 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
     OSError
         When the file cannot be written.
     """
-    given = check_output(path, overwrite=overwrite)
-    path = given.resolve()  # a link stays a link, and its target is written
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            _write(temporary, arrays)
-            umask = os.umask(0)
-            os.umask(umask)
-            # A temporary file is private, a result is not, unless the file it replaces was.
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask)
-            check_output(given, overwrite=overwrite)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"{given} cannot be written: {error}") from error
-    return given
+    path = check_output(path, overwrite=overwrite)
+    with write_file(path, overwrite=overwrite) as temporary:
+        _write(temporary, arrays)
+    return path
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ OLD, NEW = b"old " * 1000, b"new " * 1001
 def put_file(target, content=NEW, **options):
     with write_file(target, **options) as temporary:
         temporary.write_bytes(content)
+        temporary.chmod(0o600)  # some packages do
 
 
 def put_folder(target, content=NEW, **options):
@@ -35,6 +36,7 @@ def put_folder(target, content=NEW, **options):
         (temporary / "a").mkdir()
         (temporary / "a" / "b").write_bytes(content)
         (temporary / "c").write_bytes(content)
+        (temporary / "c").chmod(0o600)
 
 
 PUT = {"file": put_file, "folder": put_folder}
@@ -156,6 +158,7 @@ def test_modes(tmp_path, kind):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == (0o640 if kind == "file" else 0o750)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()} == {0o640}
     if kind == "file":
         (tmp_path / "x").chmod(0o604)
         put_file(tmp_path / "x")
