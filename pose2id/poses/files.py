@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pose2id.atomic import write_file
 from pose2id.poses.pose import Pose
 
 __all__ = ["parse_poses", "read_poses", "write_poses"]
@@ -36,12 +37,13 @@ def read_poses(path: str | os.PathLike[str]) -> tuple[Pose, ...]:
 
     Examples
     --------
-    >>> import pathlib, tempfile
-    >>> from pose2id.poses import read_poses, representative_poses, write_poses
+    >>> import json, pathlib, tempfile
+    >>> from pose2id.poses import read_poses
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_poses(pathlib.Path(folder, "poses.json"), representative_poses()[:2])
-    ...     [pose.name for pose in read_poses(path)]
-    ['1', '2']
+    ...     path = pathlib.Path(folder, "poses.json")
+    ...     length = path.write_text(json.dumps([{"name": "face only", "keypoints": [[0.5, 0.1]] + [None] * 17}]))
+    ...     [(pose.name, pose.keypoints[0].tolist()) for pose in read_poses(path)]
+    [('face only', [0.5, 0.1])]
     """
     path = Path(path)
     try:
@@ -85,6 +87,8 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     ------
     ValueError, TypeError
         When the file exists and `overwrite` is False; when `poses` holds anything else.
+    OSError
+        When the file cannot be written.
 
     Examples
     --------
@@ -98,16 +102,10 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     path, poses = Path(path), list(poses)
     if not all(isinstance(pose, Pose) for pose in poses):
         raise TypeError(f"poses must be Pose objects, received {sorted({type(pose).__name__ for pose in poses})}")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists already; name another or pass overwrite=True")
     lines = []
     for pose in poses:
         points = [None if math.isnan(x) else [x, y] for x, y in pose.keypoints.tolist()]
         lines.append(f'  {{"name": {json.dumps(pose.name)}, "keypoints": {json.dumps(points)}}}')
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text('{\n "poses": [\n' + ",\n".join(lines) + "\n ]\n}\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
