@@ -10,6 +10,7 @@ import logging
 import re
 from pathlib import Path
 
+from pose2id.atomic import lock
 from pose2id.errors import one_line, require
 
 __all__ = ["fetch", "hash_file"]
@@ -112,10 +113,10 @@ def _resume(repository: str, filename: str, revision: str, purpose: str) -> None
     folder = f"models--{repository.replace('/', '--')}"
     blob = Path(constants.HF_HUB_CACHE, folder, "blobs", known.etag)
     partial = blob.with_name(f"{blob.name}.pose2id")
-    lock = Path(constants.HF_HUB_CACHE, ".locks", folder, f"{partial.name}.lock")
-    for path in (blob, lock):
+    held = Path(constants.HF_HUB_CACHE, ".locks", folder, f"{partial.name}.lock")
+    for path in (blob, held):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with utils.WeakFileLock(lock):
+    with lock(held, wait=True):
         if blob.exists():
             return
         with partial.open("ab") as stream:

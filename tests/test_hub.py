@@ -148,7 +148,6 @@ def other_arguments(url, stream):  # noqa: ARG001
     ("place", "name", "value"),
     [
         (utils, "build_hf_headers", None),  # not callable
-        (utils, "WeakFileLock", None),
         (file_download, "http_get", other_arguments),
         (huggingface_hub, "get_hf_file_metadata", lambda _: object()),
     ],
