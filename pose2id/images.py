@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Only what photographs come in: of its other formats, Pillow hands some to external programs.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "MPO", "AVIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jp2", ".avif")
+"""By which photographs and pose maps are looked for in folders, in small letters."""
 MAX_PIXELS = 89_478_485
 """A larger picture is refused before it is decoded; Pillow's own limit, where it warns of decompression bombs."""
 MAX_BYTES = 2**30

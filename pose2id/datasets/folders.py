@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from pose2id.errors import one_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as an image, in upper or lower case. Hidden files and all others (`Thumbs.db`) are passed over."""
+"""What counts as an image, in upper or lower case. Hidden files and all others (`Thumbs.db`) are passed over.
+
+Fewer than `pose2id.images` reads: whatever counts must be named as the data set names its files, and none of the sets
+has a GIF.
+"""
 Needed = Sequence[str | tuple[str, ...]]
 """Folders and files that a data set must have; a tuple holds alternatives."""
 _NAMED = 3
@@ -156,7 +160,7 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
 
 def read_mat(path: Path, variable: str) -> NDArray[Any]:
     """A variable of a MATLAB file up to version 7; nothing in such a file is run."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat  # only MARS and SYSU-MM01 need it
 
     try:
         content = loadmat(path, appendmat=False)

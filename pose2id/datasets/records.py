@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from pose2id.evaluation import PROTOCOLS
+from pose2id.tables import format_text
 from pose2id.validation import check_choice
 
 if TYPE_CHECKING:
@@ -158,14 +159,13 @@ class DataSet:
 
     def __str__(self) -> str:
         unit = "images" if self.query.frames is None else "tracklets"
-        rows: list[tuple[str, ...]] = [("", unit, "identities", "cameras", "junk")]
+        rows = []
         for part in ("train", "query", "gallery"):
             images: ImageSet = getattr(self, part)
             junk = int((images.ids == -1).sum())
             people = len(np.unique(images.ids)) - bool(junk)
-            rows.append((part, *map(str, (len(images), people, len(np.unique(images.cams)), junk))))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+            rows.append((part, len(images), people, len(np.unique(images.cams)), junk))
+        table = format_text(("", unit, "identities", "cameras", "junk"), rows, align=">")
         unmatched = int(self.unmatched.sum())
-        lines = [f"{self.name}, protocol {self.protocol}: {self.root}", *table]
+        lines = [f"{self.name}, protocol {self.protocol}: {self.root}", table]
         return "\n".join([*lines, f"queries without a right answer: {unmatched}", *self.notes])

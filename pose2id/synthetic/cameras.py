@@ -1,4 +1,4 @@
-"""How they are seen: cameras with their colours, light, sharpness, noise and surroundings."""
+"""Invented cameras: colours, light, sharpness, noise and surroundings of each, from a seed and a number."""
 
 from __future__ import annotations
 

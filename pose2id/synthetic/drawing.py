@@ -1,4 +1,4 @@
-"""Drawing a person with Pillow: the body from the farthest part to the nearest, and what is worn and carried."""
+"""Figures of invented people, drawn with Pillow part by part, with what is worn and carried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is drawn: the traits of an invented person, from a seed and a number."""
+"""Invented people: the traits of each, from a seed and a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: a person in a pose as a camera sees it, drawn at four times the size."""
+"""Synthetic pictures, one at a time: an invented person in a pose, as a camera sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many pictures of many people, as arrays."""
+"""Synthetic sets: many pictures of many people, as arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How they stand: variations of the 8 representative walking poses."""
+"""Poses of invented people: variations of the 8 representative ones."""
 
 from __future__ import annotations
 

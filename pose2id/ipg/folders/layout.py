@@ -6,10 +6,9 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from pose2id.images import SUFFIXES
 from pose2id.ipg.folders.manifest import MANIFEST, Unit
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jp2", ".avif")
-"""Of photographs and pose maps, small letters."""
 LOCK = ".pose2id.lock"
 
 

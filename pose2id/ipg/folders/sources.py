@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pose2id.errors import one_line
-from pose2id.images import decode, read_bytes, read_image
-from pose2id.ipg.folders.layout import SUFFIXES
+from pose2id.images import SUFFIXES, decode, read_bytes, read_image
 from pose2id.poses import Pose, read_poses, representative_poses
 
 if TYPE_CHECKING:
