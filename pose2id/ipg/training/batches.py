@@ -44,7 +44,7 @@ class Record:
     Attributes
     ----------
     image : PIL image, array (H, W, 3) of uint8, or path
-        `pose2id.ipg.features.read_image` reads paths.
+        `pose2id.images.read_image` reads paths.
     identity : int or str
         Who it is.
     pose : Pose or None
