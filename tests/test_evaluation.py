@@ -1,6 +1,8 @@
 """evaluate and evaluate_features: protocols, junk, ties, scores."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from reference import evaluation as reference
 from reference.neighbors import distance_matrix
 
-from pose2id import evaluate, evaluate_features, evaluation
-from pose2id.evaluation import PROTOCOLS, Protocol, Scores
+from pose2id import evaluate, evaluate_features
+from pose2id.evaluation import METRICS as METRIC_NAMES
+from pose2id.evaluation import PROTOCOLS, Protocol, Scores, rank_gallery, relevance, tiles
 
 F32 = ArrayKind("numpy", "float32")
 PROTOCOL_NAMES = ["market1501", "all"]
@@ -340,9 +343,10 @@ def test_block_size_changes_nothing(monkeypatch, elements):
     table = distances().round(1)
     query, gallery = feature_sets()
     expected = evaluate(table, *labels()), evaluate_features(query, gallery, *labels())
-    monkeypatch.setattr(evaluation, "BLOCK_ELEMENTS", elements)
-    monkeypatch.setattr(evaluation, "QUERY_TILE", elements // 30)
-    monkeypatch.setattr(evaluation, "ITEM_TILE", 1 + elements // 30)
+    monkeypatch.setattr(relevance, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(tiles, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(tiles, "QUERY_TILE", elements // 30)
+    monkeypatch.setattr(tiles, "ITEM_TILE", 1 + elements // 30)
     assert_same_scores(evaluate(table, *labels()), expected[0])
     assert_same_scores(evaluate_features(query, gallery, *labels()), expected[1])
 
@@ -476,10 +480,10 @@ def test_an_outlier_is_left_to_float64_products(monkeypatch, outlier):
     gallery[7] *= 1e4 if outlier else 1
     arguments = labels(64, 900, seed=5)
     products, measured = [], []
-    bound, pairs = evaluation.slack, evaluation.pair_distances
-    monkeypatch.setattr(evaluation, "slack", lambda width, dtype: products.append(dtype) or bound(width, dtype))
+    bound, pairs = tiles.slack, tiles.pair_distances
+    monkeypatch.setattr(tiles, "slack", lambda width, dtype: products.append(dtype) or bound(width, dtype))
     monkeypatch.setattr(
-        evaluation,
+        tiles,
         "pair_distances",
         lambda query, gallery, rows, *rest: measured.append(len(rows)) or pairs(query, gallery, rows, *rest),
     )
@@ -508,15 +512,89 @@ def test_progress_changes_nothing():
     assert_same_scores(shown, evaluate_features(query, gallery, *labels()))
 
 
-def test_pairs_that_share_a_camera_are_one_place():
+def test_co_located_pairs_that_share_a_camera_are_merged():
     for pairs in (((1, 2), (2, 3)), ((2, 3), (1, 2)), ((3, 2), (1, 3)), ((1, 2), (3, 4), (4, 2))):
-        places = Protocol("p", "", True, one_place=pairs).places(np.array([1, 2, 3, 7]))
-        assert len(set(places[:3])) == 1, pairs
-        assert places[3] == 7
-    names = Protocol("p", "", True, one_place=((1, 2), (2, 3))).places(np.array(["1", "2", "3", "a"]))
+        cams = Protocol("p", "", True, co_located=pairs).merge_cameras(np.array([1, 2, 3, 7]))
+        assert len(set(cams[:3])) == 1, pairs
+        assert cams[3] == 7
+    names = Protocol("p", "", True, co_located=((1, 2), (2, 3))).merge_cameras(np.array(["1", "2", "3", "a"]))
     assert (len(set(names[:3])), names[3]) == (1, "a")
 
 
 def test_a_whole_camera_only_with_the_rule_for_cameras():
     with pytest.raises(ValueError, match="whole_camera_is_junk needs same_camera_is_junk"):
         Protocol("p", "", False, whole_camera_is_junk=True)
+
+
+def test_every_metric_has_its_tiles():
+    assert tuple(tiles.FEATURE_TILES) == METRIC_NAMES
+
+
+def test_protocols_need_no_torch():
+    program = """
+import sys
+from pose2id.evaluation import METRICS, PROTOCOLS
+import pose2id.evaluation.protocols
+assert "torch" not in sys.modules
+from pose2id.evaluation import evaluate
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Single rankings
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("cams", [True, False])
+def test_rankings_agree_with_the_scores(protocol, cams):
+    rng = np.random.default_rng(4)
+    for seed in range(8):
+        arguments = (*labels(12, 50, seed)[:2], *(rng.integers(1, 5, n) for n in (12, 50)))[: 4 if cams else 2]
+        table = rng.integers(0, 30, (12, 50)) / 30  # ties
+        scores = evaluate(table, *arguments, protocol=protocol)
+        rankings = rank_gallery(table, *arguments, queries=range(12), protocol=protocol)
+        precisions = [ranking.average_precision for ranking in rankings]
+        np.testing.assert_allclose(precisions, scores.average_precision, rtol=1e-12)
+        first = [ranking.right[0] for ranking in rankings if ranking.right.any()]
+        assert len(first) == scores.valid_queries
+        assert np.mean(first) == scores.rank(1)
+        if not PROTOCOLS[protocol].cmc_over_identities:
+            assert max(len(ranking.rows) for ranking in rankings if ranking.right.any()) == len(scores.cmc)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rankings_leave_out_what_the_protocol_marks(protocol):
+    query_ids, gallery_ids, query_cams, gallery_cams = labels(9, 60, 7)
+    table = np.random.default_rng(5).integers(0, 9, (9, 60)) / 9
+    rankings = rank_gallery(
+        table, query_ids, gallery_ids, query_cams, gallery_cams, queries=[8, 0, 8], protocol=protocol
+    )
+    for query, ranking in zip((8, 0, 8), rankings, strict=True):
+        junk = PROTOCOLS[protocol].junk(query_ids[query], gallery_ids, query_cams[query], gallery_cams)
+        expected = [row for row in sorted(range(60), key=lambda row: (table[query, row], row)) if not junk[row]]
+        assert ranking.rows.tolist() == expected
+        np.testing.assert_array_equal(ranking.right, gallery_ids[expected] == query_ids[query])
+
+
+def test_rankings_of_every_kind(array_kind):
+    table = array_kind.rounded(distances())
+    given = rank_gallery(array_kind.make(distances()), *labels(), queries=[3, 29])
+    for ranking, expected in zip(given, rank_gallery(table, *labels(), queries=[3, 29]), strict=True):
+        np.testing.assert_array_equal(ranking.rows, expected.rows)
+
+
+def test_a_ranking_without_a_match():
+    (ranking,) = rank_gallery(np.array([[0.2, 0.1]]), [9], [1, 2], queries=[0])
+    assert ranking.rows.tolist() == [1, 0]
+    assert not ranking.right.any()
+    assert np.isnan(ranking.average_precision)
+
+
+@pytest.mark.parametrize(
+    ("queries", "error"), [([2], ValueError), ([-1], ValueError), ([0.5], TypeError), ([True], TypeError)]
+)
+def test_rankings_of_no_row(queries, error):
+    with pytest.raises(error, match="queries must be"):
+        rank_gallery(np.zeros((2, 2)), [1, 2], [1, 2], queries=queries)

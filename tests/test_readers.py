@@ -930,7 +930,7 @@ def test_sysu_protocol_without_cameras_removes_nothing():
 def test_the_rules_of_a_protocol_of_ones_own(whole, people, pairs):
     """Each against what `market1501` and `all` make of changed labels."""
     rng = np.random.default_rng(3)
-    protocol = Protocol("own", "", True, whole_camera_is_junk=whole, cmc_over_identities=people, one_place=pairs)
+    protocol = Protocol("own", "", True, whole_camera_is_junk=whole, cmc_over_identities=people, co_located=pairs)
     table = rng.integers(0, 9, (15, 60)) / 9
     query_ids, gallery_ids = rng.integers(-1, 8, 15), rng.integers(-1, 8, 60)
     query_cams, gallery_cams = rng.integers(0, 4, 15), rng.integers(0, 4, 60)

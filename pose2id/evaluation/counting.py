@@ -1,0 +1,254 @@
+"""Counting: the rank of a match is one more than the number of items before it, so no list is sorted.
+
+Only wrong items are counted, and only those that may stand before the last match of their query: of good features,
+one in forty. A tile of scores says of most of them, surely, which matches they stand before; the pairs whose order it
+leaves open are measured. Items at exactly equal distance stand in the order of the gallery.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pose2id.evaluation.relevance import Matches, Relevance
+from pose2id.evaluation.scores import Ranks
+from pose2id.evaluation.tiles import Tiles
+
+
+class RankCounter:
+    """Counts the ranks of matches, one block of queries after the other.
+
+    Scores come from float32 products; where these leave too much open, from then on from float64 ones.
+    """
+
+    def __init__(self, relevance: Relevance, tiles: Tiles) -> None:
+        self._tiles, self._product = tiles, torch.float32
+        self._over_identities = relevance.protocol.cmc_over_identities
+        self._queries = torch.from_numpy(relevance.query_ids).to(tiles.device)
+        items = np.where(relevance.gallery_junk, -1, relevance.gallery_ids)
+        self._items = torch.from_numpy(items).to(tiles.device)
+        self._cams: list[torch.Tensor] = []  # of both sides, where whole cameras are junk
+        if relevance.protocol.whole_camera_is_junk and relevance.cams is not None:
+            self._cams = [torch.from_numpy(cams).to(tiles.device) for cams in relevance.cams]
+
+    def count(self, block: slice, matches: Matches) -> Ranks:
+        """The ranks of the matches of a block of queries."""
+        row, column = (torch.from_numpy(array).to(self._tiles.device) for array in (matches.row, matches.column))
+        while (counts := self._count_before(block, row, column)) is None:
+            self._product = torch.float64
+        ahead = np.sort(_pad(counts.before.cpu().numpy(), matches.per_query), axis=1)
+        items = ahead + np.arange(1, ahead.shape[1] + 1)
+        first = items[:, 0] if counts.identities is None else counts.identities.cpu().numpy() + 1
+        return Ranks(items, first, counts.tied)
+
+    def _count_before(self, block: slice, row: torch.Tensor, column: torch.Tensor) -> _Counts | None:
+        """Count what stands before the matches (row, column); None if the tile leaves too much open."""
+        scores, bound = self._tiles.tile(block, self._product)
+        right = _Right(scores, row, column)
+        lower, upper = (right.score, right.score) if bound is None else bound.limits(right.score, right.row)
+        wrong = self._wrong_items(block, scores, right.of_last(upper))
+        nearer = right.count_limits(upper, scores, wrong, strict=True)  # matches surely nearer than each wrong item
+        if bound is None:
+            not_farther = right.count_equal(nearer, scores, wrong)
+        else:
+            not_farther = right.count_limits(lower, scores, wrong, strict=False)  # those not surely farther
+        unsure = (not_farther > nearer).nonzero().flatten()
+        # An entry of the float64 product costs about as much as a sixtieth of a measurement.
+        most = scores.numel() // 64 if self._product == torch.float32 else scores.numel()
+        if bound is not None and len(unsure) > most:
+            return None
+        before, leads, tied = right.count_items(not_farther, wrong.row), not_farther == 0, 0
+        if len(unsure):
+            open_ = self._measure(block, right, wrong.take(unsure), nearer[unsure], not_farther[unsure], before)
+            before[open_.matches] = open_.before()
+            leads[unsure[open_.leading()]] = True
+            tied = open_.count_tied(len(scores))
+        return _Counts(before, self._count_identities(wrong.take(leads.nonzero().flatten()), len(scores)), tied)
+
+    def _wrong_items(self, block: slice, scores: torch.Tensor, last: torch.Tensor) -> _Items:
+        """The wrong items with scores up to `last` (b,)."""
+        place = _up_to(scores, last)
+        items = _Items(place, place // scores.shape[1], place % scores.shape[1])
+        identity = self._items.index_select(0, items.column)  # here and below much faster than by [...]
+        wrong = (identity != self._queries[block].index_select(0, items.row)) & (identity >= 0)
+        if self._cams:
+            query_cams, gallery_cams = self._cams
+            wrong &= gallery_cams.index_select(0, items.column) != query_cams[block].index_select(0, items.row)
+        return items.take(wrong.nonzero().flatten())
+
+    def _measure(
+        self,
+        block: slice,
+        right: _Right,
+        wrong: _Items,
+        nearer: torch.Tensor,
+        not_farther: torch.Tensor,
+        before: torch.Tensor,
+    ) -> _Open:
+        """Order these wrong items, and the matches that some of them may or may not stand before, by exact values."""
+        surely = right.count_items(not_farther, wrong.row)
+        doubtful = (right.count_items(nearer, wrong.row) > surely).nonzero().flatten()
+        row = torch.cat([right.row[doubtful], wrong.row])
+        column = torch.cat([right.column[doubtful], wrong.column])
+        closed = torch.cat([(before - surely)[doubtful], nearer])
+        return _Open(row, column, self._tiles.measure(row + block.start, column), closed, doubtful)
+
+    def _count_identities(self, wrong: _Items, rows: int) -> torch.Tensor | None:
+        """Of how many identities, row by row, these items are; None where CMC does not ask."""
+        if not self._over_identities:
+            return None
+        size = int(self._items.max()) + 1
+        pairs = torch.unique(wrong.row * size + self._items[wrong.column])
+        return torch.bincount(pairs // size, minlength=rows)
+
+
+class _Counts(NamedTuple):
+    """How many wrong items stand before each match, rows ascending; of how many identities before the first, (b,)."""
+
+    before: torch.Tensor
+    identities: torch.Tensor | None
+    tied: int
+
+
+class _Items(NamedTuple):
+    """Some items of a tile (b, G), by row and column, and by their `place` in the flattened tile."""
+
+    place: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+
+    def take(self, chosen: torch.Tensor) -> _Items:
+        return _Items(*(array.index_select(0, chosen) for array in self))
+
+
+class _Right:
+    """The matches of a block, by row and then score; `slot` numbers those of each row, `per_row` (b,) of them."""
+
+    def __init__(self, scores: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> None:
+        score = scores[row, column]
+        order = _order(score, row)
+        self.row, self.column, self.score = row[order], column[order], score[order]
+        self.per_row = torch.bincount(self.row, minlength=len(scores))
+        starts = self.per_row.cumsum(0) - self.per_row
+        self.slot = torch.arange(len(row), device=row.device) - starts[self.row]
+
+    def of_last(self, limits: torch.Tensor) -> torch.Tensor:
+        """Of limits, one for each match, that of the last match of each row, (b,); -inf without one."""
+        is_last = self.slot + 1 == self.per_row[self.row]
+        last = limits.new_full((len(self.per_row),), -torch.inf)
+        last[self.row[is_last]] = limits[is_last]
+        return last
+
+    def count_items(self, slots: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """For every match, how many items of its row, given by `row`, have a slot up to its own."""
+        size = int(self.per_row.max()) + 1
+        table = torch.bincount(row * size + slots, minlength=len(self.per_row) * size).view(-1, size)
+        return table.cumsum(dim=1)[self.row, self.slot]
+
+    def count_limits(self, limits: torch.Tensor, scores: torch.Tensor, items: _Items, *, strict: bool) -> torch.Tensor:
+        """For items, how many limits of their row are below their score (not strict: or equal).
+
+        There is a limit for each match, ascending in each row.
+        """
+        if 4 * len(items.place) > scores.numel():  # most: a search in each row for all of it
+            table = self._table(limits, int(self.slot.max()) + 1)
+            return torch.searchsorted(table, scores, right=not strict).flatten().index_select(0, items.place)
+        # Few: one search in the limits of all rows, and how many of each row are among them.
+        limits, order = limits.sort()
+        size = len(limits) + 1
+        among = torch.zeros(len(scores), size, dtype=torch.int32, device=limits.device)
+        among[self.row[order], torch.arange(1, size, device=limits.device)] = 1
+        among = among.cumsum(dim=1, dtype=torch.int32)
+        found = torch.searchsorted(limits, scores.flatten().index_select(0, items.place), right=not strict)
+        return among.flatten().index_select(0, items.row * size + found).long()
+
+    def count_equal(self, nearer: torch.Tensor, scores: torch.Tensor, items: _Items) -> torch.Tensor:
+        """For items, how many matches of their row are not farther, if `nearer` are nearer, by exact scores."""
+        size = int(self.per_row.max()) + 1
+        following = self._table(self.score, size).flatten().index_select(0, items.row * size + nearer)
+        equal = (following == scores.flatten().index_select(0, items.place)).nonzero().flatten()
+        not_farther = nearer.clone()
+        not_farther[equal] = self.count_limits(self.score, scores, items.take(equal), strict=False)
+        return not_farther
+
+    def _table(self, values: torch.Tensor, width: int) -> torch.Tensor:
+        """Values of the matches as rows, padded with inf."""
+        table = values.new_full((len(self.per_row), width), torch.inf)
+        table[self.row, self.slot] = values
+        return table
+
+
+class _Open:
+    """Matches and wrong items whose order was open, in their final order: by row, exact value, place in the gallery.
+
+    Given are first the matches, `doubtful` by their numbers, then the wrong items; `closed` is how many of the other
+    kind surely stand before each.
+    """
+
+    def __init__(
+        self,
+        row: torch.Tensor,
+        column: torch.Tensor,
+        value: torch.Tensor,
+        closed: torch.Tensor,
+        doubtful: torch.Tensor,
+    ) -> None:
+        order = _order(column, value + 0, row)  # + 0: -0 is 0
+        row, value = row[order], value[order]
+        self._row, self._closed = row, closed[order]
+        self._is_wrong = order >= len(doubtful)
+        self.matches = doubtful[order[~self._is_wrong]]
+        self._wrong = order - len(doubtful)
+        at = torch.arange(len(row), device=row.device)
+        new_row = torch.ones_like(self._is_wrong)
+        new_row[1:] = row[1:] != row[:-1]
+        new_value = new_row.clone()
+        new_value[1:] |= value[1:] != value[:-1]
+        self._row_start = torch.where(new_row, at, 0).cummax(0).values
+        self._has_first_value = torch.where(new_value, at, 0).cummax(0).values == self._row_start
+
+    def before(self) -> torch.Tensor:
+        """How many wrong items stand before each of `matches`."""
+        return (self._closed + self._ahead(self._is_wrong))[~self._is_wrong]
+
+    def leading(self) -> torch.Tensor:
+        """Which of the wrong items stand before all matches."""
+        return self._wrong[self._is_wrong & (self._ahead(~self._is_wrong) == 0) & (self._closed == 0)]
+
+    def count_tied(self, rows: int) -> int:
+        """In how many rows the first value belongs to a match and to a wrong item, and nothing is surely nearer."""
+        first, is_wrong = self._has_first_value, self._is_wrong
+        wrong, right, nearer = torch.zeros(3, rows, dtype=torch.bool, device=is_wrong.device)
+        for mark, of in ((wrong, first & is_wrong), (right, first & ~is_wrong), (nearer, first & (self._closed > 0))):
+            mark[self._row[of]] = True
+        return int((wrong & right & ~nearer).sum())
+
+    def _ahead(self, kind: torch.Tensor) -> torch.Tensor:
+        """How many of the marked ones stand before each, in its row."""
+        ahead = kind.cumsum(0) - kind.long()
+        return ahead - ahead[self._row_start]
+
+
+def _pad(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Values of consecutive groups as rows of one array, padded with a number above them all."""
+    table = np.full((len(counts), int(counts.max())), 2**62)
+    table[np.arange(table.shape[1]) < counts[:, None]] = values
+    return table
+
+
+def _order(*keys: torch.Tensor) -> torch.Tensor:
+    """The order that sorts by the last of the keys, ties by the one before, and so on."""
+    order = keys[0].argsort(stable=True)
+    for key in keys[1:]:
+        order = order[key[order].argsort(stable=True)]
+    return order
+
+
+def _up_to(scores: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Where in the flattened `scores` (b, G) entries do not exceed the limit of their row, ascending."""
+    if scores.is_cuda:
+        return (scores <= limits[:, None]).flatten().nonzero().flatten()
+    return torch.from_numpy(np.flatnonzero(scores.numpy() <= limits.numpy()[:, None]))  # four times faster than torch

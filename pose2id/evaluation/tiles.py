@@ -1,0 +1,164 @@
+"""Tiles: blocks of scores, from a given matrix or from features, with a proven bound on their error."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, take_array, work_dtype
+from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
+
+QUERY_TILE, ITEM_TILE = 256, 512
+"""Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """How far scores from a matrix product may be off: by at most `error` (b,) in each row.
+
+    They are distances, squared and less `own` (b,). Distances that differ by less than their rounding, `eps`, are
+    equal.
+    """
+
+    error: torch.Tensor
+    own: torch.Tensor
+    eps: float
+
+    def limits(self, scores: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Between what some scores, of these rows, lie: all others outside stand in the right order to them."""
+        # Distances that are off by eps / 2 may be equal if their squares differ by 2 eps and a little.
+        rounding = 4 * self.eps * (scores + self.own[row]).clamp(min=0)
+        error = (self.error[row] + rounding).to(scores.dtype)
+        return scores - error, scores + error
+
+
+class Tile(NamedTuple):
+    """Scores (b, G) of a block of queries, smaller is nearer; without a bound they are exact."""
+
+    scores: torch.Tensor
+    bound: Bound | None = None
+
+
+class Tiles(ABC):
+    """The scores of Q queries and G gallery items, on one `device`, in blocks of up to `height` queries."""
+
+    device: torch.device
+    height: int
+
+    @abstractmethod
+    def tile(self, block: slice, product: torch.dtype) -> Tile:
+        """The scores of a block of queries to all items, from products in this dtype where they need any."""
+
+    @abstractmethod
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The exact values of pairs of a query and an item, (p,): only equal ones are a tie."""
+
+
+class MatrixTiles(Tiles):
+    """A given matrix (Q, G), exact as it is."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
+        self._values, self._dtype = values, torch.float32 if narrow else torch.float64
+        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
+
+    def tile(self, block: slice, _: torch.dtype) -> Tile:
+        """A block of rows; there is no product."""
+        return Tile(self._values[block].to(self._dtype).contiguous())
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Entries of the matrix."""
+        return self._values[rows, columns].to(self._dtype)
+
+
+class FeatureTiles(Tiles):
+    """Features (Q, D) and (G, D), whose products are made a tile at a time; the metric is that of the subclass."""
+
+    def __init__(self, queries: torch.Tensor, items: torch.Tensor) -> None:
+        self._queries, self._items = queries, items
+        self._dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
+        self._base: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.device, self.height = items.device, max(16, min(QUERY_TILE, 2**23 // max(1, len(items))))
+
+    @abstractmethod
+    def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
+        """Rows as they enter the product."""
+
+    @abstractmethod
+    def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Their squared norms, float64, (n,)."""
+
+    def tile(self, block: slice, product: torch.dtype) -> Tile:
+        """|g|² - 2 q.g: the squared distance less |q|², which changes no order."""
+        items, norms = self._prepared_items(product)
+        part = self._prepare(self._queries[block], product)
+        scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
+        for begin in range(0, len(items), ITEM_TILE):
+            columns = slice(begin, begin + ITEM_TILE)
+            addend = norms[None, columns].to(product)
+            torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
+        own, width = self._norms(part), part.shape[1]
+        error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
+        return Tile(scores, Bound(error, own, torch.finfo(self._dtype).eps))
+
+    def _prepared_items(self, product: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gallery as it enters products, and its squared norms; kept for the next tile."""
+        if self._base is None or self._base[0].dtype != product:
+            self._base = None  # frees memory for the other dtype
+            prepared = torch.empty(self._items.shape, dtype=product, device=self.device)
+            for block in row_blocks(*self._items.shape):
+                prepared[block] = self._prepare(self._items[block], product)
+            self._base = prepared, self._norms(prepared)
+        return self._base
+
+
+class EuclideanTiles(FeatureTiles):
+    """Euclidean distances, from rows moved to the mean of the gallery."""
+
+    def __init__(self, queries: torch.Tensor, items: torch.Tensor) -> None:
+        super().__init__(queries, items)
+        self._frame = Frame(items, queries)
+
+    def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
+        return self._frame.tile(rows, product)
+
+    def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
+        return squared_norms(prepared)
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Distances, rounded to the dtype of results."""
+        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale).to(self._dtype)
+
+
+class CosineTiles(FeatureTiles):
+    """Cosine distances, from rows of length 1; of such rows half the squared Euclidean distance."""
+
+    def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
+        return unit(rows.double()).to(product)
+
+    def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(prepared), dtype=torch.float64, device=self.device)  # a row of zeros too: its cosine is 0
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """1 - cosine, rounded to the dtype of results."""
+        return pair_cosines(self._queries, self._items, rows, columns).to(self._dtype)
+
+
+FEATURE_TILES: dict[str, type[EuclideanTiles] | type[CosineTiles]] = {
+    "euclidean": EuclideanTiles,
+    "cosine": CosineTiles,
+}
+"""By metric."""
+
+
+def take_distances(distances: Any) -> torch.Tensor:
+    """A matrix of real scores (Q, G); whether they are finite is seen later."""
+    values, kind = take_array(distances, "distances")
+    if values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"distances must hold real numbers, received dtype {kind.dtype}")
+    if values.ndim != 2:
+        raise ValueError(f"distances must have shape (Q, G), received {tuple(values.shape)}")
+    return values
