@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pose2id.tables import format_markdown
+
 HERE = Path(__file__).parent
 TABLES: dict[str, list[tuple[str, ...]]] = {}
 
@@ -58,16 +60,8 @@ def pytest_terminal_summary(terminalreporter, config):
     if not TABLES:
         return
     lines = [*_machine(), ""]
-    for name, rows in TABLES.items():
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        cells = [
-            "| "
-            + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            + " |"
-            for row in rows
-        ]
-        rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-        lines += [f"## {name}", "", cells[0], rule, *cells[1:], ""]
+    for name, (head, *rows) in TABLES.items():
+        lines += [f"## {name}", "", format_markdown(head, rows), ""]
     terminalreporter.write_sep("=", "regression table")
     terminalreporter.write_line("\n".join(lines))
     if config.getoption("--record"):

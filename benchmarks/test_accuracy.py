@@ -6,30 +6,39 @@ under "Numbers changed".
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import load_omniglot, percent
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, rerank
 from pose2id.datasets import load_demo
+from pose2id.study import FeatureSet, Setting, run_study
 
 HEAD = ("setting", "mAP", "R1", "R5", "R10", "mINP", "ID2", "ID2 rel.", "ties")
 
-# name: (settings of centralize or None for base, uses cameras, uses views, re-ranked)
+BASE = Setting("base")
+NFC = Setting("NFC (2, 2)", k1=2, k2=2)
+GENERATED = Setting("views, eta 1", eta=1.0)
+WEIGHTED = Setting("(3, 3), alpha 4", k1=3, k2=3, alpha=4.0)
+RECOMMENDED = replace(WEIGHTED, name="(3, 3), alpha 4, other cameras", other_cameras=True)
 SETTINGS = {
-    "base": ({"k1": 0}, False, False, False),
-    "NFC (2, 2)": ({}, False, False, False),
-    "NFC (3, 3)": ({"k1": 3, "k2": 3}, False, False, False),
-    "NFC (2, 4)": ({"k1": 2, "k2": 4}, False, False, False),
-    "views, eta 1": ({"k1": 0, "eta": 1.0}, False, True, False),
-    "NFC (2, 2), views": ({"eta": 1.0}, False, True, False),
-    "(3, 3), alpha 4": ({"k1": 3, "k2": 3, "alpha": 4.0}, False, False, False),
-    "(3, 3), alpha 4, other cameras": ({"k1": 3, "k2": 3, "alpha": 4.0}, True, False, False),
-    "the same, views": ({"k1": 3, "k2": 3, "alpha": 4.0, "eta": 1.0}, True, True, False),
-    "base, re-ranked": ({"k1": 0}, False, False, True),
-    "NFC (2, 2), re-ranked": ({}, False, False, True),
-    "views, re-ranked": ({"k1": 0, "eta": 1.0}, False, True, True),
-    "(3, 3), alpha 4, other cameras, re-ranked": ({"k1": 3, "k2": 3, "alpha": 4.0}, True, False, True),
+    setting.name: setting
+    for setting in (
+        BASE,
+        NFC,
+        replace(NFC, name="NFC (3, 3)", k1=3, k2=3),
+        replace(NFC, name="NFC (2, 4)", k2=4),
+        GENERATED,
+        replace(NFC, name="NFC (2, 2), views", eta=1.0),
+        WEIGHTED,
+        RECOMMENDED,
+        replace(RECOMMENDED, name="the same, views", eta=1.0),
+        replace(BASE, name="base, re-ranked", reranked=True),
+        replace(NFC, name="NFC (2, 2), re-ranked", reranked=True),
+        replace(GENERATED, name="views, re-ranked", reranked=True),
+        replace(RECOMMENDED, name="(3, 3), alpha 4, other cameras, re-ranked", reranked=True),
+    )
 }
 # mAP, R1, R5, R10, mINP in percent, ID2 by the paper and as released, queries whose rank-1 hangs on a tie
 STORED = {
@@ -81,22 +90,16 @@ STORED = {
 }
 
 
-def measure(features, view_mean, ids, cams, n_query, name):
+def measure(features, generated, ids, cams, n_query, name):
     """One row: mAP, R1, R5, R10, mINP, both ID², ties."""
-    settings, cameras, views, reranked = SETTINGS[name]
-    sides = []
-    for part in (slice(0, n_query), slice(n_query, None)):
-        generated = view_mean[part] if views else None
-        sides.append(centralize(features[part], generated, exclude=cams[part] if cameras else None, **settings))
-    labels = (ids[:n_query], ids[n_query:], cams[:n_query], cams[n_query:])
-    scores = evaluate(rerank(*sides), *labels) if reranked else evaluate_features(*sides, *labels)
-    both = np.concatenate(sides)
-    values = (scores.mAP, scores.rank(1), scores.rank(5), scores.rank(10), scores.mINP)
-    return (
-        [*map(percent, values)]
-        + [f"{id_density(both, ids, variant=v):.4f}" for v in ("paper", "released")]
-        + [str(scores.tied_rank1)]
+    query, gallery = (
+        FeatureSet(features[part], ids[part], cams[part], None if generated is None else generated[part])
+        for part in (slice(n_query), slice(n_query, None))
     )
+    (row,) = run_study(query, gallery, [SETTINGS[name]])
+    densities = (f"{value:.4f}" for value in (row.id2_paper, row.id2_released))
+    percents = map(percent, (row.mAP, row.rank1, row.rank5, row.rank10, row.mINP))
+    return [*percents, *densities, str(row.tied_rank1)]
 
 
 def check(report, table, name, row, n_query):

@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from PIL import Image
 from reference import ipg as plain
 
-from pose2id import centralize, evaluate_features
 from pose2id.ipg import IPGPipeline, representative_poses
 from pose2id.ipg.training.encoder import train_encoder
 from pose2id.programs.walkthrough import (
@@ -37,7 +36,8 @@ from pose2id.programs.walkthrough import (
     switch_off,
 )
 from pose2id.programs.walkthrough.material import GUIDANCE, STEPS, VALIDATION
-from pose2id.programs.walkthrough.tables import ETAS, standard_error
+from pose2id.programs.walkthrough.tables import ETAS
+from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.synthetic import make_set
 
 STORED = Path(__file__).parent / "synthetic.json"
@@ -189,24 +189,22 @@ def test_the_choice_of_guidance_and_eta(pipe, report, full):
     etas = (0.25, 0.5, 1, 2, 4, 8)
     head = ("encoder", "guidance", *(f"eta = {eta:g}" for eta in etas))
     title = f"Synthetic validation people {VALIDATION[0]} to {VALIDATION[14]}: mAP"
-    labels = people.ids[:queries], people.ids[queries:], people.cams[:queries], people.cams[queries:]
+    halves = slice(queries), slice(queries, None)
+    settings = [Setting(f"eta = {eta:g}", eta=eta) for eta in etas]
     best, chosen = {}, {}
     for guidance in (1.0, 1.5, 2.0, 3.0):
         drawn = draw_people(pipe, people, guidance=guidance)
         for name, encoder in encoders.items():
             features, generated = encoder(people.images), encoder(drawn)
-            scores = {}
-            for eta in etas:
-                better = [
-                    centralize(features[half], generated[half], eta, 0, 0)
-                    for half in (slice(queries), slice(queries, None))
-                ]
-                scores[eta] = evaluate_features(*better, *labels)
-            report(title, head, name, guidance, *(f"{100 * score.mAP:.1f}" for score in scores.values()))
-            best[name] = max(best.get(name, 0), *(score.mAP for score in scores.values()))
+            sides = [
+                FeatureSet(features[half], people.ids[half], people.cams[half], generated[half]) for half in halves
+            ]
+            rows = run_study(*sides, settings, density=False)
+            report(title, head, name, guidance, *(f"{100 * row.mAP:.1f}" for row in rows))
+            best[name] = max(best.get(name, 0), *(row.mAP for row in rows))
             if guidance == GUIDANCE:
-                score = scores[ETAS[name]]
-                chosen[name] = score.mAP + standard_error(score, labels[0])
+                row = rows[etas.index(ETAS[name])]
+                chosen[name] = row.mAP + row.error
     assert all(chosen[name] >= best[name] for name in ("strong", "weak")), (best, chosen)
 
 

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,12 +21,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pose2id import __version__
-from pose2id.arrays import take_features
+from pose2id.arrays import take_array, take_features
 from pose2id.cli.generator import add_parsers as add_generator
 from pose2id.errors import one_line
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 from pose2id.neighbors import ENGINES
-from pose2id.validation import is_tensor, take_labels
+from pose2id.validation import check_number, is_tensor, take_labels
 
 DEMO_FOLDER = "pose2id-demo"
 EXTRAS = {
@@ -230,7 +231,8 @@ def _demo(arguments: argparse.Namespace) -> None:
     if arguments.people is not None:
         raise ValueError("--people goes with --generate: the demo without it has a fixed set")
     from pose2id.datasets import load_demo
-    from pose2id.errors import MissingExtraError, require
+    from pose2id.errors import MissingExtraError
+    from pose2id.plots import check_matplotlib
     from pose2id.programs.demo import PICTURES, draw_pictures, format_table, rows_as_dicts, run_demo
 
     folder = _picture_folder(arguments, PICTURES)
@@ -239,7 +241,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     pictures, missing = [], None
     if not arguments.no_pictures:
         try:
-            require("matplotlib", "plots", "drawing the pictures")
+            check_matplotlib("drawing the pictures")
             pictures = draw_pictures(data, folder)
         except MissingExtraError as error:
             missing = str(error)
@@ -313,12 +315,16 @@ def _synthetic(arguments: argparse.Namespace) -> None:
     print(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")
 
 
+def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
+    if arguments.exclude_cams and file.cams is None:
+        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
+
+
 def _method(arguments: argparse.Namespace, file: FeatureFile, *, normalize: bool = True) -> Any:
     """The features of one file, centralized with the options given."""
     from pose2id import centralize
 
-    if arguments.exclude_cams and file.cams is None:
-        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
+    _check_cams(arguments, file)
     return centralize(
         file.features,
         file.generated,
@@ -394,56 +400,52 @@ def _same_kind(query: Any, gallery: Any) -> tuple[Any, Any]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from pose2id import centralize, evaluate, evaluate_features, rerank
     from pose2id.evaluation import METRICS, PROTOCOLS
     from pose2id.neighbors import check_engine
+    from pose2id.study import FeatureSet, Setting, run_study
+    from pose2id.tables import as_dicts, format_text
 
     check_engine(arguments.engine)
     for name, allowed in (("protocol", PROTOCOLS), ("metric", METRICS)):
         if getattr(arguments, name) not in allowed:
             raise ValueError(f"--{name} must be one of {', '.join(allowed)}, received {getattr(arguments, name)!r}")
-    query, gallery = (read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery))
-    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
-    options = {"protocol": arguments.protocol, "metric": arguments.metric, "progress": _progress(arguments)}
-    sets = {"as given": _same_kind(query.features, gallery.features)}
-    rows = {"as given": evaluate_features(*sets["as given"], *labels, **options)}
+    files = [read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery)]
+    sets = []  # of tensors: the two files may be of different kinds
+    for file, name, shape in zip(files, ("query", "gallery"), ("(Q, D)", "(G, D)"), strict=True):
+        generated = None if file.generated is None else take_array(file.generated, "generated")[0]
+        sets.append(FeatureSet(take_features(file.features, name, shape)[0], file.ids, file.cams, generated))
+    settings = [Setting("as given", normalize=False)]
     if arguments.centralize:
-        if not all(map(_has_length_one, sets["as given"])):  # so that what centralizing brings is not mixed with this
-            sets["length 1"] = tuple(centralize(side, k1=0) for side in sets["as given"])
-            rows["length 1"] = evaluate_features(*sets["length 1"], *labels, **options)
-        sets["centralized"] = _same_kind(_method(arguments, query), _method(arguments, gallery))
-        rows["centralized"] = evaluate_features(*sets["centralized"], *labels, **options)
-    for name, (q, g) in sets.items() if arguments.rerank else ():
-        distances = rerank(q, g, **_reranking(arguments), engine=arguments.engine)
-        rows[f"{name}, re-ranked"] = evaluate(distances, *labels, protocol=arguments.protocol)
+        if not all(_has_length_one(side.features) for side in sets):
+            settings.append(Setting("length 1"))  # so that what centralizing brings is not mixed with this
+        for file in files:
+            _check_cams(arguments, file)
+        eta = check_number(arguments.eta, "eta") * any(side.generated is not None for side in sets)
+        method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
+        settings.append(Setting("centralized", eta=eta, other_cameras=arguments.exclude_cams, **method))
+    if arguments.rerank:
+        reranking = {name: getattr(arguments, name) for name in ("rerank_k1", "rerank_k2", "rerank_lambda")}
+        settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
+    options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
+    query, gallery = sets
+    rows = run_study(query, gallery, settings, density=False, progress=_progress(arguments), **options)
     if arguments.json:
-        values = [
-            {
-                "name": name,
-                "mAP": s.mAP,
-                "mINP": s.mINP,
-                "rank1": s.rank(1),
-                "rank5": s.rank(5),
-                "rank10": s.rank(10),
-            }
-            | {"valid_queries": s.valid_queries, "tied_rank1": s.tied_rank1}
-            for name, s in rows.items()
-        ]
-        print(json.dumps({"protocol": arguments.protocol, "metric": arguments.metric, "rows": values}, indent=1))
+        keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
+        found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
+        print(json.dumps(found, indent=1))
         return
-    width = max(map(len, rows))
-    for position, (name, scores) in enumerate(rows.items()):
-        head, values_line = str(scores).splitlines()
-        if position == 0:
-            print(" " * width + "  " + head)
-        print(name.ljust(width) + "  " + values_line)
+    cells = []
+    for row in rows:
+        percent = (f"{100 * value:.2f}" for value in (row.mAP, row.mINP, row.rank1, row.rank5, row.rank10))
+        cells.append((row.name, *percent, row.valid_queries, row.tied_rank1))
+    print(format_text(("", "mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1"), cells))
 
 
 def _has_length_one(features: Any) -> bool:
     """Whether all rows (N, D) are of length 1, to what float16 leaves of it."""
     import torch
 
-    lengths = torch.linalg.vector_norm(features if is_tensor(features) else torch.tensor(features), dim=1)
+    lengths = torch.linalg.vector_norm(features, dim=1)
     return bool(((lengths - 1).abs() < 1e-2).all())
 
 

@@ -57,6 +57,11 @@ _TILE = _WIDTH / (2 * _MARGIN + 1.0 + 2 * (_BLOCK_GAP + 10 * _PITCH + _SCORE_WID
 _NARROWEST = 22.5  # the key above the sheet needs as much
 
 
+def check_matplotlib(purpose: str) -> None:
+    """Raise MissingExtraError, whose first words are `purpose`, where matplotlib cannot be imported."""
+    require("matplotlib", extra="plots", purpose=purpose)
+
+
 def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int = 20, title: str = "") -> Axes:
     """Draw cumulative matching characteristic curves.
 

@@ -7,105 +7,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pose2id import plots
-from pose2id.centralization import centralize
 from pose2id.datasets import DemoSet
-from pose2id.density import id_density
-from pose2id.errors import require
-from pose2id.evaluation import Scores, evaluate, evaluate_features
-from pose2id.reranking import rerank
+from pose2id.evaluation import evaluate
+from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
+from pose2id.tables import as_dicts, format_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PICTURES", "SETTINGS", "Row", "Setting", "draw_pictures", "format_table", "rows_as_dicts", "run_demo"]
+__all__ = ["PICTURES", "SETTINGS", "draw_pictures", "format_table", "rows_as_dicts", "run_demo"]
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What is done to the features before they are evaluated.
-
-    Attributes
-    ----------
-    group, name : str
-        Heading of the table and name of the row under it.
-    query, gallery : bool
-        Whether this set is centralized; the other one is only L2-normalised.
-    k1, k2 : int
-        As in `pose2id.centralize`; 0 leaves the neighbours out.
-    alpha : float
-        As in `pose2id.centralize`.
-    other_cameras : bool
-        Whether neighbours come from other cameras only (``exclude=cams``).
-    eta : float
-        Weight of the mean generated feature; 0 leaves the generated views out.
-    reranked : bool
-        Whether k-reciprocal re-ranking (20, 6, 0.3) follows.
-    """
-
-    group: str
-    name: str
-    query: bool = True
-    gallery: bool = True
-    k1: int = 0
-    k2: int = 0
-    alpha: float = 0.0
-    other_cameras: bool = False
-    eta: float = 0.0
-    reranked: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the demo's table.
-
-    Attributes
-    ----------
-    setting : Setting
-        What was done.
-    mAP, rank1, rank5, rank10, mINP : float
-        Fractions in [0, 1], by the protocol ``market1501``.
-    id2_paper, id2_released : float
-        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser.
-        Re-ranking changes distances, not features, so it leaves ID² as it is.
-    tied_rank1 : int
-        Queries whose first answer hangs on an exact tie of distances.
-    """
-
-    setting: Setting
-    mAP: float
-    rank1: float
-    rank5: float
-    rank10: float
-    mINP: float
-    id2_paper: float
-    id2_released: float
-    tied_rank1: int
-
-    @property
-    def name(self) -> str:
-        """Name of the row inside its group."""
-        return self.setting.name
-
-
-_BASE = Setting("Features as extracted", "base")
-_NFC = Setting("Neighbours (NFC), k1 = k2 = 2", "query and gallery", k1=2, k2=2)
+_BASE = Setting("base", "Features as extracted")
+_NFC = Setting("query and gallery", "Neighbours (NFC), k1 = k2 = 2", k1=2, k2=2)
 _COUNTS = "Neighbours: how many"
-_VIEWS = Setting("Generated views", "query and gallery, eta = 1", eta=1.0)
-_BOTH = Setting("Neighbours (k1 = k2 = 2) and generated views", "eta = 1", k1=2, k2=2, eta=1.0)
-_WEIGHTED = Setting("Weighted neighbours, k1 = k2 = 3, alpha = 4", "all cameras", k1=3, k2=3, alpha=4.0)
+_GENERATED = Setting("query and gallery, eta = 1", "Generated views", eta=1.0)
+_BOTH = Setting("eta = 1", "Neighbours (k1 = k2 = 2) and generated views", k1=2, k2=2, eta=1.0)
+_WEIGHTED = Setting("all cameras", "Weighted neighbours, k1 = k2 = 3, alpha = 4", k1=3, k2=3, alpha=4.0)
 _RECOMMENDED = replace(_WEIGHTED, name="other cameras only (recommended)", other_cameras=True)
-_RECOMMENDED_VIEWS = replace(_RECOMMENDED, name="the same, and views, eta = 1", eta=1.0)
+_RECOMMENDED_GENERATED = replace(_RECOMMENDED, name="the same, and views, eta = 1", eta=1.0)
 
 
 # "ID2", not "ID²": the table may be written to a terminal or a pipe that has no such letter.
@@ -129,20 +58,20 @@ SETTINGS: tuple[Setting, ...] = (
     *(replace(_NFC, group=_COUNTS, name=f"k1 = k2 = {k}", k1=k, k2=k) for k in (1, 3, 4)),
     # As in the paper. In the released code k2 = 4 acts like k2 = 2 here, because it keeps k1 neighbours only.
     replace(_NFC, group=_COUNTS, name="k1 = 2, k2 = 4", k2=4),
-    replace(_VIEWS, name="query only, eta = 1", gallery=False),
-    replace(_VIEWS, name="gallery only, eta = 1", query=False),
-    *(replace(_VIEWS, name=f"query and gallery, eta = {eta:g}", eta=eta) for eta in (0.25, 0.5, 1.0, 2.0)),
+    replace(_GENERATED, name="query only, eta = 1", gallery=False),
+    replace(_GENERATED, name="gallery only, eta = 1", query=False),
+    *(replace(_GENERATED, name=f"query and gallery, eta = {eta:g}", eta=eta) for eta in (0.25, 0.5, 1.0, 2.0)),
     *(replace(_BOTH, name=f"eta = {eta:g}", eta=eta) for eta in (1.0, 2.0)),
     _WEIGHTED,
     _RECOMMENDED,
-    _RECOMMENDED_VIEWS,
+    _RECOMMENDED_GENERATED,
     _then_reranked(_BASE, "base"),
     _then_reranked(_NFC, "neighbours, k1 = k2 = 2"),
-    _then_reranked(_VIEWS, "views, eta = 1"),
+    _then_reranked(_GENERATED, "views, eta = 1"),
     _then_reranked(_BOTH, "neighbours, k1 = k2 = 2, and views"),
     _then_reranked(_WEIGHTED, "neighbours, k1 = k2 = 3, alpha = 4"),
     _then_reranked(_RECOMMENDED, "the same, other cameras only"),
-    _then_reranked(_RECOMMENDED_VIEWS, "the same, and views, eta = 1"),
+    _then_reranked(_RECOMMENDED_GENERATED, "the same, and views, eta = 1"),
 )
 """The rows of the table, in its order."""
 
@@ -181,8 +110,8 @@ def run_demo(data: DemoSet, *, settings: Sequence[Setting] = SETTINGS, progress:
     >>> print(f"{row.name}: mAP {row.mAP:.4f}, rank-1 {row.rank1:.4f}")
     base: mAP 0.8144, rank-1 0.9125
     """
-    bar = tqdm(settings, desc="demo", unit="row", disable=not progress)
-    return [_evaluate_setting(data, setting) for setting in bar]
+    with tqdm(total=len(settings), desc="demo", unit="row", disable=not progress) as bar:
+        return run_study(*_take_sides(data), settings, on_row=lambda _: bar.update())
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -200,33 +129,27 @@ def format_table(rows: Sequence[Row]) -> str:
 
     Examples
     --------
-    >>> from pose2id.programs.demo import SETTINGS, Row, format_table
-    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.4986, 0.3403, 0.1263, 0)
+    >>> from pose2id.programs.demo import SETTINGS, format_table
+    >>> from pose2id.study import Row
+    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.4986, 0.3403, 0.1263)
     >>> print(format_table([row]).splitlines()[3])
       base                                    81.44  91.25  98.75  99.17  49.86    0.3403    0.1263     0
     """
-    columns = (
-        ("mAP", 6),
-        ("R1", 6),
-        ("R5", 6),
-        ("R10", 6),
-        ("mINP", 6),
-        ("ID2", 9),
-        ("ID2 rel.", 9),
-        ("ties", 5),
+    head = ("", "mAP", "R1", "R5", "R10", "mINP", "ID2", "ID2 rel.", "ties")
+    cells = (
+        (
+            row.name,
+            *(f"{100 * value:.2f}" for value in (row.mAP, row.rank1, row.rank5, row.rank10, row.mINP)),
+            *(f"{value:.4f}" for value in (row.id2_paper, row.id2_released)),
+            row.tied_rank1,
+        )
+        for row in rows
     )
-    header = " " * 38 + "".join(f" {title:>{width}}" for title, width in columns)
-    rule = "-" * len(header)
-    lines = [header, rule]
-    for group, members in groupby(rows, key=lambda row: row.setting.group):
-        lines.append(group)
-        for row in members:
-            percent = "".join(f" {100 * value:6.2f}" for value in (row.mAP, row.rank1, row.rank5, row.rank10, row.mINP))
-            lines.append(f"  {row.name:<36}{percent} {row.id2_paper:9.4f} {row.id2_released:9.4f} {row.tied_rank1:5d}")
-    return "\n".join([*lines, rule, *_LEGEND])
+    widths = (38, 6, 6, 6, 6, 6, 9, 9, 5)
+    return format_text(head, cells, widths=widths, gap=" ", headings=[row.table for row in rows], legend=_LEGEND)
 
 
-def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, str | int | float | bool]]:
+def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Flatten the rows into plain dictionaries, ready for JSON.
 
     Parameters
@@ -237,20 +160,20 @@ def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, str | int | float | boo
     Returns
     -------
     list of dict
-        The fields of `Setting`, then the numbers of `Row`, under the same names; scores as fractions.
+        What the settings are made of, then the numbers of the rows, under the names of `Setting` and `Row`; scores as
+        fractions.
 
     Examples
     --------
-    >>> from pose2id.programs.demo import SETTINGS, Row, rows_as_dicts
-    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.5, 0.3, 0.1263, 0)
+    >>> from pose2id.programs.demo import SETTINGS, rows_as_dicts
+    >>> from pose2id.study import Row
+    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.5, 0.3, 0.1263)
     >>> rows_as_dicts([row])[0]["mAP"]
     0.8144
     """
-    flat = []
-    for row in rows:
-        numbers = asdict(row)
-        flat.append({**numbers.pop("setting"), **numbers})
-    return flat
+    names = ("group", "name", "query", "gallery", "k1", "k2", "alpha", "other_cameras", "eta", "reranked")
+    numbers = ("mAP", "rank1", "rank5", "rank10", "mINP", "id2_paper", "id2_released", "tied_rank1")
+    return as_dicts(rows, [*(f"setting.{name}" for name in names), *numbers])
 
 
 def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
@@ -287,7 +210,7 @@ def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
     ...     [path.name for path in draw_pictures(load_demo(), folder)]
     ['ranking.png', 'cmc.png', 'identities.png']
     """
-    require("matplotlib", extra="plots", purpose="pose2id.programs.demo.draw_pictures")  # before the work, not after it
+    plots.check_matplotlib("pose2id.programs.demo.draw_pictures")  # before the work, not after it
     figures = (_draw_ranking(data), _draw_cmc(data), _draw_identities(data))
     target = Path(folder)
     return [
@@ -296,59 +219,20 @@ def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
     ]
 
 
-def _apply(data: DemoSet, setting: Setting) -> NDArray[np.float32]:
-    """Unit features (1500, 32): the setting on the chosen sets, plain L2 normalisation on the others."""
-    parts = []
-    for rows, chosen in ((data.query, setting.query), (data.gallery, setting.gallery)):
-        used = setting if chosen else _BASE
-        parts.append(
-            centralize(
-                data.features[rows],
-                data.generated[rows] if used.eta else None,
-                used.eta,
-                used.k1,
-                used.k2,
-                alpha=used.alpha,
-                exclude=data.cams[rows] if used.other_cameras else None,
-            )
-        )
-    return np.concatenate(parts)
-
-
-def _score(data: DemoSet, setting: Setting, features: NDArray[np.float32]) -> Scores:
-    query, gallery = features[data.query], features[data.gallery]
-    labels = (data.ids[data.query], data.ids[data.gallery], data.cams[data.query], data.cams[data.gallery])
-    if setting.reranked:
-        return evaluate(rerank(query, gallery, k1=20, k2=6, lambda_value=0.3), *labels, protocol="market1501")
-    return evaluate_features(query, gallery, *labels, protocol="market1501")
-
-
-def _evaluate_setting(data: DemoSet, setting: Setting) -> Row:
-    features = _apply(data, setting)
-    scores = _score(data, setting, features)
-    return Row(
-        setting=setting,
-        mAP=scores.mAP,
-        rank1=scores.rank(1),
-        rank5=scores.rank(5),
-        rank10=scores.rank(10),
-        mINP=scores.mINP,
-        id2_paper=id_density(features, data.ids, variant="paper"),
-        id2_released=id_density(features, data.ids, variant="released"),
-        tied_rank1=scores.tied_rank1,
+def _take_sides(data: DemoSet) -> tuple[FeatureSet, FeatureSet]:
+    query, gallery = (
+        FeatureSet(data.features[rows], data.ids[rows], data.cams[rows], data.generated[rows])
+        for rows in (data.query, data.gallery)
     )
+    return query, gallery
 
 
-def _distances(data: DemoSet, setting: Setting) -> NDArray[np.float64]:
-    """Euclidean distances (240, 1260) in float64, so that equal features have exactly equal distances."""
-    features = _apply(data, setting).astype(np.float64)
-    return np.stack([np.linalg.norm(features[data.gallery] - row, axis=1) for row in features[data.query]])
-
-
-def _average_precisions(data: DemoSet, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """AP of each query, (240,)."""
-    labels = (data.ids[data.query], data.ids[data.gallery], data.cams[data.query], data.cams[data.gallery])
-    return evaluate(distances, *labels).average_precision
+def _rank(data: DemoSet, setting: Setting) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances (240, 1260), float64 so that equal features have exactly equal ones, and AP of each query, (240,)."""
+    query, gallery = _take_sides(data)
+    rows, items = (side.astype(np.float64) for side in centralize_sets(query, gallery, setting))
+    distances = np.stack([np.linalg.norm(items - row, axis=1) for row in rows])
+    return distances, evaluate(distances, query.ids, gallery.ids, query.cams, gallery.cams).average_precision
 
 
 def _most_changed(gains: NDArray[np.float64], ids: NDArray[np.int64], count: int) -> list[int]:
@@ -363,8 +247,8 @@ _AFTER = "After: centralize(features, k1=3, k2=3, alpha=4, exclude=cams), query 
 
 
 def _draw_ranking(data: DemoSet) -> Figure:
-    before, after = _distances(data, _BASE), _distances(data, _RECOMMENDED)
-    gains = _average_precisions(data, after) - _average_precisions(data, before)
+    (before, worse), (after, better) = _rank(data, _BASE), _rank(data, _RECOMMENDED)
+    gains = better - worse
     query_ids = data.ids[data.query]
     rises, falls, stays = int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum())
     return plots.plot_ranking(
@@ -395,9 +279,10 @@ def _draw_cmc(data: DemoSet) -> Figure:
         "base": _BASE,
         "k1 = k2 = 2, as published": _NFC,
         "k1 = k2 = 3, alpha = 4, other cameras": _RECOMMENDED,
-        "the same, and views": _RECOMMENDED_VIEWS,
+        "the same, and views": _RECOMMENDED_GENERATED,
     }
-    scores = {name: _score(data, setting, _apply(data, setting)) for name, setting in compared.items()}
+    rows = run_study(*_take_sides(data), compared.values(), density=False)
+    scores = {name: row.scores for name, row in zip(compared, rows, strict=True) if row.scores}
     queries = next(iter(scores.values())).valid_queries
     title = f"CMC on the demo set: {queries} queries, {100 / queries:.1f} % each"
     return cast("Figure", plots.plot_cmc(scores, title=title).figure)  # not a SubFigure: it was made for the axes
@@ -405,9 +290,11 @@ def _draw_cmc(data: DemoSet) -> Figure:
 
 def _draw_identities(data: DemoSet) -> Figure:
     show = range(0, len(data.names), 10)
+    sides = _take_sides(data)
+    before, after = (np.concatenate(centralize_sets(*sides, setting)) for setting in (_BASE, _RECOMMENDED))
     return plots.plot_identities(
-        _apply(data, _BASE),
-        _apply(data, _RECOMMENDED),
+        before,
+        after,
         data.ids,
         show=show,
         images=data.thumbnails,

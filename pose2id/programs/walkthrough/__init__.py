@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.density import id_density
-from pose2id.evaluation import evaluate_features
-from pose2id.programs.walkthrough.checks import compare_with_poses, count_right_people, unit
+from pose2id.programs.walkthrough.checks import compare_with_poses, count_right_people
 from pose2id.programs.walkthrough.material import (
     TESTED,
     TRAINED,
@@ -34,7 +32,8 @@ from pose2id.programs.walkthrough.material import (
     view_features,
 )
 from pose2id.programs.walkthrough.pictures import MAP, SHEET, draw_map, draw_sheet
-from pose2id.programs.walkthrough.tables import Row, build_tables, format_tables, rows_as_dicts, standard_error
+from pose2id.programs.walkthrough.tables import build_tables, format_tables, rows_as_dicts
+from pose2id.study import FeatureSet, Row, Setting, run_study
 from pose2id.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
@@ -161,7 +160,8 @@ def _ablate(
     progress: bool,
 ) -> list[Row]:
     """Fig. 5: generated features alone as queries, with parts of the generator switched off; the same noise in all."""
-    few, gallery = people.select(chosen), people.select(slice(queries, None))
+    few, items = people.select(chosen), people.select(slice(queries, None))
+    gallery = FeatureSet(strong(items.images), items.ids, items.cams)
     title, rows = "Fig. 5: generated features alone as queries", []
     for name, off in (
         ("tokens and reference", {}),
@@ -172,9 +172,6 @@ def _ablate(
         seen = drawn[chosen]
         if off:
             seen = draw_people(switch_off(pipe, **off), few, seed=seed, keys=list(chosen), progress=progress)
-        query, items = unit(strong(seen).mean(1)), unit(strong(gallery.images))
-        scores = evaluate_features(query, items, few.ids, gallery.ids, few.cams, gallery.cams)
-        density = id_density(np.concatenate([query, items]), np.concatenate([few.ids, gallery.ids]))
-        error = standard_error(scores, few.ids)
-        rows.append(Row(title, "strong", name, scores.mAP, error, scores.rank(1), density))
+        query = FeatureSet(strong(seen).mean(1), few.ids, few.cams)
+        rows += run_study(query, gallery, [Setting(name, title)], encoder="strong")
     return rows

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pose2id.distances import unit
 from pose2id.poses import Pose, pose_direction
-from pose2id.programs.walkthrough.material import Encoder, Features, Images
+from pose2id.programs.walkthrough.material import Encoder, Images
 from pose2id.synthetic import SyntheticSet, make_camera, make_person, render
 
-__all__ = ["compare_with_poses", "count_right_people", "unit"]
-
-
-def unit(features: Features) -> Features:
-    """Features of length 1, along the last axis."""
-    unit: Features = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-    return unit
+__all__ = ["compare_with_poses", "count_right_people"]
 
 
 def count_right_people(encoder: Encoder, people: SyntheticSet, drawn: Images, gallery: SyntheticSet) -> float:
@@ -27,9 +23,9 @@ def count_right_people(encoder: Encoder, people: SyntheticSet, drawn: Images, ga
     not be in it.
     """
     names = np.unique(gallery.ids)
-    features = unit(encoder(gallery.images))
-    centres = unit(np.stack([features[gallery.ids == name].mean(0) for name in names]))
-    nearest = names[(unit(encoder(drawn)) @ centres.T).argmax(-1)]  # (N, M)
+    features = unit(torch.from_numpy(encoder(gallery.images)).double())
+    centres = unit(torch.stack([features[torch.from_numpy(gallery.ids == name)].mean(0) for name in names])).numpy()
+    nearest = names[(encoder(drawn) @ centres.T).argmax(-1)]  # (N, M); the length of a feature changes nothing
     return float((nearest == people.ids[:, None]).mean())
 
 

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pose2id.centralization import centralize
-from pose2id.density import id_density
-from pose2id.evaluation import Scores, evaluate, evaluate_features
 from pose2id.programs.walkthrough.material import Features, Views
-from pose2id.reranking import rerank
+from pose2id.study import FeatureSet, Row, Setting, run_study
 from pose2id.synthetic import SyntheticSet
+from pose2id.tables import as_dicts, format_text
 
-__all__ = ["Row", "build_tables", "format_tables", "rows_as_dicts", "standard_error"]
+__all__ = ["ETAS", "build_tables", "format_tables", "rows_as_dicts"]
 
 ETAS = {"strong": 1.0, "weak": 4.0, "untrained": 4.0, "raw pixels": 4.0}
 """Strong and weak: chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``; the others as weak."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: scores as fractions, by the protocol ``market1501``.
-
-    Attributes
-    ----------
-    table, encoder, name : str
-    mAP, error, rank1, id2 : float
-        `error` is the standard error of mAP over identities; `id2` is over query and gallery, as in the paper.
-    """
-
-    table: str
-    encoder: str
-    name: str
-    mAP: float
-    error: float
-    rank1: float
-    id2: float
 
 
 def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) -> list[Row]:
@@ -63,74 +36,44 @@ def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) ->
     """
     rows: list[Row] = []
     for encoder, seen in views.items():
-        eta = ETAS[encoder]
-        add = partial(_add_row, rows, people, queries, encoder, seen)
-        number = "2" if encoder in ("strong", "weak") else "5"
-        title = f"Table {number}: {'parts of the method' if number == '2' else 'encoders without ReID training'}"
-        add(title, "base")
-        add(title, "+ NFC", k=2)
-        add(title, f"+ IPG, eta = {eta:g}", eta=eta)
-        add(title, "+ IPG + NFC", eta=eta, k=2)
-        if number == "5":
-            continue
-        for side in ("query", "gallery"):
-            title = f"Tables 3 and 4: {side} only"
-            add(title, "+ NFC", k=2, side=side)
-            add(title, f"+ IPG, eta = {eta:g}", eta=eta, side=side)
-        for m in range(seen.generated.shape[1] + 1):
-            add("Table 6: the first M poses", f"M = {m}", eta=eta if m else 0, m=m)
-        for other in (0.25, 0.5, 1, 2, 4, 8):
-            add("Fig. 8: eta", f"eta = {other:g}", eta=other)
-        add("Table 7: with re-ranking", "base", reranked=True)
-        add("Table 7: with re-ranking", f"+ IPG, eta = {eta:g}", eta=eta, reranked=True)
-        add("Table 7: with re-ranking", "+ IPG + NFC", eta=eta, k=2, reranked=True)
-        controls = {
-            "mirrored picture": seen.mirrored[:, None],
-            "8 plain augmentations": seen.augmented,
-            "8 other real pictures": seen.real,
-        }
-        for name, features in controls.items():
-            for other in (0.5, 1, 4):
-                title = "Controls in place of generated pictures"
-                add(title, f"{name}, eta = {other:g}", eta=other, instead=features)
+        for generated, settings in _plan(encoder, seen):
+            query, gallery = (
+                FeatureSet(seen.features[half], people.ids[half], people.cams[half], generated[half])
+                for half in (slice(queries), slice(queries, None))
+            )
+            rows += run_study(query, gallery, settings, encoder=encoder)
     titles = {row.table for row in rows}
     order = sorted(titles, key=lambda title: ("TFC".index(title[0]), title.replace("Tables", "Table")))
     return sorted(rows, key=lambda row: order.index(row.table))
 
 
-def _add_row(
-    rows: list[Row],
-    people: SyntheticSet,
-    queries: int,
-    encoder: str,
-    seen: Views,
-    table: str,
-    name: str,
-    *,
-    eta: float = 0.0,
-    k: int = 0,
-    m: int | None = None,
-    side: str = "both",
-    reranked: bool = False,
-    instead: Features | None = None,
-) -> None:
-    generated = seen.generated[:, :m] if instead is None else instead
-    parts = []
-    for part, half in (("query", slice(queries)), ("gallery", slice(queries, None))):
-        chosen = side in (part, "both")
-        used = generated[half] if eta and chosen else None
-        parts.append(centralize(seen.features[half], used, eta, k if chosen else 0, k if chosen else 0))
-    query, gallery = parts
-    labels = (people.ids[:queries], people.ids[queries:], people.cams[:queries], people.cams[queries:])
-    scores = evaluate(rerank(query, gallery), *labels) if reranked else evaluate_features(query, gallery, *labels)
-    density = id_density(np.concatenate(parts), people.ids)
-    rows.append(Row(table, encoder, name, scores.mAP, standard_error(scores, labels[0]), scores.rank(1), density))
-
-
-def standard_error(scores: Scores, ids: NDArray[np.int64]) -> float:
-    """Standard error of mAP, over the mean average precisions of identities."""
-    means = np.array([np.nanmean(scores.average_precision[ids == who]) for who in np.unique(ids)])
-    return float(means.std(ddof=1) / len(means) ** 0.5)
+def _plan(encoder: str, seen: Views) -> Iterator[tuple[Features, list[Setting]]]:
+    """The settings of one encoder, with the features that stand in for generated ones in them."""
+    eta = ETAS[encoder]
+    is_trained = encoder in ("strong", "weak")
+    base, nfc = Setting("base"), Setting("+ NFC", k1=2, k2=2)
+    ipg, both = Setting(f"+ IPG, eta = {eta:g}", eta=eta), Setting("+ IPG + NFC", eta=eta, k1=2, k2=2)
+    title = "Table 2: parts of the method" if is_trained else "Table 5: encoders without ReID training"
+    settings = [replace(setting, group=title) for setting in (base, nfc, ipg, both)]
+    if not is_trained:
+        yield seen.generated, settings
+        return
+    title = "Tables 3 and 4: {} only"
+    settings += [replace(setting, group=title.format("query"), gallery=False) for setting in (nfc, ipg)]
+    settings += [replace(setting, group=title.format("gallery"), query=False) for setting in (nfc, ipg)]
+    settings += [Setting(f"eta = {other:g}", "Fig. 8: eta", eta=other) for other in (0.25, 0.5, 1, 2, 4, 8)]
+    settings += [replace(setting, group="Table 7: with re-ranking", reranked=True) for setting in (base, ipg, both)]
+    yield seen.generated, settings
+    for m in range(seen.generated.shape[1] + 1):
+        yield seen.generated[:, :m], [Setting(f"M = {m}", "Table 6: the first M poses", eta=eta if m else 0)]
+    controls = {
+        "mirrored picture": seen.mirrored[:, None],
+        "8 plain augmentations": seen.augmented,
+        "8 other real pictures": seen.real,
+    }
+    title = "Controls in place of generated pictures"
+    for name, features in controls.items():
+        yield features, [Setting(f"{name}, eta = {other:g}", title, eta=other) for other in (0.5, 1, 4)]
 
 
 def format_tables(rows: Sequence[Row]) -> str:
@@ -139,6 +82,7 @@ def format_tables(rows: Sequence[Row]) -> str:
     Parameters
     ----------
     rows : sequence of Row
+        From `build_tables`.
 
     Returns
     -------
@@ -147,19 +91,19 @@ def format_tables(rows: Sequence[Row]) -> str:
 
     Examples
     --------
-    >>> from pose2id.programs.walkthrough import Row, format_tables
-    >>> print(format_tables([Row("Table 2", "weak", "base", 0.1666, 0.0123, 0.204, 0.2231)]).splitlines()[3])
+    >>> from pose2id.programs.walkthrough import format_tables
+    >>> from pose2id.study import Row, Setting
+    >>> row = Row(Setting("base", "Table 2"), 0.1666, 0.204, 0.4, 0.6, 0.1, 0.2231, error=0.0123, encoder="weak")
+    >>> print(format_tables([row]).splitlines()[3])
       weak       base   16.7   1.2   20.4   0.223
     """
-    wide = max(len(row.name) for row in rows)
-    head = f"{'':<{13 + wide}}{'mAP':>7}{'+-':>6}{'R1':>7}{'ID2':>8}"
-    lines = [head, "-" * len(head)]
-    for table in dict.fromkeys(row.table for row in rows):
-        lines.append(table)
-        for row in (row for row in rows if row.table == table):
-            cells = f"{100 * row.mAP:>7.1f}{100 * row.error:>6.1f}{100 * row.rank1:>7.1f}{row.id2:>8.3f}"
-            lines.append(f"  {row.encoder:<11}{row.name:<{wide}}{cells}")
-    return "\n".join([*lines, "-" * len(head), *_LEGEND])
+    head = ("", "", "mAP", "+-", "R1", "ID2")
+    cells = (
+        (row.encoder, row.name, *(f"{100 * x:.1f}" for x in (row.mAP, row.error, row.rank1)), f"{row.id2:.3f}")
+        for row in rows
+    )
+    headings = [row.table for row in rows]
+    return format_text(head, cells, align="<<>", widths=(13, 0, 7, 6, 7, 8), gap="", headings=headings, legend=_LEGEND)
 
 
 _LEGEND = (
@@ -171,4 +115,4 @@ _LEGEND = (
 
 def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows for JSON."""
-    return [dataclasses.asdict(row) for row in rows]
+    return as_dicts(rows, ("table", "encoder", "name", "mAP", "error", "rank1", "id2"))

@@ -1,0 +1,375 @@
+"""Before and after: two sets and a list of settings in, one row of scores and ID² for each setting out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pose2id.centralization import centralize
+from pose2id.density import VARIANTS, id_density
+from pose2id.evaluation import Scores, evaluate, evaluate_features
+from pose2id.reranking import rerank
+from pose2id.validation import is_tensor, take_labels
+
+if TYPE_CHECKING:
+    from pose2id.arrays import Array
+    from pose2id.evaluation import Protocol
+    from pose2id.validation import Labels
+
+__all__ = ["FeatureSet", "Row", "Setting", "centralize_sets", "run_study", "standard_error"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """One side of a study, the queries or the gallery.
+
+    Attributes
+    ----------
+    features : (N, D) numpy array or torch tensor
+        As `centralize` takes them.
+    ids : (N,) integers or strings
+        Identities.
+    cams : (N,) integers or strings, optional
+        Cameras; both sides have them, or neither.
+    generated : (N, M, D) or (N, D) array, or a sequence of M arrays (N, D), optional
+        Features of generated images, as `centralize` takes them.
+    """
+
+    features: Array
+    ids: Labels
+    cams: Labels | None = None
+    generated: Array | Sequence[Array] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is done to the features before they are evaluated; by default they are only scaled to length 1.
+
+    Attributes
+    ----------
+    name, group : str
+        Name of the row, and heading of the rows it belongs to.
+    query, gallery : bool
+        Whether this side is centralized; the other one is only scaled.
+    eta : float
+        Weight of the mean generated feature, on the sides that have some; 0 leaves them out.
+    k1, k2 : int
+        As in `pose2id.centralize`; 0 leaves the neighbours out.
+    alpha : float
+        As in `pose2id.centralize`.
+    other_cameras : bool
+        Whether neighbours come from other cameras only (``exclude=cams``).
+    normalize : bool
+        False: nothing is scaled, so without neighbours and generated features the rows stay as given.
+    reranked : bool
+        Whether k-reciprocal re-ranking follows.
+    rerank_k1, rerank_k2, rerank_lambda
+        Of the re-ranking: `k1`, `k2` and `lambda_value` of `pose2id.rerank`.
+    """
+
+    name: str
+    group: str = ""
+    query: bool = True
+    gallery: bool = True
+    eta: float = 0.0
+    k1: int = 0
+    k2: int = 0
+    alpha: float = 0.0
+    other_cameras: bool = False
+    normalize: bool = True
+    reranked: bool = False
+    rerank_k1: int = 20
+    rerank_k2: int = 6
+    rerank_lambda: float = 0.3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one setting comes to.
+
+    Attributes
+    ----------
+    setting : Setting
+        What was done.
+    mAP, rank1, rank5, rank10, mINP : float
+        Fractions in [0, 1].
+    id2_paper, id2_released : float
+        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser.
+        Re-ranking changes distances, not features, so it leaves ID² as it is. NaN where it was not asked for.
+    valid_queries : int
+        Queries that have a right answer.
+    tied_rank1 : int
+        Queries whose first answer hangs on an exact tie of distances.
+    error : float
+        Standard error of mAP over identities; see `standard_error`.
+    encoder : str
+        Whose features they are, where several encoders are compared.
+    scores : Scores
+        All that was measured: the curve, and the average precision of each query.
+    """
+
+    setting: Setting
+    mAP: float
+    rank1: float
+    rank5: float
+    rank10: float
+    mINP: float
+    id2_paper: float = math.nan
+    id2_released: float = math.nan
+    valid_queries: int = 0
+    tied_rank1: int = 0
+    error: float = math.nan
+    encoder: str = ""
+    scores: Scores | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the setting."""
+        return self.setting.name
+
+    @property
+    def table(self) -> str:
+        """Group of the setting: the heading that the row stands under."""
+        return self.setting.group
+
+    @property
+    def id2(self) -> float:
+        """ID² by the paper's formula."""
+        return self.id2_paper
+
+
+def run_study(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    settings: Iterable[Setting],
+    *,
+    protocol: str | Protocol = "market1501",
+    metric: str = "euclidean",
+    density: bool = True,
+    encoder: str = "",
+    engine: str = "auto",
+    on_row: Callable[[Row], object] | None = None,
+    progress: bool = False,
+) -> list[Row]:
+    """Centralize both sides, re-rank or not, score, ID²: for every setting.
+
+    Query and gallery are centralized separately, as published: no feature of one ever enters the other. Settings that
+    ask for the same features of a side share them, and they are held only as long as one needs them.
+
+    Parameters
+    ----------
+    query, gallery : FeatureSet
+        Of the same container and device.
+    settings : iterable of Setting
+    protocol
+        As for `pose2id.evaluate`.
+    metric : {"euclidean", "cosine"}
+        As for `pose2id.evaluate_features`, for settings without re-ranking.
+    density : bool
+        False leaves out ID².
+    encoder : str
+        Noted in the rows.
+    engine : str
+        Who searches neighbours; see `pose2id.knn_graph`.
+    on_row : callable, optional
+        Called with each row once it is known, for instance to move a bar.
+    progress : bool
+        Bars of each centralization, evaluation and re-ranking on stderr.
+
+    Returns
+    -------
+    list of Row
+        One for each setting, in their order; all scores as fractions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `pose2id.centralize`, `pose2id.evaluate` and `pose2id.rerank`; and for a setting that needs cameras or
+        generated features where there are none.
+
+    References
+    ----------
+    Yuan et al., From Poses to Identity, CVPR 2025, Tables 2-4 and 7.
+
+    Examples
+    --------
+    >>> from pose2id.datasets import load_demo
+    >>> from pose2id.study import FeatureSet, Setting, run_study
+    >>> data = load_demo()
+    >>> query, gallery = (FeatureSet(data.features[i], data.ids[i], data.cams[i]) for i in (data.query, data.gallery))
+    >>> for row in run_study(query, gallery, [Setting("base"), Setting("k1 = k2 = 2", k1=2, k2=2)]):
+    ...     print(f"{row.name:<12}{row.mAP:.4f} {row.id2:.4f}")
+    base        0.8144 0.3403
+    k1 = k2 = 2 0.8413 0.2997
+    """
+    settings = list(settings)
+    for setting in settings:
+        _check(setting, query, gallery)
+    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    uses = Counter(side for setting in settings for side in _sides(setting))
+    features: dict[_Side, Any] = {}
+    densities: dict[tuple[_Side, _Side], dict[str, float]] = {}
+    rows = []
+    for setting in settings:
+        sides = _sides(setting)
+        for side, data in zip(sides, (query, gallery), strict=True):
+            if side not in features:
+                features[side] = _treat(data, side, engine=engine, progress=progress)
+        one, other = (features[side] for side in sides)
+        if setting.reranked:
+            distances = _rerank(one, other, setting, engine=engine, progress=progress)
+            scores = evaluate(distances, *labels, protocol=protocol)
+            del distances  # (Q, G): not held while the next setting is worked on
+        else:
+            scores = evaluate_features(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
+        if density and sides not in densities:
+            densities[sides] = _measure_density((one, other), query.ids, gallery.ids)
+        row = Row(
+            setting,
+            mAP=scores.mAP,
+            rank1=scores.rank(1),
+            rank5=scores.rank(5),
+            rank10=scores.rank(10),
+            mINP=scores.mINP,
+            valid_queries=scores.valid_queries,
+            tied_rank1=scores.tied_rank1,
+            error=standard_error(scores, query.ids),
+            encoder=encoder,
+            scores=scores,
+            **densities.get(sides, {}),
+        )
+        rows.append(row)
+        if on_row:
+            on_row(row)
+        uses.subtract(sides)
+        features = {side: array for side, array in features.items() if uses[side]}
+    return rows
+
+
+def centralize_sets(
+    query: FeatureSet, gallery: FeatureSet, setting: Setting, *, engine: str = "auto", progress: bool = False
+) -> tuple[Any, Any]:
+    """Features of both sides after a setting, (Q, D) and (G, D): what `run_study` evaluates.
+
+    Parameters
+    ----------
+    query, gallery : FeatureSet
+    setting : Setting
+        Of its re-ranking, which changes distances, nothing is seen here.
+    engine, progress
+        As for `run_study`.
+
+    Returns
+    -------
+    query, gallery : arrays of the kind and dtype of the features given
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.study import FeatureSet, Setting, centralize_sets
+    >>> query, gallery = FeatureSet(np.array([[3.0, 4.0]]), ["a"]), FeatureSet(np.array([[0.0, 2.0]]), ["a"])
+    >>> centralize_sets(query, gallery, Setting("base"))
+    (array([[0.6, 0.8]]), array([[0., 1.]]))
+    """
+    _check(setting, query, gallery)
+    of_query, of_gallery = (
+        _treat(data, side, engine=engine, progress=progress)
+        for data, side in zip((query, gallery), _sides(setting), strict=True)
+    )
+    return of_query, of_gallery
+
+
+def standard_error(scores: Scores, ids: Labels) -> float:
+    """Standard error of mAP over identities: that of the mean of their mean average precisions.
+
+    Parameters
+    ----------
+    scores : Scores
+        From `pose2id.evaluate` or `pose2id.evaluate_features`.
+    ids : (Q,) integers or strings
+        Identities of the queries. One without a right answer in the gallery does not count.
+
+    Returns
+    -------
+    float
+        NaN for fewer than two identities.
+
+    Examples
+    --------
+    >>> from pose2id import evaluate
+    >>> from pose2id.study import standard_error
+    >>> import numpy as np
+    >>> scores = evaluate(np.array([[1.0, 2.0], [1.0, 2.0]]), ["a", "b"], ["a", "b"])
+    >>> scores.average_precision.tolist(), standard_error(scores, ["a", "b"])
+    ([1.0, 0.5], 0.25)
+    """
+    labels = take_labels(ids, len(scores.average_precision), "ids")
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(labels[order], return_index=True)[1]
+    groups = np.split(scores.average_precision[order], starts[1:])
+    means = np.array([np.nanmean(group) for group in groups if not np.isnan(group).all()])
+    return float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else math.nan
+
+
+class _Side(NamedTuple):
+    """What is done to one side; settings that agree in it share its features."""
+
+    name: str
+    normalize: bool
+    eta: float = 0.0
+    k1: int = 0
+    k2: int = 0
+    alpha: float = 0.0
+    other_cameras: bool = False
+
+
+def _sides(setting: Setting) -> tuple[_Side, _Side]:
+    method = (setting.eta, setting.k1, setting.k2, setting.alpha, setting.other_cameras)
+    query = _Side("query", setting.normalize, *(method if setting.query else ()))
+    return query, _Side("gallery", setting.normalize, *(method if setting.gallery else ()))
+
+
+def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
+    """Raise where a setting would silently be another one."""
+    chosen = {"query": query} if setting.query else {}
+    chosen |= {"gallery": gallery} if setting.gallery else {}
+    for name, data in chosen.items():
+        if setting.other_cameras and data.cams is None:
+            raise ValueError(f"setting {setting.name!r} takes neighbours from other cameras, but {name} has no cams")
+    if setting.eta and chosen and all(data.generated is None for data in chosen.values()):
+        lack = f"{' and '.join(chosen)} {'have' if len(chosen) > 1 else 'has'} no generated features"
+        raise ValueError(f"setting {setting.name!r} has eta = {setting.eta}, but {lack}")
+
+
+def _treat(data: FeatureSet, side: _Side, *, engine: str, progress: bool) -> Any:
+    if not (side.normalize or side.eta or (side.k1 and side.k2)):
+        return data.features
+    return centralize(
+        data.features,
+        data.generated if side.eta else None,
+        side.eta,
+        side.k1,
+        side.k2,
+        alpha=side.alpha,
+        normalize=side.normalize,
+        exclude=data.cams if side.other_cameras else None,
+        engine=engine,
+        progress=progress,
+    )
+
+
+def _rerank(query: Any, gallery: Any, setting: Setting, *, engine: str, progress: bool) -> Any:
+    k1, k2, share = setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda
+    return rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, engine=engine, progress=progress)
+
+
+def _measure_density(both: Sequence[Any], *ids: Labels) -> dict[str, float]:
+    together = torch.cat(list(both)) if is_tensor(both[0]) else np.concatenate(both)
+    labels = np.concatenate([take_labels(part, len(rows), "ids") for part, rows in zip(ids, both, strict=True)])
+    return {f"id2_{variant}": id_density(together, labels, variant=variant) for variant in VARIANTS}

@@ -1,0 +1,200 @@
+"""The study loop, against its four steps written out."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pose2id import centralize, evaluate, evaluate_features, id_density, rerank, study
+from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study, standard_error
+
+RNG = np.random.default_rng(0)
+
+
+def make_side(n: int) -> FeatureSet:
+    ids = np.arange(n) % 6
+    centres = np.random.default_rng(1).normal(size=(6, 5))
+    features, generated = (
+        (centres[ids] + 0.9 * RNG.normal(size=(*shape, n, 5))).astype(np.float32) for shape in ((), (3,))
+    )
+    return FeatureSet(features, ids, RNG.integers(0, 3, n), np.ascontiguousarray(generated.transpose(1, 0, 2)))
+
+
+QUERY, GALLERY = make_side(18), make_side(42)
+LABELS = (QUERY.ids, GALLERY.ids, QUERY.cams, GALLERY.cams)
+BASE = Setting("base")
+FULL = Setting("all of it", "a heading", eta=0.5, k1=3, k2=2, alpha=2.0, other_cameras=True)
+SETTINGS = {
+    "base": (BASE, [{"k1": 0}, {"k1": 0}]),
+    "neighbours": (Setting("x", k1=2, k2=3), [{"k1": 2, "k2": 3}] * 2),
+    "generated": (
+        Setting("x", eta=2.0),
+        [{"k1": 0, "eta": 2.0, "generated": side.generated} for side in (QUERY, GALLERY)],
+    ),
+    "raw sums": (Setting("x", k1=2, k2=2, normalize=False), [{"normalize": False}] * 2),
+    "all": (
+        FULL,
+        [
+            {"generated": side.generated, "eta": 0.5, "k1": 3, "k2": 2, "alpha": 2.0, "exclude": side.cams}
+            for side in (QUERY, GALLERY)
+        ],
+    ),
+    "query only": (Setting("x", k1=2, k2=2, gallery=False), [{}, {"k1": 0}]),
+    "gallery only": (Setting("x", k1=2, k2=2, query=False), [{"k1": 0}, {}]),
+}
+
+
+@pytest.mark.parametrize("reranked", [False, True])
+@pytest.mark.parametrize(("setting", "options"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_the_four_steps(setting, options, reranked) -> None:
+    sides = [centralize(side.features, **given) for side, given in zip((QUERY, GALLERY), options, strict=True)]
+    setting = replace(setting, reranked=reranked, rerank_k1=7, rerank_k2=3, rerank_lambda=0.5)
+    scores = evaluate_features(*sides, *LABELS, protocol="all", metric="cosine")
+    if reranked:
+        scores = evaluate(rerank(*sides, k1=7, k2=3, lambda_value=0.5), *LABELS, protocol="all")
+    both, ids = np.concatenate(sides), np.concatenate([QUERY.ids, GALLERY.ids])
+    (row,) = run_study(QUERY, GALLERY, [setting], protocol="all", metric="cosine", encoder="mine")
+    assert row == Row(
+        setting,
+        scores.mAP,
+        *(scores.rank(k) for k in (1, 5, 10)),
+        scores.mINP,
+        id2_paper=id_density(both, ids),
+        id2_released=id_density(both, ids, variant="released"),
+        valid_queries=scores.valid_queries,
+        tied_rank1=scores.tied_rank1,
+        error=standard_error(scores, QUERY.ids),
+        encoder="mine",
+    )
+    np.testing.assert_array_equal(row.scores.average_precision, scores.average_precision)
+    np.testing.assert_array_equal(row.scores.cmc, scores.cmc)
+    for mine, other in zip(centralize_sets(QUERY, GALLERY, setting), sides, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert (row.name, row.table, row.id2) == (setting.name, setting.group, row.id2_paper)
+
+
+def test_as_given() -> None:
+    setting = Setting("as given", normalize=False)
+    assert centralize_sets(QUERY, GALLERY, setting) == (QUERY.features, GALLERY.features)  # not even copied
+    scores = evaluate_features(QUERY.features, GALLERY.features, *LABELS)
+    assert run_study(QUERY, GALLERY, [setting])[0].mAP == scores.mAP != run_study(QUERY, GALLERY, [BASE])[0].mAP
+
+
+def test_tensors_and_names_give_the_same() -> None:
+    sides = [
+        FeatureSet(
+            torch.tensor(side.features),
+            [f"person {i}" for i in side.ids],
+            torch.tensor(side.cams),
+            list(torch.tensor(side.generated).unbind(1)),
+        )
+        for side in (QUERY, GALLERY)
+    ]
+    settings = [BASE, FULL, replace(FULL, reranked=True)]
+    for row, other in zip(run_study(*sides, settings), run_study(QUERY, GALLERY, settings), strict=True):
+        assert vars(row) | {"scores": None} == pytest.approx(vars(other) | {"scores": None}, abs=1e-12)
+
+
+def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
+    calls, made = [], []
+
+    def count(features, *arguments, **options):
+        gc.collect()
+        calls.append((len(features), sum(ref() is not None for ref in made)))
+        result = centralize(features, *arguments, **options)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(study, "centralize", count)
+    nfc = Setting("neighbours", k1=2, k2=2)
+    settings = [BASE, replace(BASE, reranked=True), nfc, replace(nfc, query=False), replace(nfc, reranked=True), FULL]
+    rows = run_study(QUERY, GALLERY, settings)
+    # base, neighbours, all of it, each side once
+    assert [n for n, _ in calls] == [18, 42] * 3
+    # When the last two are made, only the two before are there yet: the base has been forgotten.
+    assert [alive for _, alive in calls] == [0, 1, 2, 3, 2, 3]
+    assert rows[2].id2 == rows[4].id2
+    assert [row.setting for row in rows] == settings
+
+
+def test_rows_are_told_as_they_come() -> None:
+    told = []
+    rows = run_study(QUERY, GALLERY, (setting for setting in (BASE, FULL)), on_row=told.append)
+    assert told == rows
+    assert run_study(QUERY, GALLERY, []) == []
+
+
+def test_without_density_and_cameras() -> None:
+    sides = [FeatureSet(side.features, side.ids) for side in (QUERY, GALLERY)]
+    (row,) = run_study(*sides, [BASE], density=False)
+    assert math.isnan(row.id2_paper)
+    assert math.isnan(row.id2_released)
+    assert row.mAP == evaluate_features(*centralize_sets(*sides, BASE), *LABELS[:2]).mAP
+
+
+def test_one_side_may_have_generated_features() -> None:
+    alone = replace(GALLERY, generated=None)
+    setting = Setting("x", eta=1.0)
+    query, gallery = centralize_sets(QUERY, alone, setting)
+    np.testing.assert_array_equal(query, centralize(QUERY.features, QUERY.generated, k1=0))
+    np.testing.assert_array_equal(gallery, centralize(GALLERY.features, k1=0))
+
+
+def test_a_setting_that_would_be_another_is_refused_before_any_work(monkeypatch) -> None:
+    bare = [replace(side, cams=None, generated=None) for side in (QUERY, GALLERY)]
+    monkeypatch.setattr(study, "centralize", None)
+    for settings, words in (
+        ([BASE, Setting("mine", eta=1.0)], "'mine' has eta = 1.0, but query and gallery have no generated features"),
+        ([BASE, Setting("mine", eta=1.0, query=False)], "'mine' has eta = 1.0, but gallery has no generated features"),
+        (
+            [BASE, Setting("mine", other_cameras=True)],
+            "'mine' takes neighbours from other cameras, but query has no cams",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_study(*bare, settings)
+        with pytest.raises(ValueError, match=words):
+            centralize_sets(*bare, settings[1])
+
+
+def test_what_is_wrong_is_said_by_the_step() -> None:
+    with pytest.raises(ValueError, match="k1 must be an integer >= 0, received -1"):
+        run_study(QUERY, GALLERY, [Setting("x", k1=-1, k2=2)])
+    with pytest.raises(ValueError, match="engine must be one of"):
+        run_study(QUERY, GALLERY, [BASE], engine="magic")
+    with pytest.raises(ValueError, match="metric must be one of"):
+        run_study(QUERY, GALLERY, [BASE], metric="magic")
+    with pytest.raises(ValueError, match="protocol must be"):
+        run_study(QUERY, GALLERY, [replace(BASE, reranked=True)], protocol="magic")
+    with pytest.raises(ValueError, match=r"query_ids must have shape \(18,\)"):
+        run_study(replace(QUERY, ids=QUERY.ids[1:]), GALLERY, [BASE])
+
+
+def test_bars(capsys) -> None:
+    run_study(QUERY, GALLERY, [FULL, replace(FULL, reranked=True)], progress=True)
+    captured = capsys.readouterr()
+    assert "evaluating" in captured.err
+    assert captured.out == ""
+    run_study(QUERY, GALLERY, [FULL])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_standard_errors() -> None:
+    distances = RNG.normal(size=(18, 42))
+    scores = evaluate(distances, *LABELS[:2])
+    means = [scores.average_precision[QUERY.ids == who].mean() for who in range(6)]
+    assert standard_error(scores, QUERY.ids) == pytest.approx(np.std(means, ddof=1) / 6**0.5, rel=1e-12)
+    # One without a right answer does not count, neither among its identity's queries nor as an identity.
+    gallery = np.where(GALLERY.ids == 0, 99, GALLERY.ids)
+    scores = evaluate(distances, QUERY.ids, gallery)
+    assert np.isnan(scores.average_precision[QUERY.ids == 0]).all()
+    means = [scores.average_precision[QUERY.ids == who].mean() for who in range(1, 6)]
+    assert standard_error(scores, list(map(str, QUERY.ids))) == pytest.approx(np.std(means, ddof=1) / 5**0.5, rel=1e-12)
+    one = evaluate(distances[QUERY.ids == 1], QUERY.ids[QUERY.ids == 1], GALLERY.ids)
+    assert math.isnan(standard_error(one, QUERY.ids[QUERY.ids == 1]))
