@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from pose2id.datasets import DemoSet
 from pose2id.evaluation import evaluate
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
 from pose2id.tables import as_dicts, format_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PICTURES", "SETTINGS", "draw_pictures", "format_table", "rows_as_dicts", "run_demo"]
 
@@ -246,7 +243,7 @@ def _most_changed(gains: NDArray[np.float64], ids: NDArray[np.int64], count: int
 _AFTER = "After: centralize(features, k1=3, k2=3, alpha=4, exclude=cams), query and gallery separately."
 
 
-def _draw_ranking(data: DemoSet) -> Figure:
+def _draw_ranking(data: DemoSet) -> Any:
     (before, worse), (after, better) = _rank(data, _BASE), _rank(data, _RECOMMENDED)
     gains = better - worse
     query_ids = data.ids[data.query]
@@ -274,7 +271,7 @@ def _draw_ranking(data: DemoSet) -> Figure:
     )
 
 
-def _draw_cmc(data: DemoSet) -> Figure:
+def _draw_cmc(data: DemoSet) -> Any:
     compared = {
         "base": _BASE,
         "k1 = k2 = 2, as published": _NFC,
@@ -285,10 +282,10 @@ def _draw_cmc(data: DemoSet) -> Figure:
     scores = {name: row.scores for name, row in zip(compared, rows, strict=True) if row.scores}
     queries = next(iter(scores.values())).valid_queries
     title = f"CMC on the demo set: {queries} queries, {100 / queries:.1f} % each"
-    return cast("Figure", plots.plot_cmc(scores, title=title).figure)  # not a SubFigure: it was made for the axes
+    return plots.plot_cmc(scores, title=title).figure
 
 
-def _draw_identities(data: DemoSet) -> Figure:
+def _draw_identities(data: DemoSet) -> Any:
     show = range(0, len(data.names), 10)
     sides = _take_sides(data)
     before, after = (np.concatenate(centralize_sets(*sides, setting)) for setting in (_BASE, _RECOMMENDED))
