@@ -10,9 +10,7 @@ pictures, so its covariance cannot be inverted as it is; what is done about that
 from __future__ import annotations
 
 import math
-import os
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.errors import require
+from pose2id.images import draw_sheet, take_image
 from pose2id.poses import Pose, PoseLimits, pose_faults
 from pose2id.validation import check_count, check_number, take_labels
 
@@ -33,8 +32,6 @@ __all__ = ["Cleaned", "clean", "draw_dropped", "mahalanobis_distances"]
 LEAST_SHRINKAGE = 0.01
 FEWEST = 3
 """With fewer pictures no one of an identity lies farther out than another."""
-_LINES = 5
-_LINE = 12
 
 
 # eq=False: comparing arrays with == has no single truth value.
@@ -276,28 +273,21 @@ def draw_dropped(
     >>> draw_dropped(rng.integers(0, 256, (12, 64, 32, 3), dtype=np.uint8), cleaned, columns=6).mode
     'RGB'
     """
-    pillow = require("PIL.Image", "ipg", "draw_dropped")
-    draw_module = require("PIL.ImageDraw", "ipg", "draw_dropped")
     columns, height, limit = (
         check_count(value, name, 1) for value, name in ((columns, "columns"), (height, "height"), (limit, "limit"))
     )
     if len(images) != len(cleaned.reference):
         raise ValueError(f"images must hold {len(cleaned.reference)} pictures, received {len(images)}")
     rows = sorted(cleaned.reasons, key=lambda row: (bool(cleaned.reference[row]), row))[:limit]
-    cell = max(96, height), height + _LINES * _LINE + 4
-    lines = max(1, math.ceil(len(rows) / columns))
-    sheet = pillow.new("RGB", (min(columns, max(1, len(rows))) * cell[0], lines * cell[1]), "white")
-    pen = draw_module.Draw(sheet)
+    size = max(96, height), height
+    lines = [rows[first : first + columns] for first in range(0, len(rows), columns)]
+    sheet = draw_sheet(
+        [[_fit(images[row], size) for row in line] for line in lines] or [[None]],
+        size,
+        labels=[[f"{row}: {cleaned.reasons[row]}" for row in line] for line in lines],
+    )
     if not rows:
-        pen.text((4, 4), "nothing dropped", fill="black")
-    for place, row in enumerate(rows):
-        left, top = place % columns * cell[0], place // columns * cell[1]
-        picture = _open(images[row], pillow)
-        width = min(cell[0], max(1, round(height * picture.width / picture.height)))
-        sheet.paste(picture.resize((width, height)), (left + (cell[0] - width) // 2, top))
-        words = textwrap.wrap(f"{row}: {cleaned.reasons[row]}", cell[0] // 7)[:_LINES]
-        for line, text in enumerate(words):
-            pen.text((left + 2, top + height + 2 + line * _LINE), text, fill="black")
+        require("PIL.ImageDraw", "ipg", "draw_dropped").Draw(sheet).text((4, 4), "nothing dropped", fill="black")
     return sheet
 
 
@@ -318,12 +308,15 @@ def _inner_products(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return centred @ centred.T
 
 
-def _open(image: Any, pillow: Any) -> Any:
-    if isinstance(image, (str, os.PathLike)):
-        from pose2id.images import read_image
-
-        return read_image(image)
-    return (pillow.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
+def _fit(image: Any, size: tuple[int, int]) -> Image.Image:
+    """A picture of that size: the image as high as it is, in the middle, on white."""
+    pillow = require("PIL.Image", "ipg", "draw_dropped")
+    width, height = size
+    picture = take_image(pillow.fromarray(image) if isinstance(image, np.ndarray) else image)
+    across = min(width, max(1, round(height * picture.width / picture.height)))
+    fitted: Image.Image = pillow.new("RGB", size, "white")
+    fitted.paste(picture.resize((across, height)), ((width - across) // 2, 0))
+    return fitted
 
 
 def _kind(fault: str) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose2id import plots
+from pose2id import images, plots
 from pose2id.centralization import centralize
+from pose2id.poses import representative_poses
 from pose2id.programs.walkthrough.tables import ETAS
 
 if TYPE_CHECKING:
@@ -25,18 +26,11 @@ _SHOWN = 8
 
 def draw_sheet(people: SyntheticSet, drawn: Images, path: str | os.PathLike[str], *, count: int = _SHOWN) -> Path:
     """Draw references (left), poses (top) and what was generated; `count` pictures, evenly from all of them."""
-    from PIL import Image
-
-    from pose2id.poses import representative_poses
-
     height, width = people.images.shape[1:3]
-    poses = [np.asarray(pose.draw(width, height)) for pose in representative_poses()]
-    blank = np.full_like(poses[0], 255)
+    pose_maps = [pose.draw(width, height) for pose in representative_poses()]
     chosen = np.linspace(0, len(people) - 1, min(count, len(people))).round().astype(int)
-    rows = [np.concatenate([blank, *poses], axis=1)]
-    rows += [np.concatenate([people.images[row], *drawn[row]], axis=1) for row in chosen]
-    sheet = Image.fromarray(np.concatenate(rows))
-    sheet = sheet.resize((3 * sheet.width, 3 * sheet.height), Image.Resampling.NEAREST)
+    rows = [[None, *pose_maps], *([people.images[row], *drawn[row]] for row in chosen)]
+    sheet = images.draw_sheet(rows, (3 * width, 3 * height), resampling="nearest")
     return plots.write_picture(path, partial(sheet.save, format="PNG"))
 
 
