@@ -25,7 +25,7 @@ from PIL import Image
 from reference import ipg as plain
 
 from pose2id.ipg import representative_poses
-from pose2id.ipg.weights.loading import read_config
+from pose2id.ipg.weights.configuration import read_config
 
 HEAD = ("generator", "pictures", "size", "steps", "ours [s]", "released schedule [s]", "ratio", "equality")
 GPU_HEAD = ("generator, full size", "dtype", "compiled", "pictures/s", "released schedule", "ratio", "peak memory")
@@ -87,7 +87,7 @@ import resource, sys, time
 sys.path[:0] = sys.argv[1:]
 from reference import ipg as plain
 from pose2id.ipg import representative_poses
-from pose2id.ipg.weights.loading import read_config
+from pose2id.ipg.weights.configuration import read_config
 from test_ipg import person
 pipe = plain.random_pipe(read_config(None))
 seconds = []

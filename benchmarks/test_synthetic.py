@@ -35,7 +35,7 @@ from pose2id.programs.walkthrough import (
     run_walkthrough,
     switch_off,
 )
-from pose2id.programs.walkthrough.material import GUIDANCE, STEPS, VALIDATION
+from pose2id.programs.walkthrough.material import VALIDATION
 from pose2id.programs.walkthrough.tables import ETAS
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.synthetic import make_set
@@ -157,10 +157,10 @@ def test_generated_people_are_the_right_ones_in_the_right_poses(pipe, report, fu
 class Crossed(IPGPipeline):
     """Draws from one picture's tokens and another's reference."""
 
-    def remember(self, image, height, width):
+    def build_memory(self, image, height, width):
         tokens = self.identity_tokens(image)
         latents = self.reference_latents(self.partners[image.tobytes()], height, width)
-        return self._project(self.reference_bank(latents, tokens), tokens)
+        return self.project_memory(self.reference_bank(latents, tokens), tokens)
 
 
 def test_tokens_and_reference_against_each_other(pipe, report, judges):
@@ -202,7 +202,7 @@ def test_the_choice_of_guidance_and_eta(pipe, report, full):
             rows = run_study(*sides, settings, density=False)
             report(title, head, name, guidance, *(f"{100 * row.mAP:.1f}" for row in rows))
             best[name] = max(best.get(name, 0), *(row.mAP for row in rows))
-            if guidance == GUIDANCE:
+            if guidance == pipe.config.guidance_scale:
                 row = rows[etas.index(ETAS[name])]
                 chosen[name] = row.mAP + row.error
     assert all(chosen[name] >= best[name] for name in ("strong", "weak")), (best, chosen)
@@ -214,13 +214,13 @@ def test_speed_of_the_tiny_generator(pipe, report):
     noise = torch.randn(8, 12, 16, 8, generator=torch.Generator().manual_seed(0))
     poses = representative_poses()
     size = {"height": 64, "width": 32}
+    _, steps, guidance = pipe.defaults
 
     def ours():
-        options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"}
-        return pipe(person, poses, latents=noise, **size, **options).images.flatten(0, 1)
+        return pipe(person, poses, latents=noise, output_type="latent").images.flatten(0, 1)
 
     def released():
-        return plain.plainly(pipe, [person] * 8, poses, noise, **size, steps=STEPS, guidance=GUIDANCE)
+        return plain.plainly(pipe, [person] * 8, poses, noise, **size, steps=steps, guidance=guidance)
 
     difference = float((ours() - released()).abs().max())
     assert difference < 1e-3
@@ -233,4 +233,4 @@ def test_speed_of_the_tiny_generator(pipe, report):
     fast, slow = map(statistics.median, seconds)
     head = ("tiny generator", "pictures", "steps", "ours [1/s]", "released schedule [1/s]", "ratio", "equality")
     cells = f"{8 / fast:.1f}", f"{8 / slow:.1f}", f"{slow / fast:.2f}x", f"to {difference:.0e}"
-    report("Tiny generator, pictures per second", head, "64 x 32", 8, STEPS, *cells)
+    report("Tiny generator, pictures per second", head, "64 x 32", 8, steps, *cells)

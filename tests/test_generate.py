@@ -28,9 +28,8 @@ from PIL import Image
 from test_generation import tiny_pipeline
 
 from pose2id.cli import generator as commands
-from pose2id.ipg import representative_poses
+from pose2id.ipg import representative_poses, source
 from pose2id.ipg.folders import FolderSettings, generate_folder, sheets
-from pose2id.ipg.weights import source
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, SIGKILL and flock")
 RNG = np.random.default_rng(0)

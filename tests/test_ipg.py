@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from pose2id.images import read_image
 from pose2id.ipg import IPGPipeline, pipeline, representative_poses
+from pose2id.ipg.networks import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-from pose2id.ipg.pipeline import draw_noise
+from pose2id.ipg.noise import draw_noise
+from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.weights.loading import load_components
 
 CONFIG = json.loads((GOLDEN / "ipg" / "config.json").read_text())
@@ -89,9 +90,9 @@ def predictions(pipe):
 
 
 def test_what_goes_in(pipe, golden, reference, drawings):
-    assert difference(pipeline._pixels(reference, 64, 32) * 2 - 1, golden["ref_tensor_preprocessed"]) < 1e-6
+    assert difference(read_pixels(reference, 64, 32) * 2 - 1, golden["ref_tensor_preprocessed"]) < 1e-6
     assert difference(pipe.identity_encoder.preprocess([reference]), golden["reid_input"]) < 1e-6
-    pixels = torch.stack([pipeline._pixels(drawing, 64, 32) for drawing in drawings])
+    pixels = torch.stack([read_pixels(drawing, 64, 32) for drawing in drawings])
     assert difference(pixels, golden["pose_tensor_preprocessed"]) < 1e-6
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 from PIL import Image
 from safetensors.torch import load_file
 
-from pose2id.ipg.networks.transreid import TransReID
+from pose2id.ipg.networks import TransReID
 
 DERIVED = ("num_patches", "grid", "patch_length_per_local_branch", "shuffled_length")
 CASES = ("even", "odd")

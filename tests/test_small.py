@@ -9,8 +9,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-from pose2id.ipg.networks.small import PatchCodec, SmallEncoder
+from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder
 
 RNG = np.random.default_rng(0)
 

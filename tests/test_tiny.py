@@ -16,8 +16,7 @@ from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline, representative_poses
 from pose2id.ipg.training import describe_run
 from pose2id.ipg.training.recipe import plan_stages, read_settings
-from pose2id.ipg.weights import tiny_folder
-from pose2id.ipg.weights.source import read_sample_size
+from pose2id.ipg.weights import read_defaults, tiny_folder
 from pose2id.programs.walkthrough import (
     count_right_people,
     draw_people,
@@ -209,7 +208,7 @@ def test_the_notebook_is_python_and_its_imports_are_there():
 def test_the_size_that_weights_were_trained_at(content, answer, tmp_path):
     (tmp_path / "model_index.json").write_text(content)
     if isinstance(answer, tuple):
-        assert read_sample_size(tmp_path) == answer
+        assert read_defaults(tmp_path).sample_size == answer
     else:
         with pytest.raises(ValueError, match=answer):
-            read_sample_size(tmp_path)
+            read_defaults(tmp_path)

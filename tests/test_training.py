@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.networks.attention import PoseInput, connect, make_readers
-from pose2id.ipg.pipeline import _pixels
+from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.training import (
     Record,
     Settings,
@@ -352,9 +352,9 @@ def test_a_batch_is_what_the_pipeline_would_see(records):
     pictures = [Image.fromarray(record.image) for record in records]
     inputs = pipe.identity_encoder.preprocess(pictures)
     for i, row in enumerate(batch.targets):
-        assert torch.equal(batch.target_pixels[i], _pixels(pictures[row], 32, 16))
-        assert torch.equal(batch.drawings[i], _pixels(records[row].pose.draw(), 32, 16))
-        person = [j for j in range(12) if torch.equal(batch.references[i], _pixels(pictures[j], 32, 16))]
+        assert torch.equal(batch.target_pixels[i], read_pixels(pictures[row], 32, 16))
+        assert torch.equal(batch.drawings[i], read_pixels(records[row].pose.draw(), 32, 16))
+        person = [j for j in range(12) if torch.equal(batch.references[i], read_pixels(pictures[j], 32, 16))]
         assert len(person) == 1
         assert records[person[0]].identity == records[row].identity
         assert person[0] != row
@@ -366,7 +366,7 @@ def test_only_references_are_mirrored_and_erased(records):
     one = [replace(records[0], identity=1)]
     start = replace(SMALL, batch_size=64, condition_drop=0.0, erase=0.0, flip=0.5, height=64, width=32)
     batch = Batches(pipe, one, start).make((1,))
-    picture = _pixels(Image.fromarray(one[0].image), 64, 32)
+    picture = read_pixels(Image.fromarray(one[0].image), 64, 32)
     mirrored = [torch.equal(row, picture.flip(2)) for row in batch.references]
     assert all(flipped or torch.equal(row, picture) for row, flipped in zip(batch.references, mirrored, strict=True))
     assert 20 < sum(mirrored) < 44

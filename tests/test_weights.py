@@ -29,19 +29,22 @@ from pose2id import MissingExtraError, cli  # noqa: E402
 from pose2id.ipg import weights  # noqa: E402
 from pose2id.ipg.weights import (  # noqa: E402
     FILES,
+    conversion,
     convert,
     converted_folder,
     download,
+    fetching,
     from_hub,
     info,
+    loading,
     model_card,
 )
+from pose2id.ipg.weights.configuration import read_config  # noqa: E402
 from pose2id.ipg.weights.loading import (  # noqa: E402
     ABSENT,
     load_components,
     load_encoder,
     load_state,
-    read_config,
     read_state,
 )
 
@@ -141,8 +144,7 @@ def shapes(module):
 
 
 def test_the_full_size_is_that_of_the_released_files():
-    from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-    from pose2id.ipg.networks.transreid import TransReID
+    from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 
     config = read_config()
     unet = shapes(meta(diffusers.UNet2DConditionModel, config["unet"]))
@@ -578,7 +580,7 @@ def test_the_pinned_autoencoder_from_the_cache(tmp_path, home, monkeypatch, vae,
     vae.save_pretrained(tmp_path / "vae")
     contents = {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
     pin(monkeypatch, contents)
-    for file in weights.FILES:
+    for file in fetching.FILES:
         if file.name in contents:
             cache(home, file, contents[file.name])
     loaded = load_components(write(tmp_path), without(CONFIG, "vae"), place)["vae"]
@@ -592,7 +594,7 @@ def pin(monkeypatch, contents):
         for name, content in contents.items()
     }
     table = tuple(replace(file, **known.get(file.name, {"size": None, "sha256": None})) for file in FILES)
-    monkeypatch.setattr(weights, "FILES", table)
+    monkeypatch.setattr(fetching, "FILES", table)
 
 
 # --- the Hub
@@ -727,7 +729,7 @@ def test_a_small_file_is_left_to_the_client_of_the_hub(hub):
 
 def test_download_checks_size_and_hash(home, monkeypatch):
     pin(monkeypatch, {"config.json": b"{}"})
-    (file,) = (file for file in weights.FILES if file.name == "config.json")
+    (file,) = (file for file in fetching.FILES if file.name == "config.json")
     for content, message in (
         (b"{", "has 1 bytes, must have 2"),
         (b"[]", "has SHA-256 4f53cda18c2baa0c.*, must have 44"),
@@ -818,16 +820,13 @@ def test_a_folder_in_the_way(tmp_path):
         convert(tmp_path, config=CONFIG)
 
 
-class Pipeline:
+class Save:
     """Writes a folder in two steps, with something in between."""
 
     def __init__(self, between=lambda: None):
         self.between = between
 
-    def __call__(self, **_):
-        return self
-
-    def save_pretrained(self, folder):
+    def __call__(self, _components, folder):
         (folder / "unet").mkdir()
         self.between()
         (folder / "model_index.json").write_text("{}")
@@ -836,12 +835,10 @@ class Pipeline:
 @pytest.fixture
 def small(home, monkeypatch):  # noqa: ARG001
     """Conversion without weights; counts how often they are loaded."""
-    from pose2id.ipg import pipeline
-
     loaded = []
-    monkeypatch.setattr(weights, "load_components", lambda folder, *_: loaded.append(folder) or {})
-    monkeypatch.setattr(weights, "download", lambda: Path("downloaded"))
-    monkeypatch.setattr(pipeline, "IPGPipeline", Pipeline())
+    monkeypatch.setattr(loading, "load_components", lambda folder, *_: loaded.append(folder) or {})
+    monkeypatch.setattr(conversion, "download", lambda: Path("downloaded"))
+    monkeypatch.setattr(conversion, "save_components", Save())
     return loaded
 
 
@@ -861,10 +858,8 @@ def test_files_from_elsewhere_become_the_converted_folder(small, tmp_path):
 
 
 def test_of_many_that_convert_at_once_one_does(small, monkeypatch):
-    from pose2id.ipg import pipeline
-
     started = threading.Barrier(4)
-    monkeypatch.setattr(pipeline, "IPGPipeline", Pipeline())
+    monkeypatch.setattr(conversion, "save_components", Save())
     folders = []
 
     def work():
@@ -883,12 +878,10 @@ def test_of_many_that_convert_at_once_one_does(small, monkeypatch):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("error", [RuntimeError("disk full"), KeyboardInterrupt()])
 def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, error):
-    from pose2id.ipg import pipeline
-
     def fail():
         raise error
 
-    monkeypatch.setattr(pipeline, "IPGPipeline", Pipeline(fail))
+    monkeypatch.setattr(conversion, "save_components", Save(fail))
     words = "cannot be written: disk full" if isinstance(error, RuntimeError) else None
     kind = OSError if words else KeyboardInterrupt
     with pytest.raises(kind, match=words):
@@ -897,7 +890,7 @@ def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, error):
         convert(tmp_path, tmp_path / "out" / "mine")
     assert not list((tmp_path / "out").iterdir())
     assert [path.suffix for path in converted_folder().parent.iterdir()] == [".lock"]
-    monkeypatch.setattr(pipeline, "IPGPipeline", Pipeline())
+    monkeypatch.setattr(conversion, "save_components", Save())
     assert (from_hub() / "model_index.json").is_file()
 
 
@@ -913,13 +906,11 @@ def test_what_a_killed_conversion_left_is_removed():
 
 @pytest.mark.usefixtures("small")
 def test_a_folder_that_appears_meanwhile_is_kept(monkeypatch, tmp_path):
-    from pose2id.ipg import pipeline
-
     def another():
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "file").write_text("another's")
 
-    monkeypatch.setattr(pipeline, "IPGPipeline", Pipeline(another))
+    monkeypatch.setattr(conversion, "save_components", Save(another))
     with pytest.raises(OSError, match="mine cannot be written: "):
         convert(tmp_path, tmp_path / "mine")
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["another's"]
@@ -1005,7 +996,8 @@ def test_the_command_shows_the_converted_folder(small, home, capsys):
 
 def test_the_command_downloads_and_converts(small, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(weights, "download", lambda **options: asked.append(options) or Path("downloaded"))
+    for module in (weights, conversion):
+        monkeypatch.setattr(module, "download", lambda **options: asked.append(options) or Path("downloaded"))
     assert run(capsys, "download", "--no-convert") == (0, "downloaded\n", "")
     assert small == []
     assert run(capsys, "download") == (0, f"{converted_folder()}\n", "")

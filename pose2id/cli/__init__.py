@@ -256,14 +256,13 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _demo_generate(arguments: argparse.Namespace) -> None:
-    from pose2id.errors import MissingExtraError, require
-    from pose2id.ipg import PACKAGES
+    from pose2id.errors import MissingExtraError
+    from pose2id.ipg import require_packages
 
-    for package in PACKAGES:
-        require(package, "ipg", "pose2id demo --generate")
+    require_packages("pose2id demo --generate")
     from pose2id import walkthrough
+    from pose2id.ipg.source import load_pipeline
     from pose2id.ipg.weights import tiny_folder
-    from pose2id.ipg.weights.source import load_pipeline
 
     people = walkthrough.TESTED if arguments.people is None else range(arguments.people)
     if not walkthrough.FEWEST <= len(people) <= walkthrough.TRAINED[0]:
@@ -293,11 +292,9 @@ def _demo_generate(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from pose2id.errors import require
-    from pose2id.ipg import PACKAGES
+    from pose2id.ipg import require_packages
 
-    for package in PACKAGES:
-        require(package, "ipg", "pose2id ipg-train")
+    require_packages("pose2id ipg-train")
     from pose2id.programs.training import run_training
 
     folder = run_training(arguments.config, arguments.output, progress=_progress(arguments))

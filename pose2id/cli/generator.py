@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pose2id.errors import require
-from pose2id.ipg import PACKAGES
-from pose2id.ipg.weights import REPOSITORY
+from pose2id.ipg import require_packages
+from pose2id.ipg.weights import REPOSITORY, read_defaults
 
 DTYPES = ("float32", "float16", "bfloat16")
 PURPOSE = "pose2id generate"
@@ -49,11 +48,14 @@ def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
         "save_pretrained, or a folder of released files",
     )
     generate.add_argument("--seed", type=int, default=42, help="of the noise (default 42)")
-    generate.add_argument("--steps", type=int, default=20, help="of denoising (default 20)")
-    generate.add_argument("--guidance", type=float, default=3.5, help="classifier-free guidance (default 3.5)")
-    for name, released in (("height", 512), ("width", 256)):
-        words = f"of the pictures, in pixels (default: what the weights were trained at, {released} as released)"
-        generate.add_argument(f"--{name}", type=int, help=words)
+    for name, kind, words, released, tiny in (
+        ("steps", int, "of denoising", 20, 10),
+        ("guidance", float, "classifier-free guidance", 3.5, 2),
+        ("height", int, "of the pictures, in pixels", 512, 64),
+        ("width", int, "of the pictures, in pixels", 256, 32),
+    ):
+        words += f" (default: the weights' own, {released} as released, {tiny} for tiny)"
+        generate.add_argument(f"--{name}", type=kind, help=words)
     generate.add_argument("--dtype", help="float32, float16, bfloat16 (default: float16 on CUDA, else float32)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
     generate.add_argument("--batch-size", type=int, default=8, help="pictures at once (default 8)")
@@ -94,12 +96,11 @@ def add_parsers(commands: Any, add_common: Callable[..., None]) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """`pose2id generate`; returns the exit code."""
-    for package in PACKAGES:  # rather now than after all photographs have been read
-        require(package, "ipg", PURPOSE)
+    require_packages(PURPOSE)  # rather now than after all photographs have been read
     import torch
 
+    from pose2id.ipg import source
     from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
-    from pose2id.ipg.weights import source
 
     progress = not arguments.quiet and sys.stderr.isatty()
     output = Path(arguments.output)
@@ -110,14 +111,14 @@ def run_generate(arguments: argparse.Namespace) -> int:
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
     folder, identity = source.find_weights(arguments.weights)
-    sizes = source.read_sample_size(folder)
+    (height, width), steps, guidance = read_defaults(folder)
     settings = FolderSettings(
         weights=identity,
         seed=arguments.seed,
-        num_inference_steps=arguments.steps,
-        guidance_scale=arguments.guidance,
-        height=sizes[0] if arguments.height is None else arguments.height,
-        width=sizes[1] if arguments.width is None else arguments.width,
+        num_inference_steps=steps if arguments.steps is None else arguments.steps,
+        guidance_scale=guidance if arguments.guidance is None else arguments.guidance,
+        height=height if arguments.height is None else arguments.height,
+        width=width if arguments.width is None else arguments.width,
         batch_size=arguments.batch_size,
         layout=arguments.layout,
         dtype=dtype,

@@ -33,12 +33,17 @@ PACKAGES = ("PIL", "safetensors", "huggingface_hub", "accelerate", "diffusers")
 __all__ = ["IPGOutput", "IPGPipeline", "Pose", "generate_features", "read_image", "representative_poses"]
 
 
+def require_packages(purpose: str) -> None:
+    """Raise MissingExtraError, naming the package, where one that the pipeline imports is missing."""
+    for package in PACKAGES:
+        require(package, "ipg", purpose)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME[name] == "ipg.pipeline":
-        for package in PACKAGES:
-            require(package, "ipg", f"{__name__}.{name}")
+        require_packages(f"{__name__}.{name}")
     value = getattr(import_module(f"pose2id.{_HOME[name]}"), name)
     globals()[name] = value
     return value

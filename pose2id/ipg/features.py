@@ -13,16 +13,14 @@ from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, take_image
+from pose2id.ipg.noise import Key
+from pose2id.poses import Pose, representative_poses
 from pose2id.validation import check_count, is_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pose2id.poses import Pose
-
 __all__ = ["generate_features"]
-
-Key = str | int
 
 
 def generate_features(
@@ -34,8 +32,8 @@ def generate_features(
     flip: bool = False,
     height: int | None = None,
     width: int | None = None,
-    num_inference_steps: int = 20,
-    guidance_scale: float = 3.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 42,
     batch_size: int = 8,
     reference_keys: Iterable[Key] | None = None,
@@ -62,7 +60,7 @@ def generate_features(
     flip : bool
         Add the feature of the mirrored picture (section 3.2.1 of the paper). The published numbers are without.
     height, width, num_inference_steps, guidance_scale, seed
-        As for the pipeline.
+        As for the pipeline; None: its own defaults.
     batch_size : int
         Pictures at once. Changes features by rounding only.
     reference_keys : iterable of str or int, optional
@@ -117,7 +115,7 @@ def generate_features(
         poses = [cast("Any", poses)] if one else list(cast("Iterable[Any]", poses))
         if not poses:
             raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
-    m = _count_poses(poses)
+    m = len(representative_poses() if poses is None else poses)
     single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
     if not single and (isinstance(references, (bytes, Mapping)) or not isinstance(references, Iterable)):
         raise TypeError(
@@ -162,14 +160,6 @@ def generate_features(
     if is_tensor(features[0]):
         return torch.cat(features).reshape(-1, m, features[0].shape[1])
     return np.concatenate(features).reshape(-1, m, features[0].shape[1])
-
-
-def _count_poses(poses: Sequence[Any] | None) -> int:
-    if poses is not None:
-        return len(poses)
-    from pose2id.poses import representative_poses
-
-    return len(representative_poses())
 
 
 def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Iterator[list[tuple[Key, Any]]]:

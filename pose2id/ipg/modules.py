@@ -1,4 +1,7 @@
-"""An older path, which saved pipelines name in their model_index.json; see `pose2id.ipg.networks.conditions`."""
+"""A path that saved pipelines name in their model_index.json; see `pose2id.ipg.networks`.
 
-from pose2id.ipg.networks.conditions import IFR as IFR
-from pose2id.ipg.networks.conditions import PoseEncoder as PoseEncoder
+A file format, so it stays. Diffusers finds classes in modules that are loaded already: the pipeline imports this one.
+"""
+
+from pose2id.ipg.networks import IFR as IFR
+from pose2id.ipg.networks import PoseEncoder as PoseEncoder

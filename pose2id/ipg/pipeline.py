@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,16 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from pose2id.images import take_image
+from pose2id.ipg import arguments, weights
+from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-from pose2id.ipg.networks.small import PatchCodec, SmallEncoder
-from pose2id.ipg.networks.transreid import TransReID
+from pose2id.ipg.noise import Key, draw_noise
+from pose2id.ipg.parts import check_parts, find_reduction
+from pose2id.ipg.pixels import read_pixels
+from pose2id.ipg.reid import TransReID
+from pose2id.ipg.small import PatchCodec, SmallEncoder
+from pose2id.ipg.weights.configuration import Config
+from pose2id.ipg.weights.loading import load_components
 from pose2id.poses import Pose, representative_poses
 
 if TYPE_CHECKING:
@@ -28,12 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IPGOutput", "IPGPipeline"]
 
-PREDICTIONS = ("v_prediction", "epsilon", "sample")
-SPACINGS = ("trailing", "leading", "linspace")
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-LARGEST_GUIDANCE = 1e4
-REAL = (int, float, np.integer, np.floating)
-Key = str | int
+Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass
@@ -62,7 +62,7 @@ class IPGPipeline(DiffusionPipeline):
     unet : UNet2DConditionModel
         The denoiser.
     pose_encoder : PoseEncoder
-        Pose drawings to what is added after the denoiser's first convolution.
+        Pose maps to what is added after the denoiser's first convolution.
     ifr : IFR
         Identity features to the tokens of all cross-attentions.
     identity_encoder : TransReID or SmallEncoder
@@ -71,6 +71,9 @@ class IPGPipeline(DiffusionPipeline):
         As released: zero terminal SNR, trailing timesteps, v-prediction.
     sample_size : (int, int)
         Height and width of the pictures that the weights were trained on.
+    num_inference_steps : int
+    guidance_scale : float
+        With `sample_size` what a call takes that does not say otherwise; kept by `save_pretrained`.
 
     Raises
     ------
@@ -96,47 +99,30 @@ class IPGPipeline(DiffusionPipeline):
         ifr: IFR,
         identity_encoder: TransReID | SmallEncoder,
         scheduler: DDIMScheduler,
-        sample_size: list | tuple = (512, 256),  # type: ignore[type-arg] # diffusers reads the types
+        sample_size: list | tuple = weights.RELEASED.sample_size,  # type: ignore[type-arg] # diffusers reads the types
+        num_inference_steps: int = weights.RELEASED.num_inference_steps,
+        guidance_scale: float = weights.RELEASED.guidance_scale,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            vae=vae,
-            reference_unet=reference_unet,
-            unet=unet,
-            pose_encoder=pose_encoder,
-            ifr=ifr,
-            identity_encoder=identity_encoder,
-            scheduler=scheduler,
+        parts = {
+            "vae": vae,
+            "reference_unet": reference_unet,
+            "unet": unet,
+            "pose_encoder": pose_encoder,
+            "ifr": ifr,
+            "identity_encoder": identity_encoder,
+            "scheduler": scheduler,
+        }
+        check_parts(parts)
+        self.register_modules(**parts)
+        self.register_to_config(
+            sample_size=list(sample_size),
+            num_inference_steps=int(num_inference_steps),
+            guidance_scale=float(guidance_scale),
         )
-        self.register_to_config(sample_size=list(sample_size))
         self.reduction = find_reduction(vae)
-        self._check_parts()
         self._readers = make_readers(unet)
         self._pose = PoseInput()
-
-    def _check_parts(self) -> None:
-        """Raise ValueError where parts do not fit together; tensors would, but much later and in other words."""
-        unet, ifr, pose = self.unet.config, self.ifr.config, self.pose_encoder.config
-        pairs = {
-            "in_channels of reference_unet and unet": (self.reference_unet.config.in_channels, unet.in_channels),
-            "latent_channels of vae and in_channels of unet": (self.vae.config.latent_channels, unet.in_channels),
-            "token_dim of ifr and cross_attention_dim of unet": (ifr.token_dim, unet.cross_attention_dim),
-            "conditioning_embedding_channels of pose_encoder and first block_out_channels of unet": (
-                pose.conditioning_embedding_channels,
-                unet.block_out_channels[0],
-            ),
-            "pixels per latent of vae and of pose_encoder": (self.reduction, 2 ** (len(pose.block_out_channels) - 1)),
-            "width of identity_encoder's feature and in_features of ifr": (
-                self.identity_encoder.feature_width,
-                ifr.in_features,
-            ),
-        }
-        if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
-            raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
-        allowed = {"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS}
-        for name, values in allowed.items():
-            if (value := self.scheduler.config[name]) not in values:
-                raise ValueError(f"{name} of scheduler must be one of {', '.join(values)}; received {value!r}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -156,8 +142,6 @@ class IPGPipeline(DiffusionPipeline):
         OSError, ValueError
             When a file is missing, or is not what it should be; the message names it and what to do.
         """
-        from pose2id.ipg import weights
-
         name = os.fspath(pretrained_model_name_or_path)
         if name == weights.REPOSITORY:
             ours = ("cache_dir", "revision", "local_files_only", "force_download", "variant", "token", "proxies")
@@ -175,7 +159,7 @@ class IPGPipeline(DiffusionPipeline):
     def from_released_files(
         cls,
         folder: str | os.PathLike[str],
-        config: dict[str, Any] | str | os.PathLike[str] | None = None,
+        config: Config = None,
         vae: AutoencoderKL | str | os.PathLike[str] | None = None,
     ) -> Self:
         """Load files with the released names and keys.
@@ -195,8 +179,6 @@ class IPGPipeline(DiffusionPipeline):
         OSError, ValueError
             When a file or a key is missing, a shape is wrong, a file is damaged, or one holds more than tensors.
         """
-        from pose2id.ipg.weights.loading import load_components
-
         return cls(**load_components(folder, config, vae))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -204,9 +186,6 @@ class IPGPipeline(DiffusionPipeline):
 
         Not for a small one, which was trained from scratch: the card is that of the released weights.
         """
-        from pose2id.ipg import weights
-        from pose2id.ipg.networks.small import SmallEncoder
-
         super().save_pretrained(save_directory, *args, **kwargs)
         if not isinstance(self.identity_encoder, SmallEncoder):
             Path(save_directory, "README.md").write_text(weights.model_card(), encoding="utf-8")
@@ -219,15 +198,15 @@ class IPGPipeline(DiffusionPipeline):
         *,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 3.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 42,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         batch_size: int = 8,
         reference_keys: Iterable[Key] | None = None,
         pose_keys: Iterable[Key] | None = None,
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> IPGOutput | tuple[Any]:
@@ -240,13 +219,13 @@ class IPGPipeline(DiffusionPipeline):
         poses : PIL images in canonical colours, `Pose` objects, or None
             None: the 8 representative poses.
         height, width : int, optional
-            Of the result, multiples of what a latent covers (8 pixels). None: what the weights were trained at, 512 x
-            256 for the released ones.
-        num_inference_steps : int
-            DDIM steps.
-        guidance_scale : float
-            Classifier-free guidance. Up to 1 there is none: the conditional prediction alone is used. (The released
-            code then uses the *unconditional* one, and so forgets the person.)
+            Of the result, multiples of what a latent covers (8 pixels). None, here and below: the weights' own, which
+            is 512 x 256 for the released ones and 64 x 32 for "tiny".
+        num_inference_steps : int, optional
+            DDIM steps; released: 20, tiny: 10.
+        guidance_scale : float, optional
+            Classifier-free guidance; released: 3.5, tiny: 2. Up to 1 there is none: the conditional prediction alone
+            is used. (The released code then uses the *unconditional* one, and so forgets the person.)
         seed : int
             With a reference's and a pose's key it gives the noise of a picture, whatever else is drawn with it.
         latents : tensor, shape (R x M, C, height / 8, width / 8), optional
@@ -276,91 +255,80 @@ class IPGPipeline(DiffusionPipeline):
             For anything but images, poses, positive sizes and counts, and keys that fit.
         """
         # 1. Check everything before anything is computed.
-        unit = self.reduction
-        height, width = (
-            size if given is None else _take_size(name, given, unit)
-            for name, given, size in zip(("height", "width"), (height, width), self.config.sample_size, strict=True)
-        )
-        people = _take_list(references, "references", Image.Image)
-        drawings = list(representative_poses()) if poses is None else _take_list(poses, "poses", (Image.Image, Pose))
-        people_keys = _take_keys(reference_keys, len(people), "reference_keys")
-        drawing_keys = _take_keys(pose_keys, len(drawings), "pose_keys")
-        steps = _take_size("num_inference_steps", num_inference_steps, 1)
+        own, unit = self.defaults, self.reduction
+        height = arguments.take_size("height", own.sample_size[0] if height is None else height, unit)
+        width = arguments.take_size("width", own.sample_size[1] if width is None else width, unit)
+        people = arguments.take_list(references, "references", Image.Image)
+        shown = representative_poses() if poses is None else arguments.take_list(poses, "poses", (Image.Image, Pose))
+        people_keys = arguments.take_keys(reference_keys, len(people), "reference_keys")
+        shown_keys = arguments.take_keys(pose_keys, len(shown), "pose_keys")
+        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = arguments.take_size("num_inference_steps", steps, 1)
         if steps > (most := self.scheduler.config.num_train_timesteps):
             raise ValueError(f"num_inference_steps must be at most {most}; received {steps}")
-        _take_size("batch_size", batch_size, 1)
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise TypeError(f"seed must be an integer; received {type(seed).__name__} {seed!r}")
-        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, REAL):
-            raise TypeError(f"guidance_scale must be a number; received {type(guidance_scale).__name__}")
-        if not abs(guidance_scale) <= LARGEST_GUIDANCE:
-            raise ValueError(
-                f"guidance_scale must be a finite number, at most {LARGEST_GUIDANCE:g}; received {guidance_scale}"
-            )
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; received {output_type!r}")
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            raise TypeError(f"callback_on_step_end must be callable; received {type(callback_on_step_end).__name__}")
-        wanted = list(callback_on_step_end_tensor_inputs or ())
-        if any(name not in self._callback_tensor_inputs for name in wanted):
-            raise ValueError(f"callback_on_step_end_tensor_inputs may hold 'latents' only; received {wanted!r}")
+        guidance = own.guidance_scale if guidance_scale is None else guidance_scale
+        arguments.take_size("batch_size", batch_size, 1)
+        arguments.check_options(seed, guidance, output_type)
+        wanted = callback_on_step_end_tensor_inputs or ()
+        arguments.check_callback(callback_on_step_end, wanted)
         shape = (self.unet.config.in_channels, height // unit, width // unit)
-        pairs = [(r, m) for r in range(len(people)) for m in range(len(drawings))]
-        if latents is not None and not (isinstance(latents, torch.Tensor) and latents.is_floating_point()):
-            what = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
-            raise TypeError(f"latents must be a torch tensor of floats; received {what}")
-        if latents is not None and not bool(latents.isfinite().all()):
-            raise ValueError("latents must be finite; received NaN or inf")
-        if latents is not None and tuple(latents.shape) != (len(pairs), *shape):
-            raise ValueError(
-                f"latents must have shape {(len(pairs), *shape)} for {len(people)} references and {len(drawings)} "
-                f"poses; received {tuple(latents.shape)}"
-            )
-        device = self._execution_device
+        arguments.check_latents(latents, len(people), len(shown), shape)
 
         # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
-        pose_features = self.encode_poses(drawings, height, width)
+        pose_features = self.encode_poses(shown, height, width)
 
         # 3. What the unconditional rows attend to: tokens of an all-zero image, and no reference.
-        guided = guidance_scale > 1
-        plain = self._project(tokens=self.identity_tokens(None)) if guided else None
+        unconditional = self.project_memory(tokens=self.identity_tokens(None)) if guidance > 1 else None
 
         results: list[Any] = []
         known: dict[int, Memory] = {}
+        pairs = [(r, m) for r in range(len(people)) for m in range(len(shown))]
         batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
-        with self.progress_bar(total=len(batches) * num_inference_steps) as bar:
+        with self.progress_bar(total=len(batches) * steps) as bar:
+
+            def after_step(step: int, timestep: int, moved: torch.Tensor) -> torch.Tensor:
+                bar.update()
+                if callback_on_step_end is None:
+                    return moved
+                changed = callback_on_step_end(self, step, timestep, {"latents": moved} if wanted else {})
+                return arguments.take_changed(changed, moved)
+
             for number, batch in enumerate(batches):
                 # 4. Every reference once, one row, whatever the number of its poses and steps.
                 for r in {r: None for r, _ in batch}:
                     if r not in known:
-                        known[r] = self.remember(people[r], height, width)
-                memory = gather([known[r] for r, _ in batch], plain)
+                        known[r] = self.build_memory(people[r], height, width)
+                memory = gather([known[r] for r, _ in batch], unconditional)
                 known = {batch[-1][0]: known[batch[-1][0]]}  # its other poses may follow
 
                 # 5. Noise: DDIM starts from variance 1.
                 if latents is None:
-                    noise = torch.stack([draw_noise(seed, people_keys[r], drawing_keys[m], shape) for r, m in batch])
+                    noise = torch.stack([draw_noise(seed, people_keys[r], shown_keys[m], shape) for r, m in batch])
                 else:
                     noise = latents[number * batch_size :][: len(batch)].float()
-                noise = noise.to(device) * self.scheduler.init_noise_sigma
-                features = pose_features[[m for _, m in batch]]
+                noise = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
 
                 # 6. Denoise, (B, C, h, w), in float32 between the steps.
-                clean = self._denoise(
-                    noise, memory, features, guidance_scale, num_inference_steps, callback_on_step_end, wanted, bar
-                )
+                features = pose_features[[m for _, m in batch]]
+                clean = self._denoise(noise, memory, features, steps, guidance, after_step)
 
                 # 7. Back to pixels.
-                results.extend(self._finish(clean, output_type))
+                results.extend(self._decode(clean, output_type))
         self.maybe_free_model_hooks()
-        rows = [results[start : start + len(drawings)] for start in range(0, len(results), len(drawings))]
+        rows = [results[start : start + len(shown)] for start in range(0, len(results), len(shown))]
         images = rows if output_type == "pil" else _stack(rows)
         return IPGOutput(images=images) if return_dict else (images,)
 
+    @property
+    def defaults(self) -> weights.Defaults:
+        """Size, steps and guidance of a call that does not say otherwise."""
+        (height, width), steps, guidance = (self.config[name] for name in weights.Defaults._fields)
+        return weights.Defaults((height, width), steps, guidance)
+
     def encode_poses(self, poses: Sequence[Image.Image | Pose], height: int, width: int) -> torch.Tensor:
         """Poses as features (M, C, height / 8, width / 8) of the denoiser's first convolution."""
-        drawings = [pose.draw() if isinstance(pose, Pose) else pose for pose in poses]
-        pixels = torch.stack([_pixels(drawing, height, width) for drawing in drawings])
+        pose_maps = [pose.draw() if isinstance(pose, Pose) else pose for pose in poses]
+        pixels = torch.stack([read_pixels(pose_map, height, width) for pose_map in pose_maps])
         with torch.no_grad():
             return self.pose_encoder(pixels.to(self._execution_device, self.pose_encoder.dtype))
 
@@ -378,25 +346,29 @@ class IPGPipeline(DiffusionPipeline):
 
     def reference_latents(self, image: Image.Image, height: int, width: int) -> torch.Tensor:
         """The mean of the autoencoder's posterior for a person, scaled, (1, C, height / 8, width / 8)."""
-        pixels = (2 * _pixels(image, height, width) - 1)[None].to(self._execution_device, self.vae.dtype)
+        pixels = (2 * read_pixels(image, height, width) - 1)[None].to(self._execution_device, self.vae.dtype)
         with torch.no_grad():
             return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
 
     def reference_bank(self, latents: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What enters each self-attention of the reference network at timestep 0, (rows, pixels, C), by layer."""
+        """The memory bank: what enters each self-attention of the reference network at timestep 0, by layer.
+
+        Each (rows, pixels, C).
+        """
         unet = self.reference_unet
         with torch.no_grad(), record(unet) as bank:
             timestep = torch.zeros((), dtype=torch.long, device=latents.device)
             unet(latents.to(unet.dtype), timestep, encoder_hidden_states=tokens.to(unet.dtype), return_dict=False)
         return bank
 
-    def remember(self, image: Image.Image, height: int, width: int) -> Memory:
+    def build_memory(self, image: Image.Image, height: int, width: int) -> Memory:
         """All that the denoiser attends to for a person: keys and values of every layer, one row each."""
         tokens = self.identity_tokens(image)
         bank = self.reference_bank(self.reference_latents(image, height, width), tokens)
-        return self._project(bank, tokens)
+        return self.project_memory(bank, tokens)
 
-    def _project(self, bank: dict[str, torch.Tensor] | None = None, tokens: torch.Tensor | None = None) -> Memory:
+    def project_memory(self, bank: dict[str, torch.Tensor] | None = None, tokens: torch.Tensor | None = None) -> Memory:
+        """Keys and values that the denoiser makes from a reference's memory bank and from identity tokens."""
         hook = getattr(self.unet, "_hf_hook", None)
         if isinstance(hook, CpuOffload):  # brings the denoiser to the device, as its own call would
             hook.pre_forward(self.unet)
@@ -413,14 +385,12 @@ class IPGPipeline(DiffusionPipeline):
         latents: torch.Tensor,
         memory: Memory,
         pose_features: torch.Tensor,
-        guidance_scale: float,
         steps: int,
-        callback: Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None] | None,
-        wanted: Sequence[str],
-        bar: Any,
+        guidance: float,
+        after_step: Callable[[int, int, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """All steps of one batch; `memory` has the rows of the unconditional half first when guided."""
-        halves = 2 if guidance_scale > 1 else 1
+        halves = 2 if guidance > 1 else 1
         self.scheduler.set_timesteps(steps, device=latents.device)
         # Stock UNets want tokens, although every cross-attention finds its own in `memory`.
         tokens = latents.new_zeros(
@@ -439,15 +409,12 @@ class IPGPipeline(DiffusionPipeline):
                 )[0].float()
                 if halves == 2:
                     unconditional, conditional = prediction.chunk(2)
-                    prediction = unconditional + guidance_scale * (conditional - unconditional)
+                    prediction = unconditional + guidance * (conditional - unconditional)
                 latents = self.scheduler.step(prediction, timestep, latents, eta=0.0, return_dict=False)[0]
-                if callback is not None:
-                    changed = callback(self, i, int(timestep), {"latents": latents} if wanted else {})
-                    latents = _take_changed(changed, latents)
-                bar.update()
+                latents = after_step(i, int(timestep), latents)
         return latents
 
-    def _finish(self, latents: torch.Tensor, output_type: str) -> Iterator[Any]:
+    def _decode(self, latents: torch.Tensor, output_type: str) -> Iterator[Any]:
         """The pictures of a batch of latents, one by one, in the form asked for."""
         if output_type == "latent":
             yield from latents
@@ -461,79 +428,7 @@ class IPGPipeline(DiffusionPipeline):
                 yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array
 
 
-def find_reduction(vae: Any) -> int:
-    """Pixels per latent, along each side."""
-    levels = vae.config.get("block_out_channels")
-    return int(vae.config.patch_size if levels is None else 2 ** (len(levels) - 1))
-
-
-def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise (float32, on the CPU) that depends on these arguments only."""
-    words = repr((int(seed), *(key if isinstance(key, str) else int(key) for key in (reference_key, pose_key))))
-    number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
-    generator = torch.Generator("cpu").manual_seed(number)
-    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
-
-
-def _pixels(image: Image.Image, height: int, width: int) -> torch.Tensor:
-    """An image as (3, height, width) float32 in [0, 1], RGB."""
-    if not image.width * image.height:
-        raise ValueError(f"an image must have pixels; received one of {image.width} x {image.height}")
-    resized = take_image(image).resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-
-
 def _stack(rows: list[list[Any]]) -> Any:
     if isinstance(rows[0][0], torch.Tensor):
         return torch.stack([torch.stack(row) for row in rows])
     return np.stack([np.stack(row) for row in rows])
-
-
-def _take_list(given: Any, name: str, kinds: type | tuple[type, ...]) -> list[Any]:
-    items = [given] if isinstance(given, kinds) else given
-    if isinstance(items, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(items, Sequence):
-        raise TypeError(f"{name} must be one or a list of them; received {type(given).__name__}")
-    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
-    words = " or ".join("a PIL image" if kind is Image.Image else kind.__name__ for kind in allowed)
-    for i, item in enumerate(items):
-        if not isinstance(item, kinds):
-            raise TypeError(f"{name}[{i}] must be {words}; received {type(item).__name__}")
-    if not items:
-        raise ValueError(f"{name} must hold at least one, received none")
-    return list(items)
-
-
-def _take_changed(changed: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The latents that a callback wants instead, or those there are."""
-    if changed is None:
-        return latents
-    if not isinstance(changed, Mapping):
-        raise TypeError(f"callback_on_step_end must return a dict or None; received {type(changed).__name__}")
-    new = changed.get("latents", latents)
-    if not isinstance(new, torch.Tensor) or new.shape != latents.shape:
-        what = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-        raise ValueError(f"callback_on_step_end must return latents of shape {tuple(latents.shape)}; received {what}")
-    return new
-
-
-def _take_keys(given: Iterable[Key] | None, count: int, name: str) -> list[Key]:
-    if isinstance(given, (str, bytes)) or not isinstance(given, (Iterable, type(None))):
-        raise TypeError(f"{name} must be a list of strings or integers; received {type(given).__name__} {given!r}")
-    keys = list(range(count)) if given is None else list(given)
-    if len(keys) != count:
-        raise ValueError(f"{name} must have one key for each of {count}; received {len(keys)}")
-    for key in keys:
-        if isinstance(key, bool) or not isinstance(key, (str, int, np.integer)):
-            raise TypeError(f"{name} must be strings or integers; received {type(key).__name__} {key!r}")
-    if len(set(keys)) < count:
-        raise ValueError(f"{name} must be different, equal ones would give equal noise; received {keys!r}")
-    return [key if isinstance(key, str) else int(key) for key in keys]
-
-
-def _take_size(name: str, value: object, unit: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer; received {type(value).__name__} {value!r}")
-    if value < unit or value % unit:
-        what = f"a positive multiple of {unit}" if unit > 1 else "at least 1"
-        raise ValueError(f"{name} must be {what}; received {value}")
-    return int(value)

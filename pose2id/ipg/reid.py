@@ -1,3 +1,6 @@
-"""An older path, which saved pipelines name in their model_index.json; see `pose2id.ipg.networks.transreid`."""
+"""A path that saved pipelines name in their model_index.json; see `pose2id.ipg.networks`.
 
-from pose2id.ipg.networks.transreid import TransReID as TransReID
+A file format, so it stays. Diffusers finds classes in modules that are loaded already: the pipeline imports this one.
+"""
+
+from pose2id.ipg.networks import TransReID as TransReID

@@ -1,4 +1,7 @@
-"""An older path, which saved pipelines name in their model_index.json; see `pose2id.ipg.networks.small`."""
+"""A path that saved pipelines name in their model_index.json; see `pose2id.ipg.networks`.
 
-from pose2id.ipg.networks.small import PatchCodec as PatchCodec
-from pose2id.ipg.networks.small import SmallEncoder as SmallEncoder
+A file format, so it stays. Diffusers finds classes in modules that are loaded already: the pipeline imports this one.
+"""
+
+from pose2id.ipg.networks import PatchCodec as PatchCodec
+from pose2id.ipg.networks import SmallEncoder as SmallEncoder

@@ -237,11 +237,11 @@ def build_pipeline(
 def _build_small(
     model: Mapping[str, Any], settings: Settings, records: list[Record], output: Path, *, progress: bool
 ) -> IPGPipeline:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
-    from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-    from pose2id.ipg.networks.small import PatchCodec, SmallEncoder
+    from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder
     from pose2id.ipg.pipeline import IPGPipeline
+    from pose2id.ipg.scheduler import make_scheduler
 
     _check_table(model, _SMALL, "model")
     channels = list(model.get("channels", (48, 96)))
@@ -290,17 +290,9 @@ def _build_small(
         fitted = PatchCodec.fit(images[:: max(1, len(images) // 4000)], latent_channels=latent_channels)
         _save_folder(fitted, output / CODEC)
     encoder, codec = _load_part(SmallEncoder, output / ENCODER), _load_part(PatchCodec, output / CODEC)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        prediction_type="v_prediction",
-    )
+    parts = (codec, reference_unet, unet, pose_encoder, ifr, encoder.eval(), make_scheduler())
     size = settings.height, settings.width
-    return IPGPipeline(codec, reference_unet, unet, pose_encoder, ifr, encoder.eval(), scheduler, sample_size=size)
+    return IPGPipeline(*parts, size, settings.validation_steps, settings.validation_guidance)
 
 
 def _build_large(model: Mapping[str, Any]) -> IPGPipeline:

@@ -9,8 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch.nn.functional import scaled_dot_product_attention
 
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-from pose2id.ipg.networks.transreid import TransReID
+from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 
 
 class Writer:

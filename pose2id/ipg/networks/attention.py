@@ -43,7 +43,7 @@ class _Writer:
 
 
 class ReferenceReader:
-    """Attention over own tokens and remembered ones, for the layer of that name; the stock one without `memory`."""
+    """Attention over own tokens and those in `memory`, for the layer of that name; the stock one without."""
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
@@ -144,20 +144,20 @@ def project(
     return memory
 
 
-def gather(own: Sequence[Memory], plain: Memory | None = None) -> Memory:
+def gather(memories: Sequence[Memory], unconditional: Memory | None = None) -> Memory:
     """The memory of a batch: one of a reference for each conditional row, after as many rows that know none.
 
-    `own` holds a memory per conditional row (the same one may stand there often). With `plain`, the memory of the
-    unconditional rows, cross-attentions get as many of its rows first.
+    `memories` holds one per conditional row (the same one may stand there often). With `unconditional`, the memory of
+    the unconditional rows, cross-attentions get as many of its rows first.
     """
     result = {}
-    for layer, (key, _) in own[0].items():
-        count = len(own)
-        if all(memory is own[0] for memory in own):  # a view will do
-            pair = [part.expand(count, *key.shape[1:]) for part in own[0][layer]]
+    for layer, (key, _) in memories[0].items():
+        count = len(memories)
+        if all(memory is memories[0] for memory in memories):  # a view will do
+            pair = [part.expand(count, *key.shape[1:]) for part in memories[0][layer]]
         else:
-            pair = [torch.cat([memory[layer][i] for memory in own]) for i in (0, 1)]
-        if plain is not None and layer in plain:
-            pair = [torch.cat([plain[layer][i].expand(count, *key.shape[1:]), pair[i]]) for i in (0, 1)]
+            pair = [torch.cat([memory[layer][i] for memory in memories]) for i in (0, 1)]
+        if unconditional is not None and layer in unconditional:
+            pair = [torch.cat([unconditional[layer][i].expand(count, *key.shape[1:]), pair[i]]) for i in (0, 1)]
         result[layer] = (pair[0], pair[1])
     return result

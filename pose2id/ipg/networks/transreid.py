@@ -11,19 +11,15 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from PIL.Image import Image
 from torch import nn
 from torch.nn import functional
 
-from pose2id.errors import require
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from pose2id.ipg.pixels import stack_images
 
 __all__ = ["TransReID"]
 
@@ -152,11 +148,13 @@ class TransReID(ModelMixin, ConfigMixin):
     Examples
     --------
     >>> from PIL import Image
-    >>> from pose2id.ipg.networks.transreid import TransReID
+    >>> from pose2id.ipg.networks import TransReID
     >>> encoder = TransReID(img_size=(64, 32), embed_dim=24, depth=3, num_heads=3)  # untrained and tiny
     >>> encoder(encoder.preprocess([Image.new("RGB", (50, 100))])).shape
     torch.Size([1, 120])
     """
+
+    __module__ = "pose2id.ipg.reid"  # the path that saved pipelines name
 
     @register_to_config
     def __init__(
@@ -321,16 +319,9 @@ class TransReID(ModelMixin, ConfigMixin):
         TypeError
             For anything but PIL images.
         """
-        pil = require("PIL.Image", "ipg", "TransReID.preprocess")
-        if isinstance(images, pil.Image):
+        if isinstance(images, Image):
             raise TypeError("images must be a sequence of PIL images, received a single image; put it in a list")
-        height, width = self.img_size
-        pixels = np.empty((len(images), height, width, 3), dtype=np.float32)
-        for index, image in enumerate(images):
-            if not isinstance(image, pil.Image):
-                raise TypeError(f"images must be PIL images, images[{index}] is a {type(image).__name__}")
-            pixels[index] = np.asarray(image.convert("RGB").resize((width, height), pil.Resampling.LANCZOS))
-        return (torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous() / 255 - 0.5) / 0.5
+        return (stack_images(images, *self.img_size) / 255 - 0.5) / 0.5
 
     def load_released_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over weights under the released names, after checking all of them.

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pose2id.errors import one_line
 from pose2id.images import read_image
-from pose2id.ipg.pipeline import _pixels
+from pose2id.ipg.pixels import read_pixels
 from pose2id.poses import Pose
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Batches:
 
     def pixels(self, row: int) -> torch.Tensor:
         """A record's picture (3, H, W), float32 in [0, 1]."""
-        return _pixels(Image.fromarray(self._read(row)), self.settings.height, self.settings.width)
+        return read_pixels(Image.fromarray(self._read(row)), self.settings.height, self.settings.width)
 
     def make(self, key: Sequence[int]) -> Batch:
         """The batch that belongs to these numbers, such as step and process."""
@@ -171,7 +171,7 @@ class Batches:
         targets = [target for _, target in pairs]
         drawings = [self._drawings[row] if row in self._drawings else self._draw(row) for row in targets]
         return Batch(
-            references=torch.stack([_pixels(picture, *size) for picture in pictures])
+            references=torch.stack([read_pixels(picture, *size) for picture in pictures])
             if pictures
             else torch.zeros(0, 3, *size),
             encoder_input=self._preprocess(pictures) if pictures else self.nothing[:0],
@@ -202,7 +202,7 @@ class Batches:
         pose = self.records[row].pose
         if pose is None:
             raise ValueError(f"record {row} is a target without a pose")
-        drawing = _pixels(pose.draw(), self.settings.height, self.settings.width)
+        drawing = read_pixels(pose.draw(), self.settings.height, self.settings.width)
         return (drawing * 255).round().to(torch.uint8)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from pose2id.ipg.networks.small import SmallEncoder
+from pose2id.ipg.networks import SmallEncoder
 from pose2id.validation import check_count, check_number, take_labels
 
 __all__ = ["encode_images", "train_encoder"]

@@ -10,12 +10,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
-from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-from pose2id.ipg.pipeline import IPGPipeline, find_reduction
+from pose2id.ipg.networks import IFR, PoseEncoder
+from pose2id.ipg.parts import find_reduction
+from pose2id.ipg.pipeline import IPGPipeline
+from pose2id.ipg.scheduler import make_scheduler
 
 if TYPE_CHECKING:
-    from pose2id.ipg.networks.small import SmallEncoder
-    from pose2id.ipg.networks.transreid import TransReID
+    from pose2id.ipg.networks import SmallEncoder, TransReID
 
 __all__ = ["STABLE_DIFFUSION", "STABLE_DIFFUSION_REVISION", "copy_denoiser", "start_from_stable_diffusion"]
 
@@ -119,15 +120,4 @@ def start_from_stable_diffusion(
         levels = _POSE_LEVELS[: int(math.log2(find_reduction(vae))) + 1]
         pose_encoder = PoseEncoder(unets[0].config.block_out_channels[0], block_out_channels=levels)
         ifr = IFR(in_features=width, num_tokens=num_tokens, token_dim=unets[0].config.cross_attention_dim)
-    if scheduler is None:
-        scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            steps_offset=1,
-            clip_sample=False,
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-            prediction_type="v_prediction",
-        )
-    return IPGPipeline(vae, unets[0], unets[1], pose_encoder, ifr, encoder, scheduler)
+    return IPGPipeline(vae, unets[0], unets[1], pose_encoder, ifr, encoder, scheduler or make_scheduler())

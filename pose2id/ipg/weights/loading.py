@@ -1,92 +1,34 @@
-"""Released files into the parts of the pipeline: read as tensors only, checked key by key, nothing initialised.
-
-Importing this module needs no extra; its functions need `ipg`.
-"""
+"""Released files into the networks: read as tensors only, checked key by key, nothing initialised."""
 
 from __future__ import annotations
 
-import copy
 import errno
 import inspect
-import json
 import os
+import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pose2id.errors import one_line, require
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    Config = Mapping[str, Any] | str | os.PathLike[str] | None
+from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
+from pose2id.ipg.parts import check_parts
+from pose2id.ipg.weights.configuration import Config, join_names, read_config
+from pose2id.ipg.weights.fetching import download
+from pose2id.ipg.weights.table import FILES, VAE_REPOSITORY
 
 SUFFIXES = (".safetensors", ".pth")
 ALSO_NAMED = {"transformer_20": ("transreid",)}
 """Released training code numbers its files by epoch; who renames one calls it after what it is."""
-BLOCKS = ("unet", "scheduler", "pose_guider", "ifr", "transreid")
 ABSENT = ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias")
 """What the released reference UNet lacks: of that network only the hidden states on the way are used."""
-VAE_REPOSITORY = "stabilityai/sd-vae-ft-mse"
 PURPOSE = "loading the generator"
-
-
-def read_config(config: Config = None) -> dict[str, dict[str, Any]]:
-    """Sizes and settings of the generator's parts.
-
-    Parameters
-    ----------
-    config : dict or path to JSON, optional
-        Blocks "unet", "scheduler", "pose_guider", "ifr", "transreid" and optionally "vae"; a block "run" is ignored.
-        `attention_head_dim` in "unet" is the *number* of heads, as in Stable Diffusion's own file and in diffusers.
-        Keys absent from a block take the defaults of its class. None: the released, full size.
-
-    Returns
-    -------
-    dict of dicts
-        A copy of the blocks, without "run".
-
-    Raises
-    ------
-    OSError, TypeError, ValueError
-        When there is no such file, or it is not JSON; for missing or unknown blocks.
-
-    Examples
-    --------
-    >>> from pose2id.ipg.weights.loading import read_config
-    >>> read_config()["ifr"]
-    {'in_features': 3840, 'num_tokens': 20, 'token_dim': 768}
-    """
-    where, blocks = "config", config
-    if config is None:
-        blocks = json.loads(files("pose2id").joinpath("data", "ipg.json").read_text(encoding="utf-8"))
-    elif isinstance(config, str | os.PathLike):
-        where = f"config {os.fspath(config)}"
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"{where} is not a file")
-        try:
-            blocks = json.loads(Path(config).read_text(encoding="utf-8"))
-        except ValueError as error:  # also of what is not UTF-8
-            raise ValueError(f"{where} is not JSON: {error}") from error
-    if not isinstance(blocks, Mapping):
-        raise TypeError(f"{where} must be a dict of blocks or a path to JSON; received {type(blocks).__name__}")
-    missing = [name for name in BLOCKS if name not in blocks]
-    unknown = [name for name in blocks if name not in (*BLOCKS, "vae", "run")]
-    if missing or unknown:
-        raise ValueError(
-            f"{where} must have blocks {', '.join(BLOCKS)}, and may have vae; "
-            f"missing: {join_names(missing) or 'none'}, unknown: {join_names(unknown) or 'none'}"
-        )
-    for name, block in blocks.items():
-        if not isinstance(block, Mapping):
-            raise TypeError(f"{where}: block {name!r} must be a dict; received {type(block).__name__}")
-    return {name: dict(copy.deepcopy(block)) for name, block in blocks.items() if name != "run"}
 
 
 def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
@@ -129,7 +71,7 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
         if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
             raise ValueError(f"{path} cannot be read: it is cut off or damaged") from error
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path} cannot be read: {kind}{one_line(error, 300)}") from error
+        raise ValueError(f"{path} cannot be read: {kind}{one_line(error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -165,8 +107,6 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pth(path: Path) -> Any:
-    import pickle
-
     with path.open("rb") as stream:
         start = stream.read(64)
     archive = start.startswith(b"PK\x03\x04")
@@ -273,8 +213,6 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
         For damaged files, keys and shapes that are not what they must be, and a config that does not fit.
     """
     diffusers = require("diffusers", "ipg", PURPOSE)
-    from pose2id.ipg.networks.conditions import IFR, PoseEncoder
-
     blocks = read_config(config)
     unet = diffusers.UNet2DConditionModel
     rows = (  # component, its file, its class, its block of the config, keys that the file lacks
@@ -290,6 +228,7 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     components["vae"] = load_vae(vae, blocks.get("vae"))
     for name, file, _, _, absent in rows:
         load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
+    check_parts(components)
     for name in components.keys() - {"scheduler"}:
         components[name].eval().requires_grad_(False)
     return components
@@ -308,7 +247,7 @@ def _build(cls: Any, blocks: Mapping[str, Mapping[str, Any]], name: str) -> Any:
         with torch.device("meta") if issubclass(cls, torch.nn.Module) else nullcontext():
             return cls(**block)
     except Exception as error:  # values that do not fit make these classes stumble in many ways
-        raise ValueError(f"config block {name!r} does not fit {cls.__name__}: {one_line(error, 300)}") from error
+        raise ValueError(f"config block {name!r} does not fit {cls.__name__}: {one_line(error)}") from error
 
 
 def _settings(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,9 +271,7 @@ def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
     if vae is None and block is not None and _settings(block) != _settings(read_config()["vae"]):
         raise ValueError(f"config block 'vae' is not that of {VAE_REPOSITORY}; pass the autoencoder itself as vae")
     if vae is None or vae == VAE_REPOSITORY:
-        from pose2id.ipg import weights
-
-        vae = weights.download([file.name for file in weights.FILES if file.repository == VAE_REPOSITORY])
+        vae = download([file.name for file in FILES if file.repository == VAE_REPOSITORY])
     place = os.fspath(vae)
     local = Path(place).is_dir()
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
@@ -342,7 +279,7 @@ def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
     try:
         loaded, report = cls.from_pretrained(place, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # of diffusers, safetensors or the Hub's client
-        raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {one_line(error, 300)}") from error
+        raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {one_line(error)}") from error
     faults = {fault.replace("_", " "): [str(key) for key in keys] for fault, keys in report.items()}
     if any(faults.values()):  # diffusers leaves such parameters random, with a warning
         raise ValueError(f"vae {place} does not fit its config.json; {list_faults(faults)}")
@@ -357,8 +294,6 @@ def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
     OSError, ValueError
         As `load_components`.
     """
-    from pose2id.ipg.networks.transreid import TransReID
-
     path = _find(folder, "transformer_20")
     encoder = _build(TransReID, read_config(config), "transreid")
     encoder.to_empty(device="cpu")
@@ -374,8 +309,3 @@ def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
 def list_faults(faults: Mapping[str, list[str]]) -> str:
     """Kinds of faults, each with its keys, in one line."""
     return "; ".join(f"{fault}: {join_names(keys)}" for fault, keys in faults.items() if keys)
-
-
-def join_names(names: list[str], limit: int = 20) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -127,7 +127,7 @@ def run_walkthrough(
     >>> found = run_walkthrough(IPGPipeline.from_pretrained("tiny"), range(3))  # doctest: +SKIP
     >>> print(format_tables(found.rows))  # doctest: +SKIP
     """
-    from pose2id.ipg.networks.small import SmallEncoder
+    from pose2id.ipg.networks import SmallEncoder
 
     if not isinstance(pipe.identity_encoder, SmallEncoder):
         kind = type(pipe.identity_encoder).__name__

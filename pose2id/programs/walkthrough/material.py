@@ -35,11 +35,8 @@ __all__ = [
 TRAINED = range(2000, 4000)
 """Identities of the generator and of its encoder, seed 0; see ``data/tiny.toml``."""
 VALIDATION = range(5000, 5100)
-"""Identities for the choice of guidance and eta."""
+"""Identities on which guidance and eta were chosen, by ``pytest benchmarks/test_synthetic.py --full``."""
 TESTED = range(30)
-GUIDANCE = 2.0
-"""Chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``."""
-STEPS = 10
 WEAK_IDENTITIES, WEAK_STEPS = range(6000, 6100), 200
 
 Images = NDArray[np.uint8]
@@ -102,8 +99,8 @@ def draw_people(
     people: SyntheticSet,
     poses: Sequence[Any] | None = None,
     *,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     keys: Sequence[int] | None = None,
     batch_size: int = 32,
@@ -118,8 +115,8 @@ def draw_people(
         N pictures.
     poses : sequence of Pose or PIL image, optional
         M of them; None: the 8 representative ones.
-    steps, guidance
-        As for `IPGPipeline`.
+    steps, guidance : optional
+        As for `IPGPipeline`; None: its own.
     seed : int
         Of the noise.
     keys : sequence of int, optional
@@ -172,17 +169,17 @@ def switch_off(pipe: IPGPipeline, *, tokens: bool = False, reference: bool = Fal
     class Ablated(IPGPipeline):
         """Remembers less of a person."""
 
-        def remember(self, image: Any, height: int, width: int) -> Any:
+        def build_memory(self, image: Any, height: int, width: int) -> Any:
             seen = self.identity_tokens(None if tokens else image)
             bank = None if reference else self.reference_bank(self.reference_latents(image, height, width), seen)
-            return self._project(bank, seen)
+            return self.project_memory(bank, seen)
 
-    return Ablated(**pipe.components, sample_size=pipe.config.sample_size)
+    return Ablated(**pipe.components, **pipe.defaults._asdict())
 
 
 def make_encoders(pipe: IPGPipeline, *, seed: int = 0, progress: bool = False) -> dict[str, Encoder]:
     """Four encoders: the generator's own, one that was trained for seconds, one that was not trained, and pixels."""
-    from pose2id.ipg.networks.small import SmallEncoder
+    from pose2id.ipg.networks import SmallEncoder
     from pose2id.ipg.training.encoder import train_encoder
 
     few = make_set(WEAK_IDENTITIES, seed=0, per_cam=1, progress=progress)

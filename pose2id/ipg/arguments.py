@@ -1,0 +1,106 @@
+"""What a call of the pipeline is given, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pose2id.ipg.noise import Key
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+LARGEST_GUIDANCE = 1e4
+
+
+def take_list(given: Any, name: str, kinds: type | tuple[type, ...]) -> list[Any]:
+    """One or a list of these `kinds`, as a list; not empty."""
+    items = [given] if isinstance(given, kinds) else given
+    if isinstance(items, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(items, Sequence):
+        raise TypeError(f"{name} must be one or a list of them; received {type(given).__name__}")
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    words = " or ".join("a PIL image" if kind is Image.Image else kind.__name__ for kind in allowed)
+    for i, item in enumerate(items):
+        if not isinstance(item, kinds):
+            raise TypeError(f"{name}[{i}] must be {words}; received {type(item).__name__}")
+    if not items:
+        raise ValueError(f"{name} must hold at least one, received none")
+    return list(items)
+
+
+def take_keys(given: Iterable[Key] | None, count: int, name: str) -> list[Key]:
+    """`count` different keys; None: the numbers from 0."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Iterable, type(None))):
+        raise TypeError(f"{name} must be a list of strings or integers; received {type(given).__name__} {given!r}")
+    keys = list(range(count)) if given is None else list(given)
+    if len(keys) != count:
+        raise ValueError(f"{name} must have one key for each of {count}; received {len(keys)}")
+    for key in keys:
+        if isinstance(key, bool) or not isinstance(key, (str, int, np.integer)):
+            raise TypeError(f"{name} must be strings or integers; received {type(key).__name__} {key!r}")
+    if len(set(keys)) < count:
+        raise ValueError(f"{name} must be different, equal ones would give equal noise; received {keys!r}")
+    return [key if isinstance(key, str) else int(key) for key in keys]
+
+
+def take_size(name: str, value: object, unit: int) -> int:
+    """A positive multiple of `unit`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer; received {type(value).__name__} {value!r}")
+    if value < unit or value % unit:
+        what = f"a positive multiple of {unit}" if unit > 1 else "at least 1"
+        raise ValueError(f"{name} must be {what}; received {value}")
+    return int(value)
+
+
+def check_options(seed: int, guidance_scale: float, output_type: str) -> None:
+    """Raise TypeError or ValueError for a seed, a guidance or a kind of output that cannot be."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an integer; received {type(seed).__name__} {seed!r}")
+    if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.integer, np.floating)):
+        raise TypeError(f"guidance_scale must be a number; received {type(guidance_scale).__name__}")
+    if not abs(guidance_scale) <= LARGEST_GUIDANCE:
+        raise ValueError(
+            f"guidance_scale must be a finite number, at most {LARGEST_GUIDANCE:g}; received {guidance_scale}"
+        )
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; received {output_type!r}")
+
+
+def check_latents(latents: Any, references: int, poses: int, shape: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError for anything but None or one finite `shape` for each picture."""
+    if latents is None:
+        return
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        what = latents.dtype if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise TypeError(f"latents must be a torch tensor of floats; received {what}")
+    if not bool(latents.isfinite().all()):
+        raise ValueError("latents must be finite; received NaN or inf")
+    if tuple(latents.shape) != (references * poses, *shape):
+        raise ValueError(
+            f"latents must have shape {(references * poses, *shape)} for {references} references and {poses} poses; "
+            f"received {tuple(latents.shape)}"
+        )
+
+
+def check_callback(callback: object, wanted: Sequence[str]) -> None:
+    """Raise TypeError or ValueError for a callback that cannot be called, or wants more than there is."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback_on_step_end must be callable; received {type(callback).__name__}")
+    if any(name != "latents" for name in wanted):
+        raise ValueError(f"callback_on_step_end_tensor_inputs may hold 'latents' only; received {list(wanted)!r}")
+
+
+def take_changed(changed: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The latents that a callback wants instead, or those there are."""
+    if changed is None:
+        return latents
+    if not isinstance(changed, Mapping):
+        raise TypeError(f"callback_on_step_end must return a dict or None; received {type(changed).__name__}")
+    new = changed.get("latents", latents)
+    if not isinstance(new, torch.Tensor) or new.shape != latents.shape:
+        what = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
+        raise ValueError(f"callback_on_step_end must return latents of shape {tuple(latents.shape)}; received {what}")
+    return new
