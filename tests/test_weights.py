@@ -894,12 +894,16 @@ def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, error):
     assert (from_hub() / "model_index.json").is_file()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
 @pytest.mark.usefixtures("small")
 def test_what_a_killed_conversion_left_is_removed():
     folder = converted_folder()
-    left = folder.with_name(f".{folder.name}.abc")
-    (left / "unet").mkdir(parents=True)
-    (left / "unet" / "half").touch()
+    if (child := os.fork()) == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conversion, "save_components", Save(lambda: os._exit(9)))
+            from_hub()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] != []
     assert from_hub() == folder
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
 
@@ -920,7 +924,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(monkeypatch, tmp_path):
 def test_what_is_there_needs_no_lock(monkeypatch):
     """Nor anything else that a home which may only be read would refuse."""
     folder = from_hub()
-    monkeypatch.setattr(huggingface_hub.utils, "WeakFileLock", None)
+    monkeypatch.setattr(conversion, "lock", None)
     assert from_hub() == folder
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pose2id.atomic import lock, write_folder
 from pose2id.errors import one_line, require
 from pose2id.ipg.weights.card import model_card
 from pose2id.ipg.weights.defaults import RELEASED
@@ -31,8 +30,8 @@ def convert(
 ) -> Path:
     """Write files with the released names as one folder that `IPGPipeline.from_pretrained` reads.
 
-    The folder appears when it is complete: it is written under a temporary name beside it and renamed. Of several
-    processes that convert into the default folder at once one does, and the others wait for it.
+    The folder appears when it is complete. Of several processes that convert into the default folder at once one does,
+    and the others wait for it.
 
     Parameters
     ----------
@@ -65,11 +64,9 @@ def convert(
     if (target / "model_index.json").is_file():  # also where nothing may be written
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with require("huggingface_hub.utils", "ipg", PURPOSE).WeakFileLock(f"{target}.lock"):
+    with lock(f"{target}.lock", wait=True):
         if (target / "model_index.json").is_file():
             return target
-        for left in target.parent.glob(f".{target.name}.*"):  # of a process that was killed: we have the lock
-            shutil.rmtree(left, ignore_errors=True)
         return _write_folder(folder, target, None, None)
 
 
@@ -79,18 +76,12 @@ def _write_folder(folder: str | os.PathLike[str] | None, target: Path, config: C
 
     components = loading.load_components(download() if folder is None else folder, config, vae)
     log.info("converting the weights into %s", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+        with write_folder(target) as temporary:
             save_components(components, temporary)
-            umask = os.umask(0)
-            os.umask(umask)
-            for path in (temporary, *temporary.rglob("*")):  # temporary files are private, a result is not
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        raise
     except Exception as error:  # for a full disk, safetensors raises an error of its own
         raise OSError(f"{target} cannot be written: {one_line(error)}") from error
     return target
@@ -107,6 +98,8 @@ def save_components(components: dict[str, Any], folder: Path) -> None:
     content = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / "model_index.json").write_text(content, encoding="utf-8")
     (folder / "README.md").write_text(model_card(), encoding="utf-8")
+    for path in folder.rglob("*.safetensors"):  # which safetensors lets nobody else read
+        path.chmod((folder / "README.md").stat().st_mode)
 
 
 def from_hub(repository: str = REPOSITORY) -> Path:
