@@ -35,7 +35,7 @@ def find_weights(name: str) -> tuple[Path | str, str]:
     try:
         snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"--weights {name} cannot be fetched: {one_line(error)}") from error
+        raise OSError(f"--weights {name} cannot be fetched: {one_line(error, 300)}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
 
 

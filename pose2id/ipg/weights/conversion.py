@@ -83,7 +83,7 @@ def _write_folder(folder: str | os.PathLike[str] | None, target: Path, config: C
     except OSError:
         raise
     except Exception as error:  # for a full disk, safetensors raises an error of its own
-        raise OSError(f"{target} cannot be written: {one_line(error)}") from error
+        raise OSError(f"{target} cannot be written: {one_line(error, 300)}") from error
     return target
 
 

@@ -71,7 +71,7 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
         if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
             raise ValueError(f"{path} cannot be read: it is cut off or damaged") from error
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path} cannot be read: {kind}{one_line(error)}") from error
+        raise ValueError(f"{path} cannot be read: {kind}{one_line(error, 300)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -247,7 +247,7 @@ def _build(cls: Any, blocks: Mapping[str, Mapping[str, Any]], name: str) -> Any:
         with torch.device("meta") if issubclass(cls, torch.nn.Module) else nullcontext():
             return cls(**block)
     except Exception as error:  # values that do not fit make these classes stumble in many ways
-        raise ValueError(f"config block {name!r} does not fit {cls.__name__}: {one_line(error)}") from error
+        raise ValueError(f"config block {name!r} does not fit {cls.__name__}: {one_line(error, 300)}") from error
 
 
 def _settings(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
     try:
         loaded, report = cls.from_pretrained(place, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # of diffusers, safetensors or the Hub's client
-        raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {one_line(error)}") from error
+        raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {one_line(error, 300)}") from error
     faults = {fault.replace("_", " "): [str(key) for key in keys] for fault, keys in report.items()}
     if any(faults.values()):  # diffusers leaves such parameters random, with a warning
         raise ValueError(f"vae {place} does not fit its config.json; {list_faults(faults)}")
