@@ -22,7 +22,7 @@ class DemoSet:
     features : ndarray of float32, shape (1500, 32)
         One feature per drawing, *not* L2-normalised.
     generated : ndarray of float32, shape (1500, 3, 32)
-        Features of three re-drawn views of each drawing, *not* L2-normalised.
+        Generated features: of three re-drawn versions of each drawing, *not* L2-normalised.
     ids : ndarray of int64, shape (1500,)
         Identity (which character), 0 to 74.
     cams : ndarray of int64, shape (1500,)
@@ -85,7 +85,7 @@ def load_demo() -> DemoSet:
         pictures = np.unpackbits(stored["thumbs"], axis=1).reshape(-1, 28, 28)
         return DemoSet(
             features=stored["feats"].astype(np.float32),
-            # stored (view, row, dimension) -> (row, view, dimension), the form that `centralize` takes
+            # stored (version, row, dimension) -> (row, version, dimension), the form that `centralize` takes
             generated=np.ascontiguousarray(stored["views"].transpose(1, 0, 2), dtype=np.float32),
             ids=stored["pid"].astype(np.int64),
             cams=stored["cam"].astype(np.int64),

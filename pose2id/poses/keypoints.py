@@ -158,7 +158,7 @@ def extract_poses(
     waiting, poses = iter(images), list[Pose]()
     labels = None if names is None else iter(names)
     while pictures := list(islice(waiting, fixed or batch_size)):
-        pixels = [_take_image(picture, len(poses) + n) for n, picture in enumerate(pictures)]
+        pixels = [_take_pixels(picture, len(poses) + n) for n, picture in enumerate(pictures)]
         batch = np.stack([_prepare(array) for array in pixels])
         if fixed:  # the last batch is filled up with blanks
             batch = np.concatenate([batch, np.zeros((fixed - len(batch), *batch.shape[1:]), np.float32)])
@@ -189,7 +189,7 @@ def _read_form(session: Session) -> tuple[str, int]:
     return name, shape[0] or 0
 
 
-def _take_image(image: Any, number: int) -> NDArray[np.uint8]:
+def _take_pixels(image: Any, number: int) -> NDArray[np.uint8]:
     """An RGB array (H, W, 3)."""
     if hasattr(image, "convert") and hasattr(image, "mode"):
         if image.mode.partition(";")[0] in ("I", "F"):  # converting them cuts off what is above 255
