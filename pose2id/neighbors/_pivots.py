@@ -32,7 +32,6 @@ from pose2id.arrays import row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import _exact
 from pose2id.neighbors._int8 import codes as _codes
-from pose2id.neighbors.contract import Search
 
 SMALLEST = 5000
 """Below so many rows the exact engine takes less than a second."""
@@ -57,12 +56,19 @@ SEED = 0
 probe = _exact.probe
 
 
-def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (Q, k) and distances (Q, k), by the contract, but neighbours may be missing."""
-    base, k = asked.base, asked.k
+def search(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    *,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows of `base` for every row of `queries`; as `_exact.search`, but neighbours may be missing."""
     n, width = base.shape
-    if not asked.within or n < SMALLEST or k > LARGEST_K or width > WIDEST:
-        return _exact.search(asked)
+    if queries is not base or n < SMALLEST or k > LARGEST_K or width > WIDEST:
+        return _exact.search(queries, base, k, query_labels=query_labels, base_labels=base_labels, progress=progress)
     scale = Frame(base, centred=False).scale
     generator = torch.Generator("cpu").manual_seed(SEED)
     with full_precision(base.device):
@@ -70,9 +76,10 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
         short = _project(codes, generator)
         lists = _nearest(short, _train(short, _count_pivots(n, k), generator), MEMBERSHIPS)
         del short
-        found, score = _join(codes, half, lists, k + SPARE, asked.base_labels, progress=asked.progress)
+        found, score = _join(codes, half, lists, k + SPARE, base_labels, progress=progress)
     del codes
-    indices, distances = asked.no_neighbors()
+    indices = torch.full((n, k), -1, dtype=torch.int64, device=base.device)
+    distances = torch.full((n, k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
     for block in row_blocks(n, 2 * found.shape[1]):
         best = _merge(found[block], score[block], k + SPARE)
         indices[block], distances[block] = _measure(base, block.start, best, k, scale)

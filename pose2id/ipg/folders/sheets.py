@@ -1,14 +1,14 @@
-"""Contact sheets of a folder: for each reference whose pictures are all there, one with all poses at a glance."""
+"""Contact sheets of a folder: each reference, and under each pose map the picture, once all its pictures are there."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pose2id.errors import require
-from pose2id.images import PURPOSE, decode, read_bytes
+from pose2id.images import PURPOSE, decode, draw_sheet, read_bytes
 from pose2id.ipg.folders.layout import sheet_path
 from pose2id.ipg.folders.output import OutputFolder
 from pose2id.ipg.folders.sources import Photographs, reason_of
@@ -43,7 +43,8 @@ class ContactSheets:
                 reason = f"its pictures are there, its contact sheet cannot be drawn: {reason_of(error)}"
                 self.photographs.skip(key, reason)
                 continue
-            sheet = _draw_sheet(person, list(self.pose_maps.values()), pictures)
+            width = max(1, round(CELL * pictures[0].width / pictures[0].height))
+            sheet = draw_sheet([[None, *self.pose_maps.values()], [person, *pictures]], (width, CELL))
             self.folder.write_picture(sheet_path(key), sheet, note)
 
     def _is_there(self, key: str, note: str) -> bool:
@@ -55,15 +56,3 @@ class ContactSheets:
                 return bool(image.info.get("poses") == note)
         except (OSError, ValueError, SyntaxError):
             return False
-
-
-def _draw_sheet(person: Any, drawings: list[Any], pictures: list[Any]) -> Any:
-    """The person, then a column for each pose: its drawing above the picture."""
-    pillow = require("PIL.Image", "ipg", PURPOSE)
-    width = max(1, round(CELL * pictures[0].width / pictures[0].height))
-    sheet = pillow.new("RGB", (width * (1 + len(pictures)), 2 * CELL), "white")
-    for row, cells in enumerate(([None, *drawings], [person, *pictures])):
-        for column, cell in enumerate(cells):
-            if cell is not None:
-                sheet.paste(cell.resize((width, CELL), pillow.Resampling.LANCZOS), (column * width, row * CELL))
-    return sheet
