@@ -280,10 +280,10 @@ def neighbor_table(
     `placed` holds the rows with a direction only, `live`, (N,) bool, says which they are.
     """
     if bool(live.all()):
-        return find_neighbors(placed, placed, k, labels, labels, engine=engine, progress=progress)[0]
+        return find_neighbors(placed, placed, k, labels, labels, within=True, engine=engine, progress=progress)[0]
     at = live.nonzero().flatten()
     part = None if labels is None else labels[at]
-    found, _ = find_neighbors(placed, placed, k, part, part, engine=engine, progress=progress)
+    found, _ = find_neighbors(placed, placed, k, part, part, within=True, engine=engine, progress=progress)
     table = torch.full((len(live), k), -1, dtype=torch.int64, device=live.device)
     if len(at):
         table[at] = torch.where(found >= 0, at[found.clamp(min=0)], -1)
@@ -447,7 +447,7 @@ def gallery_reach(gallery: torch.Tensor, k2: int, *, engine: str = "auto", progr
     """
     if not k2:
         return gallery.new_full((len(gallery),), float("-inf"))
-    return find_neighbors(gallery, gallery, k2, engine=engine, progress=progress)[1][:, k2 - 1]
+    return find_neighbors(gallery, gallery, k2, within=True, engine=engine, progress=progress)[1][:, k2 - 1]
 
 
 def pull_toward(

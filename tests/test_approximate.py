@@ -16,7 +16,7 @@ from reference.neighbors import distance_matrix, knn
 from test_engines import StandIn, put
 
 from pose2id import MissingExtraError, centralize, knn_graph, neighbors
-from pose2id.neighbors import AUTO, ENGINES, _faiss_index, _pivots, choose_engine, estimate, find_neighbors
+from pose2id.neighbors import AUTO, ENGINES, _exact, _faiss_index, _pivots, choose_engine, estimate, find_neighbors
 from pose2id.neighbors._int8 import codes as _codes
 
 F32 = ArrayKind("numpy", "float32")
@@ -214,6 +214,19 @@ def test_one_set_in_another(engine):
     assert bool((labels[:300, None] != labels[300:][mine]).all())
 
 
+@pytest.mark.parametrize("again", [lambda x: x, lambda x: x[:], torch.clone], ids=["itself", "a view", "a copy"])
+def test_who_may_find_himself_is_said_and_never_seen(engine, again):
+    x = torch.tensor(people(600, 20), dtype=torch.float32)
+    expected = find_neighbors(x, x, 3, within=True, engine=engine)
+    found = find_neighbors(again(x), x, 3, within=True, engine=engine)
+    assert not (found[0] == torch.arange(600)[:, None]).any()
+    if engine != "faiss-hnsw":  # its graph is a little new each time
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    indices, distances = find_neighbors(again(x), x, 3, engine=engine)
+    assert indices[:, 0].tolist() == list(range(600))
+    assert (distances[:, 0] == 0).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_again(engine, threads):
     """Whatever torch's own generator stands at; faiss builds its graph by several threads, each time a little new."""
@@ -355,7 +368,7 @@ def test_no_float_copy_and_no_square(pivots):
 
     pivots.setattr(_pivots, "LONGEST", 256)
     with Watch():
-        find_neighbors(x, x, 2, engine="pivots")
+        find_neighbors(x, x, 2, within=True, engine="pivots")
     assert 0 < largest["float"] < 4 * n * width  # not even one copy
     assert largest["any"] < 4 * n * width
 
@@ -393,8 +406,8 @@ def bad_engine(monkeypatch, spoil):
     """An engine that finds what `exact` finds, after `spoil(indices, distances)`."""
     module = types.ModuleType("bad")
 
-    def search(queries, base, k, **_):
-        indices, distances = (part.clone() for part in find_neighbors(queries, base, k, engine="exact"))
+    def search(asked):
+        indices, distances = (part.clone() for part in _exact.search(asked))
         spoil(indices, distances)
         return indices, distances
 
@@ -460,8 +473,8 @@ def test_excluded_pairs_are_not_missed(monkeypatch):
     """Rows 0 to 6 have one allowed neighbour, row 7; row 7 has two of its seven. Row 0 loses its one."""
     module = types.ModuleType("bad")
 
-    def search(queries, base, k, *, query_labels, base_labels, progress):
-        found = find_neighbors(queries, base, k, query_labels, base_labels, engine="exact", progress=progress)
+    def search(asked):
+        found = _exact.search(asked)
         found[0][0], found[1][0] = -1, np.inf
         return found
 

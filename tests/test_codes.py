@@ -13,6 +13,7 @@ from pose2id.neighbors import _exact, _pivots, find_neighbors
 from pose2id.neighbors._int8 import codes as _codes
 from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors._int8 import sweep as _sweep
+from pose2id.neighbors.contract import Search
 
 
 def clustered(n=400, width=24, seed=0, dtype=torch.float32):
@@ -164,7 +165,7 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
     rows = torch.cat([clustered(), torch.zeros(600, 24)])  # the zeros are all each other's neighbours
     left = []
     original = _exact._search_rows
-    monkeypatch.setattr(_exact, "_search_rows", lambda *a, **k: (left.append(len(a[2])), original(*a, **k)))
+    monkeypatch.setattr(_exact, "_search_rows", lambda *a, **k: (left.append(len(a[1])), original(*a, **k)))
     graph = knn_graph(rows, 2)
     assert left == [600]
     np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])
@@ -229,8 +230,8 @@ def test_both_ends_in_one_sweep(monkeypatch, name):
     searched = []
     original = _exact.farthest
     monkeypatch.setattr(_exact, "farthest", lambda *a, **k: (searched.append(1), original(*a, **k))[1])
-    indices, _, farthest = _exact.search_both_ends(rows, 3)
-    assert torch.equal(indices, _exact.search(rows, rows, 3)[0])
+    indices, _, farthest = _exact.search_both_ends(Search(rows, rows, 3, within=True))
+    assert torch.equal(indices, find_neighbors(rows, rows, 3, within=True, engine="exact")[0])
     exact = (rows.double()[:, None] - rows.double()).square().sum(dim=2).sqrt()
     np.testing.assert_allclose(farthest, exact.amax(dim=1), rtol=3e-6)
     assert bool(searched) == (name == "a common offset")  # far from the middle, products do not tell: the other way
@@ -267,7 +268,7 @@ def test_under_another_default_dtype(monkeypatch, engine):
 
 
 def search(rows, k):
-    return _filter.search(rows, rows, k)
+    return _filter.search(Search(rows, rows, k, within=True))
 
 
 def test_used_where_it_pays_and_only_there():

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from reference.neighbors import knn
 
 from pose2id import knn_graph
+from pose2id.neighbors import find_neighbors
 
 LATTICE = st.tuples(st.integers(1, 24), st.integers(1, 4)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.integers(-2, 2).map(float))
@@ -127,6 +128,32 @@ def test_self_is_excluded_by_index_not_by_distance(engine):
     x = np.array([[0.0], [5.0], [0.0], [0.0]], dtype=np.float32)
     graph = knn_graph(x, 2, engine=engine)
     assert graph.indices.tolist() == [[2, 3], [0, 2], [0, 3], [0, 2]]
+
+
+SAME_ROWS = {"itself": lambda x: x, "a view": lambda x: x[:], "a copy": lambda x: x.clone()}
+
+
+@pytest.mark.parametrize("again", SAME_ROWS.values(), ids=SAME_ROWS.keys())
+def test_who_may_find_himself_is_said_and_never_seen(engine, again):
+    """Whether queries are the base, a view of it or a copy decides nothing."""
+    x = torch.tensor(random_rows(80, 20), dtype=torch.float32)
+    indices, distances = find_neighbors(again(x), x, 3, within=True, engine=engine)
+    expected = knn(as_float64(x), 3)
+    np.testing.assert_array_equal(indices, expected[0])
+    np.testing.assert_array_equal(distances, expected[1])
+    labels = torch.arange(80) % 5
+    indices, distances = find_neighbors(again(x), x, 3, labels, labels[:], within=True, engine=engine)
+    np.testing.assert_array_equal(indices, knn(as_float64(x), 3, exclude=labels.tolist())[0])
+    indices, distances = find_neighbors(again(x), x, 3, engine=engine)
+    assert indices[:, 0].tolist() == list(range(80))
+    assert (distances[:, 0] == 0).all()
+    np.testing.assert_array_equal(indices[:, 1:], expected[0][:, :2])
+
+
+def test_other_rows_are_not_within(engine):
+    x = torch.tensor(random_rows(80, 20), dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"within=True means .* received \(79, 20\) and \(80, 20\)"):
+        find_neighbors(x[1:], x, 3, within=True, engine=engine)
 
 
 def test_many_groups_of_duplicates(engine):

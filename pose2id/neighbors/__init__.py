@@ -27,18 +27,35 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pose2id.arrays import ArrayT, take_features, work_dtype
+from pose2id.neighbors.contract import Neighbors, Search
 from pose2id.validation import check_choice, check_count, check_flag, encode_labels, take_labels
 
 if TYPE_CHECKING:
     from pose2id.validation import Labels
+
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "Choice",
+    "Engine",
+    "Neighbors",
+    "Rule",
+    "check_engine",
+    "choose_engine",
+    "describe_engines",
+    "estimate",
+    "find_both_ends",
+    "find_neighbors",
+    "knn_graph",
+    "take_exclude",
+]
 
 logger = logging.getLogger("pose2id")
 
@@ -135,25 +152,6 @@ def estimate(engine: str, n: int, width: int, k: int = 2, threads: int = 1) -> t
     return seconds / threads, memory + 12.0 * n * k
 
 
-@dataclass(frozen=True, eq=False)
-class Neighbors(Generic[ArrayT]):
-    """Nearest neighbours, as `knn_graph` returns them.
-
-    Attributes
-    ----------
-    indices : (N, k) int64
-        Row indices of the neighbours, nearest first; -1 where there is none.
-    distances : (N, k) float32 or float64
-        Their Euclidean distances (not squared); inf where there is no neighbour.
-    sampled_recall : float or None
-        With `recall_sample`: the share of the true neighbours of the sampled rows that were found. Else None.
-    """
-
-    indices: ArrayT
-    distances: ArrayT
-    sampled_recall: float | None = None
-
-
 def knn_graph(
     features: ArrayT,
     k: int,
@@ -211,7 +209,7 @@ def knn_graph(
     check_flag(progress, "progress")
     rows, kind = take_features(features)
     labels = take_exclude(exclude, rows)
-    indices, distances = find_neighbors(rows, rows, k, labels, labels, engine=engine, progress=progress)
+    indices, distances = find_neighbors(rows, rows, k, labels, labels, within=True, engine=engine, progress=progress)
     recall = _measure_recall(rows, labels, distances, recall_sample, progress=progress) if recall_sample else None
     return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(distances, work_dtype(rows.dtype)), recall)
 
@@ -257,24 +255,30 @@ def find_neighbors(
     query_labels: torch.Tensor | None = None,
     base_labels: torch.Tensor | None = None,
     *,
+    within: bool = False,
     engine: str = "auto",
     progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest rows of `base` for every row of `queries`, by the contract; both (Q, k).
+    """Indices (Q, k) and distances (Q, k) of the k nearest rows of `base` for every row of `queries`, by the contract.
 
-    Pass the same tensor twice for neighbours within one set: then a row is not its own neighbour.
+    `within` says that the queries are the rows of the base: then row i is not its own neighbour. Whether both names
+    hold one tensor, a view or a copy does not matter.
     """
+    if within and queries.shape != base.shape:
+        raise ValueError(
+            "within=True means that the queries are the rows of the base, "
+            f"received {tuple(queries.shape)} and {tuple(base.shape)}; pass the same rows, or within=False"
+        )
     check_engine(engine)
     if engine == "auto":
         choice = choose_engine(len(base), base.device.type)
-        if choice.hint and queries is base:
+        if choice.hint and within:
             _hint(choice, base, k)
         engine = choice.engine
     search = _search_of(engine)
-    within = min(k, len(base))  # a table of k columns is never built for fewer rows
-    indices, distances = search(
-        queries, base, max(1, within), query_labels=query_labels, base_labels=base_labels, progress=progress
-    )
+    wanted = max(1, min(k, len(base)))  # a table of k columns is never built for fewer rows
+    asked = Search(base if within else queries, base, wanted, query_labels, base_labels, within, progress)
+    indices, distances = search(asked)
     if k > indices.shape[1]:
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
@@ -309,8 +313,8 @@ def find_both_ends(
 
     name = choose_engine(len(rows), rows.device.type).engine if engine == "auto" else engine
     if name == "exact" and k < len(rows):
-        return _exact.search_both_ends(rows, k, progress=progress)
-    near, distances = find_neighbors(rows, rows, k, engine=engine, progress=progress)
+        return _exact.search_both_ends(Search(rows, rows, k, within=True, progress=progress))
+    near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
     return near, distances, _exact.farthest(rows, progress=progress)
 
 
@@ -325,7 +329,7 @@ def describe_engines() -> list[tuple[str, bool, str]]:
         if usable is not None:
             rows = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]], device="cpu")
             try:
-                found, _ = _search_of(name)(rows, rows, 1)
+                found, _ = _search_of(name)(Search(rows, rows, 1, within=True))
                 if found.flatten().tolist() != [1, 0, 0]:
                     usable, words = None, f"{words}; it found wrong neighbours: {found.flatten().tolist()}"
             except Exception as error:  # noqa: BLE001  whatever a broken build raises belongs into the report

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
 from pose2id.neighbors._int8 import filter as _filter
+from pose2id.neighbors.contract import Search
 
 ROW_TILE = 2048
 COLUMN_TILE = 2048
@@ -34,82 +35,56 @@ def probe() -> tuple[object | None, str]:
     return torch, f"torch {torch.__version__}, CPU" + (f" and {gpus} CUDA device(s)" if gpus else "")
 
 
-def search(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    k: int,
-    *,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    progress: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest rows of `base` for every row of `queries`: indices (Q, k) and distances (Q, k).
-
-    When both are the same tensor, a row is not its own neighbour. Pairs with equal labels do not count. Places
-    without a neighbour hold -1 and inf.
-    """
-    dtype = work_dtype(base.dtype)
-    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
-    distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
-    if not len(queries) or not len(base):
+def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q, k) and distances (Q, k), by the contract."""
+    indices, distances = asked.no_neighbors()
+    if not len(asked.queries) or not len(asked.base):
         return indices, distances
-    rows = torch.arange(len(queries), device=base.device)
-    filtered = _filter.search(queries, base, k, query_labels, base_labels, progress=progress)
+    rows = torch.arange(len(asked.queries), device=asked.base.device)
+    filtered = _filter.search(asked)
     if filtered is not None:
         indices, distances, rows = filtered.indices, filtered.distances, filtered.left
     if len(rows):
-        _search_rows(queries, base, rows, indices, distances, query_labels, base_labels, progress=progress)
+        _search_rows(asked, rows, indices, distances)
     return indices, distances
 
 
-def search_both_ends(
-    rows: torch.Tensor, k: int, *, progress: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The k nearest other rows of every row, as `search` gives them, and the distance to the farthest (n,), float64."""
-    found = _filter.search(rows, rows, k, farthest=True, progress=progress)
+def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `search` gives within one set, and the distance of every row to the farthest (n,), float64."""
+    found = _filter.search(asked, farthest=True)
     if found is None:
-        return *search(rows, rows, k, progress=progress), farthest(rows, progress=progress)
+        return *search(asked), farthest(asked.base, progress=asked.progress)
     if len(found.left):
-        _search_rows(rows, rows, found.left, found.indices, found.distances, None, None, progress=progress)
-    far = farthest(rows, progress=progress) if found.farthest is None else found.farthest
+        _search_rows(asked, found.left, found.indices, found.distances)
+    far = farthest(asked.base, progress=asked.progress) if found.farthest is None else found.farthest
     return found.indices, found.distances, far
 
 
-def _search_rows(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    rows: torch.Tensor,
-    indices: torch.Tensor,
-    distances: torch.Tensor,
-    query_labels: torch.Tensor | None,
-    base_labels: torch.Tensor | None,
-    *,
-    progress: bool,
-) -> None:
+def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
     """Both stages in float for the named rows of `queries`; writes their rows of `indices` and `distances`."""
-    k, dtype, same = indices.shape[1], distances.dtype, queries is base
-    frame = Frame(base, queries)
+    base, k, dtype = asked.base, asked.k, distances.dtype
+    frame = Frame(base, asked.queries)
     keep = 1 - slack(base.shape[1], dtype)
     undecided = []
-    with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=not progress) as bar:
+    silent = not asked.progress
+    with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=silent) as bar:
         for start in range(0, len(rows), ROW_TILE):
             part = rows[start : start + ROW_TILE]
-            tile = frame.tile(queries[part], dtype)
-            labels = None if query_labels is None else query_labels[part]
-            lower, found = _candidates(tile, base, frame, k + SPARE, part if same else None, labels, base_labels)
+            tile = frame.tile(asked.queries[part], dtype)
+            lower, found = _candidates(asked, part, tile, frame)
             # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
             beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
-            if len(base) - same > k + SPARE:
+            if len(base) - asked.within > k + SPARE:
                 beyond = lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
             else:
                 beyond = torch.full_like(beyond, torch.inf).to(dtype)
             found = torch.where(torch.isfinite(lower), found, -1)
-            indices[part], distances[part] = measure(queries, base, part, found, k, frame.scale)
+            indices[part], distances[part] = measure(asked, part, found, frame.scale)
             undecided.append(part[~((beyond > distances[part, -1]) | torch.isinf(beyond))])
             bar.update(len(part))
     left = torch.cat(undecided)
     if len(left):
-        sweep(queries, base, left, indices, distances, frame, query_labels, base_labels, progress=progress)
+        sweep(asked, left, indices, distances, frame)
 
 
 def underflow(dtype: torch.dtype, width: int) -> float:
@@ -123,18 +98,13 @@ def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Te
 
 
 def _candidates(
-    tile: torch.Tensor,
-    base: torch.Tensor,
-    frame: Frame,
-    count: int,
-    own: torch.Tensor | None,
-    labels: torch.Tensor | None,
-    base_labels: torch.Tensor | None,
+    asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` smallest lower bounds of each row (less its own norm) and their indices, inf where there is none.
+    """The k + SPARE smallest lower bounds of the queries `rows` (less their own norms) and whose they are.
 
-    `own` holds the indices of the tile's rows in the base when both are the same set.
+    inf where there is none. `tile` holds the rows in the frame.
     """
+    base, count = asked.base, asked.k + SPARE
     keep = 1 - slack(base.shape[1], tile.dtype)
     best = tile.new_full((len(tile), 0), torch.inf)
     where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
@@ -143,11 +113,12 @@ def _candidates(
         columns = frame.tile(base[start:stop], tile.dtype)
         floor = (squared_norms(columns) * keep).to(tile.dtype)
         bound = torch.addmm(floor[None], tile, columns.T, alpha=-2)  # (rows, columns)
-        if own is not None:
-            here = ((own >= start) & (own < stop)).nonzero().flatten()
-            bound[here, own[here] - start] = torch.inf
-        if labels is not None and base_labels is not None:
-            bound.masked_fill_(labels[:, None] == base_labels[None, start:stop], torch.inf)
+        if asked.within:
+            here = ((rows >= start) & (rows < stop)).nonzero().flatten()
+            bound[here, rows[here] - start] = torch.inf
+        alike = asked.labelled_alike(rows, slice(start, stop))
+        if alike is not None:
+            bound.masked_fill_(alike, torch.inf)
         near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
         best, where = torch.cat([best, near], dim=1), torch.cat([where, at + start], dim=1)
         if best.shape[1] > count:
@@ -156,15 +127,13 @@ def _candidates(
     return best, where
 
 
-def measure(
-    queries: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, found: torch.Tensor, k: int, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure candidates `found` (len(rows), any), -1 where there is none; the best k by (distance, index)."""
-    dtype = work_dtype(base.dtype)
+    base, k, dtype = asked.base, asked.k, work_dtype(asked.base.dtype)
     found = found.sort(dim=1).values
     distances = torch.full(found.shape, torch.inf, dtype=dtype, device=base.device)
     row, slot = (found >= 0).nonzero(as_tuple=True)
-    distances[row, slot] = pair_distances(queries, base, rows[row], found[row, slot], scale).to(dtype)
+    distances[row, slot] = pair_distances(asked.queries, base, rows[row], found[row, slot], scale).to(dtype)
     distances, order = distances.sort(dim=1, stable=True)  # ascending indices before, so ties go to the lower one
     found = found.gather(1, order)
     found[torch.isinf(distances) & (found < 0)] = -1
@@ -175,29 +144,17 @@ def measure(
     return found[:, :k], distances[:, :k]
 
 
-def sweep(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    rows: torch.Tensor,
-    indices: torch.Tensor,
-    distances: torch.Tensor,
-    frame: Frame,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    *,
-    progress: bool = False,
-) -> None:
+def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor, frame: Frame) -> None:
     """Stage 2 for the named rows of `queries`; writes their rows of `indices` and `distances`.
 
     On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
     """
-    k, width, dtype = indices.shape[1], base.shape[1], distances.dtype
+    base, k, width, dtype = asked.base, asked.k, asked.base.shape[1], distances.dtype
     keep = 1 - slack(width, torch.float64)
-    same = queries is base
-    for start in tqdm(range(0, len(rows), ROW_TILE), desc="near ties", disable=not progress):
+    for start in tqdm(range(0, len(rows), ROW_TILE), desc="near ties", disable=not asked.progress):
         block = rows[start : start + ROW_TILE]
         limit = distances[block, -1:]
-        tile = frame.tile(queries[block], torch.float64)
+        tile = frame.tile(asked.queries[block], torch.float64)
         floor = squared_norms(tile)[:, None] * keep - underflow(torch.float64, width)
         held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
         where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
@@ -218,18 +175,18 @@ def sweep(
             squared = floor + squared_norms(other)[None] * keep - 2 * (tile @ other.T)
             lower = lower_distances(squared, width, frame.scale).to(dtype)
             open_pairs = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
-            if same:
+            if asked.within:
                 open_pairs &= block[:, None] != columns
-            if query_labels is not None and base_labels is not None:
-                open_pairs &= query_labels[block][:, None] != base_labels[columns]
+            alike = asked.labelled_alike(block, columns)
+            if alike is not None:
+                open_pairs &= ~alike
             busy = open_pairs.any(dim=1).nonzero().flatten()
             if not len(busy):
                 continue
             row, column = open_pairs[busy].nonzero(as_tuple=True)
             nearer = torch.full((len(busy), len(columns)), torch.inf, dtype=dtype, device=base.device)
-            nearer[row, column] = pair_distances(queries, base, block[busy][row], columns[column], frame.scale).to(
-                dtype
-            )
+            measured = pair_distances(asked.queries, base, block[busy][row], columns[column], frame.scale)
+            nearer[row, column] = measured.to(dtype)
             index = torch.where(torch.isinf(nearer), -1, columns)
             nearer, order = torch.cat([held[busy], nearer], dim=1).sort(dim=1, stable=True)
             held[busy] = nearer[:, :k]

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, slack, squared_norms
 from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact
+from pose2id.neighbors.contract import Search
 
 ROW_TILE = 4096
 LIMIT = 1024
@@ -68,38 +68,34 @@ def _installed(name: str) -> bool:
     return True
 
 
-def search(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    k: int,
-    *,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    progress: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest rows of `base` for every row of `queries`; the contract of `_exact.search`."""
+def require_faiss(engine: str) -> ModuleType:
+    """faiss, or MissingExtraError that says why `engine` cannot have it, and how to mend it."""
     faiss, words = probe()
     if faiss is None:
-        raise MissingExtraError(f"engine 'faiss' needs faiss: {words}", extra="faiss-cpu", package="faiss")
-    dtype = work_dtype(base.dtype)
-    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
-    distances = torch.full((len(queries), k), torch.inf, dtype=dtype, device=base.device)
+        raise MissingExtraError(f"engine '{engine}' needs faiss: {words}", extra="faiss-cpu", package="faiss")
+    return faiss
+
+
+def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q, k) and distances (Q, k), by the contract."""
+    faiss = require_faiss("faiss")
+    queries, base, k = asked.queries, asked.base, asked.k
+    indices, distances = asked.no_neighbors()
     if not len(queries) or not len(base):
         return indices, distances
-    same = queries is base
     frame = Frame(base, queries)
     placed = frame.tile(base, torch.float32)
-    count = k + same + SPARE
+    count = k + asked.within + SPARE
     index = _flat_index(faiss, placed.cpu().numpy(), max(count, 2 * LIMIT))
     largest = float(squared_norms(placed).max())
     pending = torch.arange(len(queries), device=base.device)
-    with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not progress) as bar:
+    with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not asked.progress) as bar:
         while len(pending):
             undecided = []
             ask = min(count, len(base))
             for start in range(0, len(pending), ROW_TILE):
                 rows = pending[start : start + ROW_TILE]
-                tile = placed[rows] if same else frame.tile(queries[rows], torch.float32)
+                tile = placed[rows] if asked.within else frame.tile(queries[rows], torch.float32)
                 squared, found = (
                     torch.from_numpy(part).to(base.device) for part in index.search(tile.cpu().numpy(), ask)
                 )
@@ -107,14 +103,11 @@ def search(
                 norms = squared_norms(tile)
                 beyond = squared[:, -1].double() - slack(base.shape[1], torch.float32) * (norms + largest)
                 beyond -= _exact.underflow(torch.float32, base.shape[1])
-                beyond = _exact.lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
+                beyond = _exact.lower_distances(beyond, base.shape[1], frame.scale).to(distances.dtype)
                 if ask == len(base):
                     beyond.fill_(torch.inf)
-                if same:
-                    found = torch.where(found == rows[:, None], -1, found)
-                if query_labels is not None and base_labels is not None:
-                    found = torch.where(query_labels[rows][:, None] == base_labels[found.clamp(min=0)], -1, found)
-                indices[rows], distances[rows] = _exact.measure(queries, base, rows, found, k, frame.scale)
+                found = asked.drop(rows, found)
+                indices[rows], distances[rows] = _exact.measure(asked, rows, found, frame.scale)
                 decided = beyond > distances[rows, -1]
                 decided |= torch.isinf(beyond)
                 undecided.append(rows[~decided])
@@ -124,7 +117,7 @@ def search(
                 break
             count *= 2
     if len(pending):
-        _exact.sweep(queries, base, pending, indices, distances, frame, query_labels, base_labels, progress=progress)
+        _exact.sweep(asked, pending, indices, distances, frame)
     return indices, distances
 
 

@@ -23,10 +23,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import work_dtype
 from pose2id.distances import Frame
-from pose2id.errors import MissingExtraError
 from pose2id.neighbors import _exact, _faiss
+from pose2id.neighbors.contract import Search
 
 SMALLEST = 1000
 ROWS_PER_LIST = 39
@@ -35,72 +34,58 @@ TRAINING_ROWS = 64
 probe = _faiss.probe
 
 
-def search_ivf(queries: torch.Tensor, base: torch.Tensor, k: int, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Near rows by inverted lists; the contract of `_exact.search`, but neighbours may be missing."""
+def search_ivf(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows by inverted lists; by the contract, but neighbours may be missing."""
 
     def build(faiss: Any, frame: Frame, rows: torch.Tensor) -> Any:
         n, width = rows.shape
         lists = min(1 << int(4 * n**0.5).bit_length(), n // ROWS_PER_LIST)
         quantizer = faiss.IndexFlatL2(width)
         index = faiss.IndexIVFFlat(quantizer, width, lists)
-        index.nprobe = min(lists, 8 + k // 4)
+        index.nprobe = min(lists, 8 + asked.k // 4)
         at = torch.linspace(0, n - 1, min(n, TRAINING_ROWS * lists), dtype=torch.float64, device=rows.device).long()
         index.train(frame.tile(rows[at], torch.float32).cpu().numpy())
         return index
 
-    return _search("faiss-ivf", build, queries, base, k, **options)
+    return _search("faiss-ivf", build, asked)
 
 
-def search_hnsw(queries: torch.Tensor, base: torch.Tensor, k: int, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Near rows by a graph; the contract of `_exact.search`, but neighbours may be missing."""
+def search_hnsw(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows by a graph; by the contract, but neighbours may be missing."""
 
     def build(faiss: Any, _: Frame, rows: torch.Tensor) -> Any:
         index = faiss.IndexHNSWFlat(rows.shape[1], 32)
         index.hnsw.efConstruction = 80
-        index.hnsw.efSearch = max(64, 4 * k)
+        index.hnsw.efSearch = max(64, 4 * asked.k)
         return index
 
-    return _search("faiss-hnsw", build, queries, base, k, **options)
+    return _search("faiss-hnsw", build, asked)
 
 
 def _search(
-    name: str,
-    build: Callable[[Any, Frame, torch.Tensor], Any],
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    k: int,
-    *,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    progress: bool = False,
+    name: str, build: Callable[[Any, Frame, torch.Tensor], Any], asked: Search
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Build an index, ask it, measure what it proposes; rows left short by `exclude` ask for twice as many."""
-    faiss, words = probe()
-    if faiss is None:
-        raise MissingExtraError(f"engine '{name}' needs faiss: {words}", extra="faiss-cpu", package="faiss")
+    faiss = _faiss.require_faiss(name)
+    queries, base, k = asked.queries, asked.base, asked.k
     if len(base) < SMALLEST:
-        return _faiss.search(queries, base, k, query_labels=query_labels, base_labels=base_labels, progress=progress)
-    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
-    distances = torch.full((len(queries), k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
-    same, step = queries is base, _faiss.ROW_TILE
+        return _faiss.search(asked)
+    indices, distances = asked.no_neighbors()
+    step, silent = _faiss.ROW_TILE, not asked.progress
     frame = Frame(base, queries)
     index = build(faiss, frame, base)
-    for start in tqdm(range(0, len(base), step), desc=f"index ({name})", disable=not progress):
+    for start in tqdm(range(0, len(base), step), desc=f"index ({name})", disable=silent):
         index.add(frame.tile(base[start : start + step], torch.float32).cpu().numpy())
     pending = torch.arange(len(queries), device=base.device)
-    ask = min(len(base), k + same + _faiss.SPARE)
-    with tqdm(total=len(queries), desc=f"neighbours ({name})", unit="row", disable=not progress) as bar:
+    ask = min(len(base), k + asked.within + _faiss.SPARE)
+    with tqdm(total=len(queries), desc=f"neighbours ({name})", unit="row", disable=silent) as bar:
         while len(pending):
             short = []
             for start in range(0, len(pending), step):
                 rows = pending[start : start + step]
                 _, found = index.search(frame.tile(queries[rows], torch.float32).cpu().numpy(), ask)
-                found = torch.from_numpy(found).to(base.device)
-                if same:
-                    found = torch.where(found == rows[:, None], -1, found)
-                if query_labels is not None and base_labels is not None:
-                    found = torch.where(query_labels[rows][:, None] == base_labels[found.clamp(min=0)], -1, found)
-                indices[rows], distances[rows] = _exact.measure(queries, base, rows, found, k, frame.scale)
+                found = asked.drop(rows, torch.from_numpy(found).to(base.device))
+                indices[rows], distances[rows] = _exact.measure(asked, rows, found, frame.scale)
                 missing = indices[rows, -1] < 0
                 short.append(rows[missing])
                 bar.update(int((~missing).sum()))

@@ -32,6 +32,7 @@ from pose2id.arrays import row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import _exact
 from pose2id.neighbors._int8 import codes as _codes
+from pose2id.neighbors.contract import Search
 
 SMALLEST = 5000
 """Below so many rows the exact engine takes less than a second."""
@@ -56,19 +57,12 @@ SEED = 0
 probe = _exact.probe
 
 
-def search(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    k: int,
-    *,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    progress: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Near rows of `base` for every row of `queries`; as `_exact.search`, but neighbours may be missing."""
+def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q, k) and distances (Q, k), by the contract, but neighbours may be missing."""
+    base, k = asked.base, asked.k
     n, width = base.shape
-    if queries is not base or n < SMALLEST or k > LARGEST_K or width > WIDEST:
-        return _exact.search(queries, base, k, query_labels=query_labels, base_labels=base_labels, progress=progress)
+    if not asked.within or n < SMALLEST or k > LARGEST_K or width > WIDEST:
+        return _exact.search(asked)
     scale = Frame(base, centred=False).scale
     generator = torch.Generator("cpu").manual_seed(SEED)
     with full_precision(base.device):
@@ -76,10 +70,9 @@ def search(
         short = _project(codes, generator)
         lists = _nearest(short, _train(short, _count_pivots(n, k), generator), MEMBERSHIPS)
         del short
-        found, score = _join(codes, half, lists, k + SPARE, base_labels, progress=progress)
+        found, score = _join(codes, half, lists, k + SPARE, asked.base_labels, progress=asked.progress)
     del codes
-    indices = torch.full((n, k), -1, dtype=torch.int64, device=base.device)
-    distances = torch.full((n, k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
+    indices, distances = asked.no_neighbors()
     for block in row_blocks(n, 2 * found.shape[1]):
         best = _merge(found[block], score[block], k + SPARE)
         indices[block], distances[block] = _measure(base, block.start, best, k, scale)

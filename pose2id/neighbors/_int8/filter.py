@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pose2id.arrays import work_dtype
 from pose2id.distances import full_precision
 from pose2id.neighbors._int8 import codes as _codes
 from pose2id.neighbors._int8.codes import WIDEST, Encoder, largest_code, sort_codes
 from pose2id.neighbors._int8.sweep import Farthest, Side, Sweep, products_help
+from pose2id.neighbors.contract import Search
 
 SMALLEST = 3000
 """Below so many rows the float path is as fast."""
@@ -48,52 +48,41 @@ class Found:
     farthest: torch.Tensor | None = None
 
 
-def _prefix_sweep(
-    base: torch.Tensor, labels: torch.Tensor | None, k: int, level: int, cap: int, *, progress: bool
-) -> Sweep | None:
+def _prefix_sweep(asked: Search, level: int, cap: int) -> Sweep | None:
     """The sweep of one set by `prefix` codes, done; None where these would not pay."""
-    n = len(base)
+    base, k, n = asked.base, asked.k, len(asked.base)
     columns = prefix_columns(n, base.shape[1], k, _codes.code_speed(base.device.type))
     if not columns:
         return None
     encoder = Encoder(base, level, columns=columns)
     if encoder.captured < CAPTURED or not products_help(base, base, encoder):
         return None
-    side = Side(sort_codes(*encoder.encode(base)), labels, k)
-    sweep = Sweep(base, base, encoder, side, side, k, cap, limited=True)
+    side = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
+    sweep = Sweep(asked, encoder, side, side, cap, limited=True)
     sweep.seed()
     mean, above = sweep.expected()
     if mean > n / 128 or above > 0.2:
         return None
-    sweep.run(progress=progress)
+    sweep.run(progress=asked.progress)
     return sweep
 
 
-def search(
-    queries: torch.Tensor,
-    base: torch.Tensor,
-    k: int,
-    query_labels: torch.Tensor | None = None,
-    base_labels: torch.Tensor | None = None,
-    *,
-    farthest: bool = False,
-    progress: bool = False,
-) -> Found | None:
-    """The k nearest rows of `base` where the filter can tell.
+def search(asked: Search, *, farthest: bool = False) -> Found | None:
+    """The k nearest rows where the filter can tell.
 
     With `farthest` (for one set only) also the distance to each row's farthest other row, unless float products do
     not help to choose it. None when these sets are not for it: too small, too large a k, no int8 products, or no
     structure to filter by.
     """
+    queries, base, k = asked.queries, asked.base, asked.k
     n, width = base.shape
     if n < SMALLEST or len(queries) < AGAIN or k > 64 or width > WIDEST:
         return None
     level = largest_code(base.device.type)
     if not level or queries.dtype != base.dtype:
         return None
-    same, cap = queries is base, 256 + 16 * k + n // 16
-    indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=base.device)
-    distances = torch.full((len(queries), k), torch.inf, dtype=work_dtype(base.dtype), device=base.device)
+    cap = 256 + 16 * k + n // 16
+    indices, distances = asked.no_neighbors()
     left_out = torch.ones(len(queries), dtype=torch.bool, device=base.device)
 
     def write(sweep: Sweep) -> None:
@@ -103,42 +92,42 @@ def search(
         left_out[rows[done]] = False
 
     with full_precision(base.device):
-        first = _prefix_sweep(base, base_labels, k, level, cap, progress=progress) if same and not farthest else None
+        first = _prefix_sweep(asked, level, cap) if asked.within and not farthest else None
         if first is not None:
             write(first)
             if int(left_out.sum()) < AGAIN:
                 return Found(indices, distances, left_out.nonzero().flatten())
-        encoder = Encoder(base, level, None if same else queries)
+        encoder = Encoder(base, level, None if asked.within else queries)
         if base.dtype != torch.float64 and 2 * width**0.5 / encoder.scale > torch.finfo(torch.float32).max:
             return None  # distances may be inf in float32, all of them ties
         if first is not None:
             # What is left, with the limits and the order that are known by now.
             order = first.left.codes.order
             again = (first.left.open & (order >= 0)).nonzero().flatten()
-            right = Side(_codes.pad(*encoder.encode(base, order.clamp(min=0)), order), base_labels, k)
-            left = Side(right.codes.take(again), query_labels, k)
+            right = Side(_codes.pad(*encoder.encode(base, order.clamp(min=0)), order), asked.base_labels, k)
+            left = Side(right.codes.take(again), asked.query_labels, k)
             left.bounds[: len(again)] = first.left.bounds[again]
-            sweep = Sweep(base, base, encoder, left, right, k, cap, limited=True)
+            sweep = Sweep(asked, encoder, left, right, cap, limited=True)
         else:
-            right = Side(sort_codes(*encoder.encode(base)), base_labels, k)
-            left = right if same else Side(sort_codes(*encoder.encode(queries)), query_labels, k)
-            sweep = Sweep(queries, base, encoder, left, right, k, cap, limited=False)
+            right = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
+            left = right if asked.within else Side(sort_codes(*encoder.encode(queries)), asked.query_labels, k)
+            sweep = Sweep(asked, encoder, left, right, cap, limited=False)
             mean, above = sweep.expected()
             if mean > 64 + 4 * k or above > 0.2:
                 return None
         del first
         if farthest and sweep.norms is not None:
             sweep.farthest = Farthest(sweep)
-        sweep.run(progress=progress)
+        sweep.run(progress=asked.progress)
         write(sweep)
         far = sweep.farthest.distances() if sweep.farthest is not None else None
         few = (left.open & (left.codes.order >= 0)).nonzero().flatten()
         if 0 < len(few) <= FEW and n <= LONGEST:
             # Not worth placing all rows for the float path; they may collect what they like. Only measured pairs may
             # tighten limits that are known: maxima would count a row twice.
-            rest = Side(left.codes.take(few), query_labels, k)
+            rest = Side(left.codes.take(few), asked.query_labels, k)
             rest.bounds[: len(few)] = left.bounds[few]
-            sweep = Sweep(queries, base, encoder, rest, right, k, n, limited=True)
+            sweep = Sweep(asked, encoder, rest, right, n, limited=True)
             sweep.run(progress=False)
             write(sweep)
     return Found(indices, distances, left_out.nonzero().flatten(), far)

@@ -26,6 +26,7 @@ from pose2id.arrays import work_dtype
 from pose2id.distances import pair_distances, pair_products, slack, squared_norms
 from pose2id.neighbors._int8 import codes as _codes
 from pose2id.neighbors._int8.codes import NONE, Codes, Encoder
+from pose2id.neighbors.contract import Search
 
 SETTLE_ROWS = 512
 """Positions that are settled at once: their rows, and the rows these meet, stay in the caches."""
@@ -105,24 +106,19 @@ class Sweep:
     After `run`, `nearest` gives the k nearest rows of `right` for every row of `left` that is not open.
     """
 
-    def __init__(
-        self,
-        queries: torch.Tensor,
-        base: torch.Tensor,
-        encoder: Encoder,
-        left: Side,
-        right: Side,
-        k: int,
-        cap: int,
-        *,
-        limited: bool,
-    ) -> None:
-        self.queries, self.base, self.encoder, self.left, self.right = queries, base, encoder, left, right
-        self.k, self.cap, self.group, self.limited = k, cap, group_width(k), limited
+    def __init__(self, asked: Search, encoder: Encoder, left: Side, right: Side, cap: int, *, limited: bool) -> None:
+        self.queries, self.base, self.within, self.k = queries, base, _, k = (
+            asked.queries,
+            asked.base,
+            asked.within,
+            asked.k,
+        )
+        self.encoder, self.left, self.right = encoder, left, right
+        self.cap, self.group, self.limited = cap, group_width(k), limited
         self.norms: tuple[torch.Tensor, torch.Tensor] | None = None  # (queries, base), in the caller's units
         if products_help(queries, base, encoder):
             norms = squared_norms(base)
-            self.norms = (norms if queries is base else squared_norms(queries), norms)
+            self.norms = (norms if asked.within else squared_norms(queries), norms)
         self.hidden = 8 * base.shape[1] * float(torch.finfo(work_dtype(base.dtype)).tiny)  # by underflow
         size = _codes.TILE_CUDA if base.is_cuda else _codes.TILE
         self.out = torch.empty(size**2, dtype=torch.int32, device=base.device)
@@ -153,7 +149,7 @@ class Sweep:
         if left is right:
             if first == second:
                 tile.fill_diagonal_(2 * NONE)
-        elif self.queries is self.base:
+        elif self.within:
             tile.masked_fill_(left.codes.order[rows][:, None] == right.codes.order[columns], 2 * NONE)
         return tile
 
@@ -308,7 +304,7 @@ class Sweep:
         at = at[torch.linspace(0, len(at) - 1, count, dtype=torch.float64, device=at.device).long()]
         table = torch._int_mm(left.codes.codes[at], right.codes.codes.T)
         table.sub_(right.codes.half).sub_(left.codes.half[at][:, None])
-        if self.queries is self.base:
+        if self.within:
             table.masked_fill_(left.codes.order[at][:, None] == right.codes.order, 2 * NONE)
         if left.labels is not None and right.labels is not None:
             table.masked_fill_(left.labels[at][:, None] == right.labels, 2 * NONE)
