@@ -13,6 +13,7 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 from huggingface_hub import constants, file_download, utils  # noqa: E402
 
 from pose2id.hub import fetch, hash_file  # noqa: E402
+from pose2id.poses import keypoints  # noqa: E402
 
 REPOSITORY, REVISION = "somebody/something", "0123456789012345678901234567890123456789"
 CONTENT = bytes(range(256)) * 40
@@ -104,6 +105,18 @@ def test_a_broken_download_goes_on(hub, tmp_path):
     hub.until = None
     assert fetch_model(sha256=SHA256).read_bytes() == CONTENT
     assert hub.begins == [0, 4000]
+
+
+def test_the_model_of_dwpose_goes_on(hub, monkeypatch):
+    pinned = {"REPOSITORY": REPOSITORY, "REVISION": REVISION, "FILE": "model.onnx"}
+    for name, value in {**pinned, "SIZE": len(CONTENT), "SHA256": SHA256}.items():
+        monkeypatch.setattr(keypoints, name, value)
+    hub.until = 3000
+    with pytest.raises(OSError, match=r"goes on where it broke off.* pass load_session the path of a copy"):
+        keypoints.download_model()
+    hub.until = None
+    assert keypoints.download_model().read_bytes() == CONTENT
+    assert hub.begins == [0, 3000]
 
 
 def test_what_came_wrong_is_removed(hub, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pose2id import MissingExtraError
+from pose2id.onnx import read_input
 from pose2id.poses import KEYPOINTS
 from pose2id.poses import keypoints as module
 from pose2id.poses.keypoints import download_model, extract_poses, load_session
@@ -417,6 +418,7 @@ def test_a_model_is_loaded_and_run(tmp_path):
     path.write_bytes(identity_model())
     for session in (load_session(path), load_session(str(path), providers=["CPUExecutionProvider"])):
         assert session.get_inputs()[0].shape == ["N", 3, 384, 288]
+        assert read_input(session) == ("crops", [None, 3, 384, 288])
         with pytest.raises(ValueError, match=r"it gave \[\(2, 3, 384, 288\)\]"):
             extract_poses(sample(2), session)
 
