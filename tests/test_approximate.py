@@ -6,6 +6,7 @@ And the measured recall, and what "auto" takes.
 import functools
 import importlib.util
 import logging
+import sys
 import types
 
 import numpy as np
@@ -15,8 +16,8 @@ from conftest import ArrayKind, as_float64
 from reference.neighbors import distance_matrix, knn
 from test_engines import StandIn, put
 
-from pose2id import MissingExtraError, centralize, knn_graph, neighbors
-from pose2id.neighbors import AUTO, ENGINES, _exact, _faiss_index, _pivots, choose_engine, estimate, find_neighbors
+from pose2id import MissingExtraError, centralize, knn_graph
+from pose2id.neighbors import ENGINES, _exact, _faiss_index, _pivots, choose_engine, engines, find_neighbors
 from pose2id.neighbors._int8 import codes as _codes
 
 F32 = ArrayKind("numpy", "float32")
@@ -412,10 +413,8 @@ def bad_engine(monkeypatch, spoil):
         return indices, distances
 
     module.search = search
-    monkeypatch.setitem(neighbors.ENGINES, "pivots", neighbors.Engine("bad", "search", exact=False))
-    monkeypatch.setattr(
-        neighbors, "import_module", lambda name: module if name == "bad" else importlib.import_module(name)
-    )
+    monkeypatch.setitem(ENGINES, "pivots", engines.Engine("bad", "search", exact=False))
+    monkeypatch.setitem(sys.modules, "bad", module)
 
 
 LINE = np.array([0, 1, 3, 7, 15, 31, 63, 127], dtype=np.float32)[:, None]
@@ -479,10 +478,8 @@ def test_excluded_pairs_are_not_missed(monkeypatch):
         return found
 
     module.search = search
-    monkeypatch.setitem(neighbors.ENGINES, "pivots", neighbors.Engine("bad", "search", exact=False))
-    monkeypatch.setattr(
-        neighbors, "import_module", lambda name: module if name == "bad" else importlib.import_module(name)
-    )
+    monkeypatch.setitem(ENGINES, "pivots", engines.Engine("bad", "search", exact=False))
+    monkeypatch.setitem(sys.modules, "bad", module)
     graph = knn_graph(LINE, 2, exclude=[0] * 7 + [1], engine="pivots", recall_sample=8)
     assert graph.sampled_recall == 8 / 9
 
@@ -506,18 +503,11 @@ def test_bad_sample(value):
 
 
 def test_auto_is_always_exact():
-    assert all(ENGINES[rule.engine].exact for rule in AUTO)
-    assert all(not rule.hint or not ENGINES[rule.hint].exact for rule in AUTO)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_size_has_a_line(device):
-    ends = [rule.below for rule in AUTO if rule.device == device]
-    assert ends == sorted(ends)
-    assert ends[-1] == np.inf
-    for rule in (rule for rule in AUTO if rule.device == device and rule.below < np.inf):
-        assert choose_engine(rule.below - 1, device) == (rule.engine, rule.reason, rule.hint)
-        assert choose_engine(rule.below, device) != (rule.engine, rule.reason, rule.hint)
+    for n in (0, 10, 3000, 10**6, 10**9):
+        for device in ("cpu", "cuda"):
+            choice = choose_engine(n, device)
+            assert ENGINES[choice.engine].exact
+            assert not choice.hint or not ENGINES[choice.hint].exact
 
 
 @pytest.mark.parametrize(
@@ -532,8 +522,8 @@ def test_hints(n, device, hint):
 
 @pytest.fixture
 def early_hint(monkeypatch):
-    """The table with its last limit at 50 rows."""
-    monkeypatch.setattr(neighbors, "AUTO", (AUTO[0]._replace(below=50), AUTO[2]))
+    """From 50 rows on."""
+    monkeypatch.setitem(engines.HINT_FROM, "cpu", 50)
 
 
 @pytest.mark.usefixtures("early_hint")
@@ -554,17 +544,3 @@ def test_no_hint_where_none_is_due(caplog, n, name):
     with caplog.at_level(logging.INFO, logger="pose2id"):
         knn_graph(F32.make(some_rows(n, 4)), 2, engine=name)
     assert not caplog.records
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_estimates_grow(name):
-    small = estimate(name, 1000, 64)
-    for larger in ((2000, 64), (1000, 128), (1000, 64, 20)):
-        assert all(more > less > 0 for more, less in zip(estimate(name, *larger), small, strict=True)), larger
-    assert estimate(name, 1000, 64, threads=2) == (small[0] / 2, small[1])
-
-
-def test_estimates_are_in_the_order_of_the_measurements():
-    seconds = {name: estimate(name, 200_000, 768)[0] for name in ENGINES}
-    assert seconds["pivots"] < min(seconds["faiss-ivf"], seconds["faiss-hnsw"]) / 5
-    assert seconds["exact"] < seconds["faiss"] / 2

@@ -19,7 +19,7 @@ from test_engines import STATES, faiss_state  # noqa: F401  a fixture
 import pose2id
 from pose2id import centralize, cli, evaluate, evaluate_features, id_density, rerank
 from pose2id.cli import EXTRAS, main
-from pose2id.neighbors import AUTO, ENGINES, choose_engine, estimate
+from pose2id.neighbors import ENGINES, choose_engine
 from pose2id.programs import demo
 
 RNG = np.random.default_rng(0)
@@ -873,10 +873,10 @@ def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
     exact, faiss, pivots, *indexes = found["engines"]
     assert (exact["name"], exact["works"]) == ("exact", True)
     assert (pivots["name"], pivots["works"]) == ("pivots", True)
-    assert faiss == {"name": "faiss", "works": works, "detail": words}
-    assert indexes == [{"name": name, "works": works, "detail": words} for name in ("faiss-ivf", "faiss-hnsw")]
-    assert [rule["engine"] for rule in found["auto"]] == ["exact"] * len(AUTO)
-    assert [rule["below"] for rule in found["auto"]] == [3000, 200_000, None, 2_000_000, None]
+    assert faiss == {"name": "faiss", "works": works, "detail": words, "finds": "all"}
+    assert indexes == [
+        {"name": name, "works": works, "detail": words, "finds": "most"} for name in ("faiss-ivf", "faiss-hnsw")
+    ]
     assert "choice" not in found
     assert set(found["extras"]) == set(EXTRAS)
     assert all(set(found["extras"][extra]) == set(EXTRAS[extra]) for extra in EXTRAS)
@@ -886,15 +886,11 @@ def test_doctor_as_text(capsys, faiss_state):  # noqa: F811
     works, words = faiss_state
     lines = run(capsys, "doctor").splitlines()
     for name in ("faiss     ", "faiss-ivf ", "faiss-hnsw"):
-        assert f"  {name} {'works' if works else 'no':<7}{words}" in lines
-    assert any(line.startswith("  exact      works  torch") for line in lines)
-    assert any(line.startswith("  pivots     works  torch") for line in lines)
-    at = lines.index("auto")
-    for line, rule in zip(lines[at + 1 :], AUTO, strict=False):
-        assert line.split()[0] == rule.device
-        assert f" {rule.engine} " in line
-        assert rule.reason in line
-    assert lines[at + 1 + len(AUTO)] == "extras"
+        finds = "all" if ENGINES[name.strip()].exact else "most"
+        assert f"  {name} {'works' if works else 'no':<7}{finds:<6}{words}" in lines
+    assert any(line.startswith("  exact      works  all   torch") for line in lines)
+    assert any(line.startswith("  pivots     works  most  torch") for line in lines)
+    assert not any(line.startswith("auto") for line in lines)
 
 
 @pytest.mark.parametrize(("rows", "k"), [(0, 2), (20_000, 2), (300_000, 20)])
@@ -903,28 +899,11 @@ def test_doctor_explains_the_choice(capsys, rows, k):
     choice = json.loads(run(capsys, "doctor", *options, "--json"))["choice"]
     assert (choice["rows"], choice["width"], choice["k"]) == (rows, 768, k)
     assert choice["taken"]["cpu"] == choose_engine(rows)._asdict()
-    assert [engine["name"] for engine in choice["estimates"]] == list(ENGINES)
-    for engine in choice["estimates"]:
-        seconds, memory = estimate(engine["name"], rows, 768, k, torch.get_num_threads())
-        assert (engine["exact"], engine["seconds"]) == (ENGINES[engine["name"]].exact, seconds)
-        assert engine["bytes"] == int(memory)
 
     lines = run(capsys, "doctor", *options).splitlines()
-    assert "auto" not in lines  # the table gives way to the explanation
     at = lines.index(f"auto      for {rows:,} x 768, k = {k}")
     assert lines[at + 1] == f"  cpu        exact: {choose_engine(rows).reason}"
     assert (lines[at + 2].strip() == "pivots would be much faster and miss a few neighbours") == (rows == 300_000)
-    for engine in choice["estimates"]:
-        (line,) = (line for line in lines[at:] if line.startswith(f"  {engine['name']:<11}"))
-        assert line.split()[1] == ("all" if engine["exact"] else "most")
-        assert line.endswith(f" {engine['bytes'] / 2**30:.2f} GiB")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h")]
-)
-def test_durations(seconds, words):
-    assert cli._duration(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -449,7 +449,8 @@ def _has_length_one(features: Any) -> bool:
 def _doctor(arguments: argparse.Namespace) -> None:
     import torch
 
-    from pose2id.neighbors import AUTO, describe_engines
+    from pose2id.neighbors import choose_engine, describe_engines
+    from pose2id.validation import check_count
 
     if (arguments.rows is None) != (arguments.width is None):
         raise ValueError("--rows and --width go together, received only one of them")
@@ -460,12 +461,18 @@ def _doctor(arguments: argparse.Namespace) -> None:
         "packages": {name: _version(name) for name in ("numpy", "scipy", "torch", "tqdm", "scikit-learn")},
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
-        "engines": [{"name": n, "works": w, "detail": d} for n, w, d in describe_engines()],
+        "engines": [
+            {"name": name, "works": works, "detail": detail, "finds": "all" if ENGINES[name].exact else "most"}
+            for name, works, detail in describe_engines()
+        ],
         "extras": {extra: {package: _version(package) for package in packages} for extra, packages in EXTRAS.items()},
-        "auto": [rule._asdict() | {"below": None if rule.below == np.inf else rule.below} for rule in AUTO],
     }
     if arguments.rows is not None:
-        report["choice"] = _explain_choice(arguments.rows, arguments.width, arguments.k)
+        rows = check_count(arguments.rows, "--rows", 0)
+        width, k = check_count(arguments.width, "--width", 1), check_count(arguments.k, "--k", 1)
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        taken = {device: choose_engine(rows, device)._asdict() for device in devices}
+        report["choice"] = {"rows": rows, "width": width, "k": k, "taken": taken}
     if arguments.json:
         print(json.dumps(report, indent=1))
         return
@@ -474,15 +481,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
     print("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
     print("engines")
     for engine in report["engines"]:
-        print(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['detail']}")
+        print(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['finds']:<6}{engine['detail']}")
     if "choice" in report:
         _print_choice(report["choice"])
-    else:
-        print("auto")
-        for rule in report["auto"]:
-            rows = f"below {rule['below']:,} rows" if rule["below"] else "any number of rows"
-            hint = f" (hint: {rule['hint']})" if rule["hint"] else ""
-            print(f"  {rule['device']:<6}{rows:<23}{rule['engine']:<7}{rule['reason']}{hint}")
     print("extras")
     for extra, packages in report["extras"].items():
         missing = [package for package, version in packages.items() if version is None]
@@ -495,40 +496,12 @@ def _doctor(arguments: argparse.Namespace) -> None:
         print(f"  {extra:<11}{words}")
 
 
-def _explain_choice(rows: int, width: int, k: int) -> dict[str, Any]:
-    """What "auto" takes for such a set on every device there is, and what every engine would need on the CPU."""
-    import torch
-
-    from pose2id.neighbors import choose_engine, estimate
-    from pose2id.validation import check_count
-
-    rows, width, k = check_count(rows, "--rows", 0), check_count(width, "--width", 1), check_count(k, "--k", 1)
-    engines = []
-    for name, engine in ENGINES.items():
-        seconds, memory = estimate(name, rows, width, k, torch.get_num_threads())
-        engines.append({"name": name, "exact": engine.exact, "seconds": seconds, "bytes": int(memory)})
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    taken = {device: choose_engine(rows, device)._asdict() for device in devices}
-    return {"rows": rows, "width": width, "k": k, "taken": taken, "estimates": engines}
-
-
 def _print_choice(choice: dict[str, Any]) -> None:
     print(f"auto      for {choice['rows']:,} x {choice['width']:,}, k = {choice['k']}")
     for device, taken in choice["taken"].items():
         print(f"  {device:<11}{taken['engine']}: {taken['reason']}")
         if taken["hint"]:
             print(f"  {'':<11}{taken['hint']} would be much faster and miss a few neighbours")
-    print("  engine     finds  time    memory beside the features   (float32 on this CPU, rough)")
-    for engine in choice["estimates"]:
-        finds = "all" if engine["exact"] else "most"
-        print(f"  {engine['name']:<11}{finds:<7}{_duration(engine['seconds']):<8}{engine['bytes'] / 2**30:.2f} GiB")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,165 @@
+"""The searches that users and other rooms call: neighbours within one set or in another, and both ends of a set."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pose2id.arrays import ArrayT, take_features, work_dtype
+from pose2id.neighbors import _exact
+from pose2id.neighbors.contract import Neighbors, Search
+from pose2id.neighbors.engines import ENGINES, check_engine, choose_engine
+from pose2id.validation import check_count, check_flag, encode_labels, take_labels
+
+if TYPE_CHECKING:
+    from pose2id.validation import Labels
+
+logger = logging.getLogger("pose2id")
+
+
+def knn_graph(
+    features: ArrayT,
+    k: int,
+    *,
+    exclude: Labels | None = None,
+    engine: str = "auto",
+    recall_sample: int = 0,
+    progress: bool = False,
+) -> Neighbors[ArrayT]:
+    """Find the k nearest other rows of every row.
+
+    Parameters
+    ----------
+    features : (N, D) numpy array or torch tensor
+        float16, bfloat16, float32 or float64; used as given, not normalised.
+    k : int
+        Neighbours per row, at least 1. Where there are fewer other rows, the rest is -1 and inf.
+    exclude : (N,) integers or strings, optional
+        Rows with equal labels are never neighbours (same camera, same frame, same tracklet).
+    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        See `pose2id.neighbors`. The first three give the same answer; the others are approximate, for large sets: they
+        may miss neighbours, and what they report is at its real distance.
+    recall_sample : int
+        Measure the recall on so many rows, evenly spread over all: their true neighbours are searched by the engine
+        "exact", and the share of them that the result holds becomes its `sampled_recall`. Ties count by distance. 0
+        for none.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Neighbors
+        `indices` (N, k) int64 and `distances` (N, k), Euclidean, not squared; float64 for float64 features, else
+        float32; container and device as the input. For float64 features the order is that of the float64 distance,
+        for narrower ones that of the float64 distance rounded to float32; ties go to the lower index.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but finite floating-point features (N, D), an integer k >= 1 and N labels.
+    MissingExtraError
+        When the engine is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id import knn_graph
+    >>> graph = knn_graph(np.array([[0.0], [1.0], [3.0]], dtype=np.float32), k=1)
+    >>> graph.indices.ravel().tolist(), graph.distances.ravel().tolist()
+    ([1, 0, 1], [1.0, 1.0, 2.0])
+    """
+    k = check_count(k, "k", 1)
+    check_engine(engine)
+    recall_sample = check_count(recall_sample, "recall_sample", 0)
+    check_flag(progress, "progress")
+    rows, kind = take_features(features)
+    labels = take_exclude(exclude, rows)
+    indices, distances = find_neighbors(rows, rows, k, labels, labels, within=True, engine=engine, progress=progress)
+    recall = _measure_recall(rows, labels, distances, recall_sample, progress=progress) if recall_sample else None
+    return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(distances, work_dtype(rows.dtype)), recall)
+
+
+def _measure_recall(
+    rows: torch.Tensor, labels: torch.Tensor | None, distances: torch.Tensor, count: int, *, progress: bool
+) -> float:
+    """The share of the true neighbours of `count` rows that were found, given all rows' reported distances.
+
+    Reported distances are real, so a reported neighbour is a true one if it is no farther than the farthest true one.
+    1.0 where there is nothing to find.
+    """
+    n, k = distances.shape
+    at = torch.linspace(0, max(n - 1, 0), min(count, n), dtype=torch.float64, device=rows.device).round().long()
+    own = None if labels is None else labels[at]
+    # One more than asked for: as queries of another set, rows find themselves, unless k + 1 duplicates come first.
+    near, true = find_neighbors(rows[at], rows, k + 1, own, labels, engine="exact", progress=progress)
+    others = (near >= 0) & (near != at[:, None])
+    counts = others.sum(dim=1).clamp(max=k)
+    true = true.masked_fill(~others, torch.inf).sort(dim=1).values
+    reach = true.gather(1, (counts - 1).clamp(min=0)[:, None])
+    hits = (distances[at] <= reach).sum(dim=1).minimum(counts)
+    return int(hits.sum()) / int(counts.sum()) if bool(counts.any()) else 1.0
+
+
+def take_exclude(exclude: Any, rows: torch.Tensor) -> torch.Tensor | None:
+    """`exclude` as integer codes on the device of `rows`."""
+    if exclude is None:
+        return None
+    labels = take_labels(exclude, len(rows), "exclude")
+    return torch.from_numpy(encode_labels([labels], ("exclude", "exclude"))[0]).to(rows.device)
+
+
+def find_neighbors(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    *,
+    within: bool = False,
+    engine: str = "auto",
+    progress: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q, k) and distances (Q, k) of the k nearest rows of `base` for every row of `queries`, by the contract.
+
+    `within` says that the queries are the rows of the base: then row i is not its own neighbour. Whether both names
+    hold one tensor, a view or a copy does not matter.
+    """
+    if within and queries.shape != base.shape:
+        raise ValueError(
+            "within=True means that the queries are the rows of the base, "
+            f"received {tuple(queries.shape)} and {tuple(base.shape)}; pass the same rows, or within=False"
+        )
+    check_engine(engine)
+    if engine == "auto":
+        choice = choose_engine(len(base), base.device.type)
+        engine = choice.engine
+        if choice.hint and within:
+            logger.warning(
+                "engine 'auto' takes '%s' for %d rows; engine='%s' is much faster and misses a few neighbours; "
+                "engine='%s' says this no more",
+                *(engine, len(base), choice.hint, engine),
+            )
+    wanted = max(1, min(k, len(base)))  # a table of k columns is never built for fewer rows
+    asked = Search(base if within else queries, base, wanted, query_labels, base_labels, within, progress)
+    indices, distances = ENGINES[engine].load()(asked)
+    if k > indices.shape[1]:
+        indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
+        distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
+    return indices, distances
+
+
+def find_both_ends(
+    rows: torch.Tensor, k: int, *, engine: str = "auto", progress: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k nearest other rows of every row, as `find_neighbors` gives them, and the distance to the farthest.
+
+    That one is float64, (n,), Euclidean; 0 where all rows are identical.
+    """
+    name = choose_engine(len(rows), rows.device.type).engine if engine == "auto" else engine
+    if name == "exact" and k < len(rows):
+        return _exact.search_both_ends(Search(rows, rows, k, within=True, progress=progress))
+    near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
+    return near, distances, _exact.farthest(rows, progress=progress)
