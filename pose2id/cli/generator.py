@@ -11,6 +11,7 @@ from typing import Any
 
 from pose2id.ipg import require_packages
 from pose2id.ipg.weights import REPOSITORY, read_defaults
+from pose2id.tables import format_text
 
 DTYPES = ("float32", "float16", "bfloat16")
 PURPOSE = "pose2id generate"
@@ -170,14 +171,12 @@ def show_weights(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return 0
     *released, converted = rows
-    lines = [("file", "size", "here", "what", "licence")]
+    lines = []
     for row in released:
         size = row["bytes"] or row["size"]
         about = _bytes(size) if size else f"about {_bytes(row['estimate'])}"  # the Hub was not asked
         lines.append((row["name"], about, "yes" if row["path"] else "no", row["what"], row["licence"]))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        sys.stdout.write("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")
+    sys.stdout.write(format_text(("file", "size", "here", "what", "licence"), lines, align="<") + "\n")
     for repository, revision in dict.fromkeys((row["repository"], row["revision"]) for row in released):
         sys.stdout.write(f"from {repository}, revision {revision}\n")
     missing = [row["size"] or row["estimate"] for row in released if row["path"] is None]

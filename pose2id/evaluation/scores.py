@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pose2id.tables import format_text
 from pose2id.validation import check_count
 
 if TYPE_CHECKING:
@@ -48,12 +49,10 @@ class Scores:
         return float(self.cmc[min(check_count(k, "k", 1), len(self.cmc)) - 1])
 
     def __str__(self) -> str:
-        names = ["mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1"]
-        values = [f"{100 * v:.2f}" for v in (self.mAP, self.mINP, self.rank(1), self.rank(5), self.rank(10))]
-        values += [str(self.valid_queries), str(self.tied_rank1)]
-        widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
-        rows = ("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in (names, values))
-        return "\n".join(rows)
+        head = ("mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1")
+        fractions = (self.mAP, self.mINP, self.rank(1), self.rank(5), self.rank(10))
+        row = (*(f"{100 * value:.2f}" for value in fractions), self.valid_queries, self.tied_rank1)
+        return format_text(head, [row], align=">")
 
 
 class Ranks(NamedTuple):
