@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pose2id.ipg import IPGPipeline
+from pose2id.ipg.networks import SmallEncoder
 from pose2id.programs.walkthrough.checks import compare_with_poses, count_right_people
 from pose2id.programs.walkthrough.material import (
     TESTED,
@@ -35,9 +36,6 @@ from pose2id.programs.walkthrough.pictures import MAP, SHEET, draw_map, draw_she
 from pose2id.programs.walkthrough.tables import build_tables, format_tables, rows_as_dicts
 from pose2id.study import FeatureSet, Row, Setting, run_study
 from pose2id.synthetic import SyntheticSet
-
-if TYPE_CHECKING:
-    from pose2id.ipg.pipeline import IPGPipeline
 
 __all__ = [
     "FEWEST",
@@ -127,8 +125,6 @@ def run_walkthrough(
     >>> found = run_walkthrough(IPGPipeline.from_pretrained("tiny"), range(3))  # doctest: +SKIP
     >>> print(format_tables(found.rows))  # doctest: +SKIP
     """
-    from pose2id.ipg.networks import SmallEncoder
-
     if not isinstance(pipe.identity_encoder, SmallEncoder):
         kind = type(pipe.identity_encoder).__name__
         raise TypeError(f"pipe must be a small generator, whose identity_encoder is a SmallEncoder; received a {kind}")

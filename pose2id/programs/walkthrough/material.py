@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pose2id.errors import require
+from pose2id.ipg import IPGPipeline
+from pose2id.ipg.networks import SmallEncoder
+from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.synthetic import SyntheticSet, make_set
-
-if TYPE_CHECKING:
-    from pose2id.ipg.pipeline import IPGPipeline
 
 __all__ = [
     "Encoder",
@@ -139,14 +140,13 @@ def draw_people(
     >>> draw_people(pipe, make_people([0])[0].select([0]), steps=1).shape
     (1, 8, 64, 32, 3)
     """
-    from PIL import Image
-
+    pillow = require("PIL.Image", "ipg", "drawing people")
     keys = range(len(people)) if keys is None else keys
     chunk = max(1, batch_size // (8 if poses is None else len(poses)))
     rows: list[Any] = []
     pipe.set_progress_bar_config(disable=True)  # one bar for all
     for start in tqdm(range(0, len(people), chunk), desc="generating", unit="batch", disable=not progress):
-        images = [Image.fromarray(image) for image in people.images[start : start + chunk]]
+        images = [pillow.fromarray(image) for image in people.images[start : start + chunk]]
         drawn: Any = pipe(
             images,
             poses,
@@ -162,26 +162,26 @@ def draw_people(
     return np.concatenate(rows)
 
 
+class _Ablated(IPGPipeline):
+    """Remembers less of a person."""
+
+    tokens = reference = False
+
+    def build_memory(self, image: Any, height: int, width: int) -> Any:
+        seen = self.identity_tokens(None if self.tokens else image)
+        bank = None if self.reference else self.reference_bank(self.reference_latents(image, height, width), seen)
+        return self.project_memory(bank, seen)
+
+
 def switch_off(pipe: IPGPipeline, *, tokens: bool = False, reference: bool = False) -> IPGPipeline:
     """The same generator, that does not see the identity tokens, or the reference network's hidden states."""
-    from pose2id.ipg.pipeline import IPGPipeline
-
-    class Ablated(IPGPipeline):
-        """Remembers less of a person."""
-
-        def build_memory(self, image: Any, height: int, width: int) -> Any:
-            seen = self.identity_tokens(None if tokens else image)
-            bank = None if reference else self.reference_bank(self.reference_latents(image, height, width), seen)
-            return self.project_memory(bank, seen)
-
-    return Ablated(**pipe.components, **pipe.defaults._asdict())
+    ablated = _Ablated(**pipe.components, **pipe.defaults._asdict())
+    ablated.tokens, ablated.reference = tokens, reference
+    return ablated
 
 
 def make_encoders(pipe: IPGPipeline, *, seed: int = 0, progress: bool = False) -> dict[str, Encoder]:
     """Four encoders: the generator's own, one that was trained for seconds, one that was not trained, and pixels."""
-    from pose2id.ipg.networks import SmallEncoder
-    from pose2id.ipg.training.encoder import train_encoder
-
     few = make_set(WEAK_IDENTITIES, seed=0, per_cam=1, progress=progress)
     weak = train_encoder(few.images, few.ids, steps=WEAK_STEPS, seed=seed, progress=progress)
     with torch.random.fork_rng(devices=[]):
@@ -194,8 +194,6 @@ def make_encoders(pipe: IPGPipeline, *, seed: int = 0, progress: bool = False) -
 
 def encode(network: Any, images: Images) -> Features:
     """Features of pictures with any number of leading axes, (..., H, W, 3), by a `SmallEncoder`."""
-    from pose2id.ipg.training.encoder import encode_images
-
     flat = images.reshape(-1, *images.shape[-3:])
     return encode_images(network, flat).reshape(*images.shape[:-3], -1)
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pose2id import images, plots
 from pose2id.centralization import centralize
 from pose2id.poses import representative_poses
+from pose2id.programs.walkthrough.material import Features, Images
 from pose2id.programs.walkthrough.tables import ETAS
-
-if TYPE_CHECKING:
-    from pose2id.programs.walkthrough.material import Features, Images
-    from pose2id.synthetic import SyntheticSet
+from pose2id.synthetic import SyntheticSet
 
 __all__ = ["MAP", "SHEET", "draw_map", "draw_sheet"]
 
