@@ -74,6 +74,14 @@ def drawings(golden):
     return [Image.fromarray(drawing[:, :, ::-1].copy()) for drawing in golden["pose_images_rgb_uint8"].numpy()]
 
 
+def test_what_a_call_leaves_out_is_as_released(pipe, golden, reference, drawings):
+    assert pipe.defaults == ((512, 256), 20, 3.5)
+    options = {"height": 64, "width": 32, "latents": golden["init_latents"][:1], "output_type": "latent"}
+    drawn = pipe(reference, drawings[0], **options).images
+    asked = pipe(reference, drawings[0], **options, num_inference_steps=20, guidance_scale=3.5).images
+    assert torch.equal(drawn, asked)
+
+
 def difference(a, b):
     return float((torch.as_tensor(a) - torch.as_tensor(b)).abs().max())
 

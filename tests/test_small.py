@@ -1,5 +1,7 @@
 """The small encoder and the patch codec, alone and as parts of the pipeline."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder
+from pose2id.ipg.weights import read_defaults
 
 RNG = np.random.default_rng(0)
 
@@ -101,10 +104,12 @@ def test_a_pipeline_of_small_parts(tmp_path):
         SmallEncoder(img_size=(32, 16), channels=(4, 8, 8, 12), out_features=10).eval(),
         DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
         sample_size=(32, 16),
+        num_inference_steps=2,
+        guidance_scale=1.5,
     )
     pipe.set_progress_bar_config(disable=True)
     person = Image.fromarray(smooth_pictures(1, 32, 16)[0])
-    drawn = pipe(person, num_inference_steps=2, output_type="np").images
+    drawn = pipe(person, output_type="np").images
     assert drawn.shape == (1, 8, 32, 16, 3)
     assert pipe(person, height=40, num_inference_steps=1, output_type="latent").images.shape == (1, 8, 6, 10, 4)
     with pytest.raises(ValueError, match="width must be a positive multiple of 4; received 18"):
@@ -112,4 +117,18 @@ def test_a_pipeline_of_small_parts(tmp_path):
     pipe.save_pretrained(tmp_path)
     again = IPGPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
-    np.testing.assert_array_equal(again(person, num_inference_steps=2, output_type="np").images, drawn)
+    np.testing.assert_array_equal(again(person, output_type="np").images, drawn)
+    assert again.defaults == read_defaults(tmp_path) == ((32, 16), 2, 1.5)
+    # The paths in the file are a format: they are the old ones, and those of the classes are read as well.
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    names = {"identity_encoder": "small", "vae": "small", "ifr": "modules", "pose_encoder": "modules"}
+    assert {name: index[name][0] for name in names} == {name: f"pose2id.ipg.{path}" for name, path in names.items()}
+    files = {"identity_encoder": "small_encoder", "vae": "patch_codec", "ifr": "ifr", "pose_encoder": "pose_encoder"}
+    for name, file in files.items():
+        index[name][0] = f"pose2id.ipg.networks.{file}"
+    del index["num_inference_steps"], index["guidance_scale"], index["sample_size"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    again = IPGPipeline.from_pretrained(tmp_path)
+    assert again.defaults == read_defaults(tmp_path) == ((512, 256), 20, 3.5)
+    options = {"height": 32, "width": 16, "num_inference_steps": 2, "guidance_scale": 1.5, "output_type": "np"}
+    np.testing.assert_array_equal(again(person, **options).images, drawn)

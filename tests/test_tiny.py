@@ -13,7 +13,7 @@ from PIL import Image
 
 from pose2id import cli, walkthrough
 from pose2id.errors import MissingExtraError
-from pose2id.ipg import IPGPipeline, representative_poses
+from pose2id.ipg import IPGPipeline, generate_features, representative_poses
 from pose2id.ipg.training import describe_run
 from pose2id.ipg.training.recipe import plan_stages, read_settings
 from pose2id.ipg.weights import read_defaults, tiny_folder
@@ -66,6 +66,22 @@ def test_it_loads_in_single_precision_and_draws_its_own_size(pipe):
     assert (len(images[0]), images[0][0].size) == (8, (32, 64))
 
 
+def test_what_a_call_leaves_out_is_its_own(pipe):
+    people, _ = make_people([0])
+    photograph, pose = Image.fromarray(people.images[0]), representative_poses()[:1]
+    assert pipe.defaults == ((64, 32), 10, 2)
+    options = {"height": 64, "width": 32, "num_inference_steps": 10, "guidance_scale": 2.0}
+    drawn = pipe(photograph, pose, output_type="latent").images
+    assert torch.equal(drawn, pipe(photograph, pose, output_type="latent", **options).images)
+    for change in ({"num_inference_steps": 20}, {"guidance_scale": 3.5}):
+        assert not torch.equal(drawn, pipe(photograph, pose, output_type="latent", **options | change).images)
+    (features,) = generate_features(
+        pipe, lambda pictures: np.stack(pictures).reshape(1, -1).astype(float), photograph, pose
+    )
+    asked = pipe(photograph, pose, **options).images[0][0]
+    np.testing.assert_array_equal(features[0], np.asarray(asked).reshape(-1))
+
+
 def test_it_draws_the_right_people(pipe):
     """Of ten people that it was not trained on; far more often than without their photographs."""
     people, queries = make_people(range(10))
@@ -99,6 +115,7 @@ def test_the_command_line(tmp_path, capsys):
         assert image.size == (32, 64)
     settings = json.loads((out / "manifest.jsonl").read_text().splitlines()[0])
     assert (settings["height"], settings["width"], settings["weights"][:7]) == (64, 32, "sha256:")
+    assert (settings["num_inference_steps"], settings["guidance_scale"]) == (2, 2.0)  # as asked; its own
 
 
 def test_the_sheet(pipe, tmp_path):
@@ -201,6 +218,10 @@ def test_the_notebook_is_python_and_its_imports_are_there():
         ('{"sample_size": [64, true]}', "must be"),
         ('{"sample_size": [64.5, 32]}', "must be"),
         ('{"sample_size": [0, 32]}', "must be"),
+        ('{"num_inference_steps": 0}', "num_inference_steps must be"),
+        ('{"num_inference_steps": 2.5}', "num_inference_steps must be"),
+        ('{"guidance_scale": "2"}', "guidance_scale must be"),
+        ('{"guidance_scale": NaN}', "guidance_scale must be"),
         ("[1]", "damaged"),
         ("{", "damaged"),
     ],

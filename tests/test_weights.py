@@ -801,6 +801,12 @@ def test_a_converted_folder_is_the_same_weights(tmp_path, suffix, vae):
             assert public(pipe.scheduler.config) == public(component.config)
         else:
             same(getattr(pipe, name).state_dict(), component.state_dict())
+    saved = tmp_path / "saved"
+    IPGPipeline(**expected).save_pretrained(saved)  # which conversion does without
+    files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
+    assert len(files) == len([path for path in folder.rglob("*") if path.is_file()])
+    for path in files:
+        assert (folder / path).read_bytes() == (saved / path).read_bytes(), path
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "file").touch()

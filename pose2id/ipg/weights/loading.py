@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import os
-import pickle
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pose2id.errors import one_line, require
+from pose2id.files import read_tensors
 from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 from pose2id.ipg.parts import check_parts
 from pose2id.ipg.weights.configuration import Config, join_names, read_config
@@ -64,14 +62,9 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
     """
     path = _find(folder, name)
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
-    except ImportError:
-        raise
-    except Exception as error:  # damaged files raise nearly everything
-        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
-            raise ValueError(f"{path} cannot be read: it is cut off or damaged") from error
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path} cannot be read: {kind}{one_line(error, 300)}") from error
+        content = read_tensors(path, mapped=True)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -100,32 +93,6 @@ def _find(folder: str | os.PathLike[str], name: str) -> Path:
     elif (folder / "model_index.json").is_file():
         message += "; it was written by save_pretrained, IPGPipeline.from_pretrained reads it"
     raise FileNotFoundError(f"{message}. To fetch the released files: pose2id weights download")
-
-
-def _read_safetensors(path: Path) -> Any:
-    return require("safetensors.torch", "ipg", f"reading {path.name}").load_file(path)
-
-
-def _read_pth(path: Path) -> Any:
-    with path.open("rb") as stream:
-        start = stream.read(64)
-    archive = start.startswith(b"PK\x03\x04")
-    if start.startswith(b"version https://git-lfs"):
-        raise ValueError("it is a Git LFS pointer, not the file itself; fetch that with git lfs pull")
-    if not archive and not start.startswith(b"\x80"):
-        raise ValueError(f"it is no file of torch.save, it begins with {start[:16]!r}")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error after it says enough
-            # Only the newer of torch's two formats can be mapped into memory.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        # Not the whole message of torch: it advises to trust the file.
-        if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ValueError(
-                f"it holds more than tensors ({name[1]}), which is never loaded and did not run"
-            ) from error
-        raise ValueError("it is damaged, or holds more than tensors, which is never loaded") from error
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, absent: Collection[str] = ()) -> None:
