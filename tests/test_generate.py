@@ -602,6 +602,12 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path, people):
     with pytest.raises(ValueError, match=r"is not inside .*, a link leads out of it"):
         generate(people, tmp_path / "out")
     assert tree(tmp_path / "elsewhere") == {}
+    (tmp_path / "out" / "a").unlink()
+    (tmp_path / "out" / "a").mkdir()
+    (tmp_path / "out" / "a" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png is not inside .*, a link leads out of it"):
+        generate(people, tmp_path / "out")
+    assert tree(tmp_path / "elsewhere") == {}
 
 
 @pytest.mark.parametrize(

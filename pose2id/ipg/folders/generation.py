@@ -88,6 +88,21 @@ def generate_folder(
         When a file cannot be written.
     MissingExtraError
         Without Pillow.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from pose2id.ipg import IPGPipeline
+    >>> from pose2id.ipg.folders import FolderSettings, generate_folder
+    >>> settings = FolderSettings("tiny", height=64, width=32, num_inference_steps=1, guidance_scale=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     photograph = pathlib.Path(folder, "ann.png")
+    ...     Image.new("RGB", (32, 64), "navy").save(photograph)
+    ...     people, output = {"ann.png": photograph}, pathlib.Path(folder, "out")
+    ...     report = generate_folder(lambda: IPGPipeline.from_pretrained("tiny"), people, output, settings=settings)
+    ...     report.drawn, sorted(path.name for path in output.glob("ann/*"))[:2]
+    (8, ['1.png', '2.png'])
     """
     pose_maps = draw_poses(poses)
     photographs = Photographs(references, on_skip, progress)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from pose2id.images import SUFFIXES
 from pose2id.ipg.folders.manifest import MANIFEST, Unit
@@ -21,7 +22,7 @@ def place_pictures(units: Iterable[Unit], layout: str) -> dict[tuple[str, str], 
         other = owners.setdefault(_fold(path), f"{key} ({name})")
         if other != f"{key} ({name})":
             raise ValueError(f"{other} and {key} ({name}) would both be written to {path}; rename one of them")
-    for folder in {parent for path in owners for parent in _parents(path)}:
+    for folder in {str(parent) for path in owners for parent in PurePosixPath(path).parents}:
         if folder in owners:
             raise ValueError(f"{owners[folder]} would be written to {folder}, which is a folder for others; rename it")
     return paths
@@ -47,8 +48,3 @@ def _without_suffix(key: str) -> str:
 def _fold(path: str) -> str:
     """The same for all names that some file system takes for one: without case, accents composed."""
     return unicodedata.normalize("NFC", path).casefold()
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path := posixpath.dirname(path):
-        yield path

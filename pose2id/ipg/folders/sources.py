@@ -100,7 +100,7 @@ def collect_poses(path: Path) -> dict[str, Image.Image | Pose]:
         if path.is_dir():
             files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
         if not files:
-            raise ValueError(f"{path} holds no pose drawings ({', '.join(SUFFIXES)})")
+            raise ValueError(f"{path} holds no pose maps ({', '.join(SUFFIXES)})")
         named = [(file.stem, read_image(file)) for file in files]
     poses: dict[str, Image.Image | Pose] = {}
     for name, pose in named:
