@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -110,44 +110,25 @@ def generate_features(
     for name, value in (("pipe", pipe), ("encoder", encoder), ("on_images", on_images)):
         if not callable(value) and (name, value) != ("on_images", None):
             raise TypeError(f"{name} must be callable, received {type(value).__name__}")
-    if poses is not None:
-        one = hasattr(poses, "convert") or hasattr(poses, "keypoints")
-        poses = [cast("Any", poses)] if one else list(cast("Iterable[Any]", poses))
-        if not poses:
-            raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
+    people, length = _take_people(references, reference_keys)
+    poses = _take_poses(poses)
     m = len(representative_poses() if poses is None else poses)
-    single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
-    if not single and (isinstance(references, (bytes, Mapping)) or not isinstance(references, Iterable)):
-        raise TypeError(
-            f"references must be an image, a path, or an iterable of these, received {type(references).__name__}"
-        )
-    if isinstance(reference_keys, (str, bytes)):
-        raise TypeError("reference_keys must be one key for each reference, received one string")
-    people: Iterable[Any] = [references] if single else references  # type: ignore[assignment]
-    length = len(people) if isinstance(people, Sized) else None
-    if length is not None and isinstance(reference_keys, Sized) and len(reference_keys) != length:
-        raise ValueError(
-            f"reference_keys must have {length} keys, one for each reference; received {len(reference_keys)}"
-        )
-
+    options = {
+        "height": height,
+        "width": width,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "output_type": "pil",
+        "batch_size": batch_size,
+        "pose_keys": pose_keys,
+    }
     features: list[Any] = []
     with tqdm(total=length, desc="generating", unit="reference", disable=not progress) as bar:
         for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
             images = [take_image(reference, f"references, key {key!r}") for key, reference in chunk]
             keys = [key for key, _ in chunk]
-            rows = pipe(
-                images,
-                poses,
-                height=height,
-                width=width,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                seed=seed,
-                output_type="pil",
-                batch_size=batch_size,
-                reference_keys=keys,
-                pose_keys=pose_keys,
-            ).images
+            rows = pipe(images, poses, reference_keys=keys, **options).images
             pictures = [picture for row in rows for picture in row]
             if len(pictures) != len(chunk) * m:
                 raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")
@@ -160,6 +141,32 @@ def generate_features(
     if is_tensor(features[0]):
         return torch.cat(features).reshape(-1, m, features[0].shape[1])
     return np.concatenate(features).reshape(-1, m, features[0].shape[1])
+
+
+def _take_people(references: Any, keys: Iterable[Key] | None) -> tuple[Iterable[Any], int | None]:
+    """The references one by one, and how many they are where that can be told."""
+    single = isinstance(references, (str, os.PathLike)) or hasattr(references, "convert")
+    if not single and (isinstance(references, (bytes, Mapping)) or not isinstance(references, Iterable)):
+        raise TypeError(
+            f"references must be an image, a path, or an iterable of these, received {type(references).__name__}"
+        )
+    if isinstance(keys, (str, bytes)):
+        raise TypeError("reference_keys must be one key for each reference, received one string")
+    people = [references] if single else references
+    length = len(people) if isinstance(people, Sized) else None
+    if length is not None and isinstance(keys, Sized) and len(keys) != length:
+        raise ValueError(f"reference_keys must have {length} keys, one for each reference; received {len(keys)}")
+    return people, length
+
+
+def _take_poses(poses: Any) -> list[Any] | None:
+    """The poses as a list; None stays, for the 8 representative ones."""
+    if poses is None:
+        return None
+    taken = [poses] if hasattr(poses, "convert") or hasattr(poses, "keypoints") else list(poses)
+    if not taken:
+        raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
+    return taken
 
 
 def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Iterator[list[tuple[Key, Any]]]:

@@ -286,11 +286,11 @@ class IPGPipeline(DiffusionPipeline):
         batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
         with self.progress_bar(total=len(batches) * steps) as bar:
 
-            def after_step(step: int, timestep: int, moved: torch.Tensor) -> torch.Tensor:
+            def after_step(step: int, timestep: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
                 bar.update()
                 if callback_on_step_end is None:
                     return moved
-                changed = callback_on_step_end(self, step, timestep, {"latents": moved} if wanted else {})
+                changed = callback_on_step_end(self, step, int(timestep), {"latents": moved} if wanted else {})
                 return arguments.take_changed(changed, moved)
 
             for number, batch in enumerate(batches):
@@ -387,7 +387,7 @@ class IPGPipeline(DiffusionPipeline):
         pose_features: torch.Tensor,
         steps: int,
         guidance: float,
-        after_step: Callable[[int, int, torch.Tensor], torch.Tensor],
+        after_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """All steps of one batch; `memory` has the rows of the unconditional half first when guided."""
         halves = 2 if guidance > 1 else 1
@@ -411,7 +411,7 @@ class IPGPipeline(DiffusionPipeline):
                     unconditional, conditional = prediction.chunk(2)
                     prediction = unconditional + guidance * (conditional - unconditional)
                 latents = self.scheduler.step(prediction, timestep, latents, eta=0.0, return_dict=False)[0]
-                latents = after_step(i, int(timestep), latents)
+                latents = after_step(i, timestep, latents)
         return latents
 
     def _decode(self, latents: torch.Tensor, output_type: str) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pose2id.images import take_image
 
-__all__ = ["read_pixels", "stack_images"]
+__all__ = ["check_shape", "read_pixels", "stack_images"]
 
 
 def read_pixels(image: Image.Image, height: int, width: int) -> torch.Tensor:
@@ -29,3 +29,12 @@ def stack_images(images: Sequence[Image.Image], height: int, width: int) -> torc
             raise TypeError(f"images must be PIL images, images[{index}] is a {type(image).__name__}")
         pixels[index] = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def check_shape(pixels: torch.Tensor, height: int, width: int) -> None:
+    """Raise ValueError unless these are (N, 3, height, width), as an encoder takes them."""
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, height, width):
+        raise ValueError(
+            f"images must have shape (N, 3, {height}, {width}), as preprocess() makes them, "
+            f"received {tuple(pixels.shape)}"
+        )

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import nn
 from torch.nn import functional
 
-from pose2id.ipg.pixels import stack_images
+from pose2id.ipg.pixels import check_shape, stack_images
 
 __all__ = ["SmallEncoder"]
 
@@ -66,12 +66,7 @@ class SmallEncoder(ModelMixin, ConfigMixin):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) as `preprocess` makes them, as features (N, out_features), not of length 1."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.config.img_size):
-            height, width = self.config.img_size
-            raise ValueError(
-                f"images must have shape (N, 3, {height}, {width}), as preprocess() makes them, "
-                f"received {tuple(images.shape)}"
-            )
+        check_shape(images, *self.config.img_size)
         features: torch.Tensor = self.neck(self.project(images))
         return features
 

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import nn
 from torch.nn import functional
 
-from pose2id.ipg.pixels import stack_images
+from pose2id.ipg.pixels import check_shape, stack_images
 
 __all__ = ["TransReID"]
 
@@ -250,12 +250,7 @@ class TransReID(ModelMixin, ConfigMixin):
         ValueError
             For images of another shape.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.img_size):
-            height, width = self.img_size
-            raise ValueError(
-                f"images must have shape (N, 3, {height}, {width}), as preprocess() makes them, "
-                f"received {tuple(images.shape)}"
-            )
+        check_shape(images, *self.img_size)
         tokens = self.base(images)  # (N, 1 + patches, D)
         whole = self.b1(tokens)[:, 0]  # (N, D)
 

@@ -193,9 +193,9 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     components["identity_encoder"] = load_encoder(folder, config)
     components["scheduler"] = _build(diffusers.DDIMScheduler, blocks, "scheduler")
     components["vae"] = load_vae(vae, blocks.get("vae"))
+    check_parts(components)
     for name, file, _, _, absent in rows:
         load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
-    check_parts(components)
     for name in components.keys() - {"scheduler"}:
         components[name].eval().requires_grad_(False)
     return components
