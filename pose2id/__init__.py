@@ -1,8 +1,8 @@
 """Training-free feature centralization for re-identification.
 
-The public names below are resolved on first use, so that ``import pose2id`` stays cheap: neither the import
-nor touching a name loads torch, scipy, faiss or matplotlib. Everything else is reached by its module path,
-such as ``pose2id.plots`` or ``pose2id.integrations.sklearn``.
+The public names below are resolved on first use, so that ``import pose2id`` loads numpy at most; touching a name that
+computes loads torch. Everything else is reached by its module path, such as ``pose2id.plots`` or
+``pose2id.integrations.sklearn``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pose2id.centralization import centralize
+    from pose2id.centralization import centralize, centralize_queries
     from pose2id.density import id_density
     from pose2id.errors import MissingExtraError
     from pose2id.evaluation import Scores, evaluate, evaluate_features
@@ -25,6 +25,7 @@ __all__ = [
     "Neighbors",
     "Scores",
     "centralize",
+    "centralize_queries",
     "evaluate",
     "evaluate_features",
     "id_density",
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "Neighbors": "neighbors",
     "Scores": "evaluation",
     "centralize": "centralization",
+    "centralize_queries": "centralization",
     "evaluate": "evaluation",
     "evaluate_features": "evaluation",
     "id_density": "density",

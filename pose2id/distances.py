@@ -38,6 +38,10 @@ PAIR_ELEMENTS = 2**17
 """Elements of the pairs that are measured at once, for the caches of a CPU; times 128 on CUDA."""
 
 
+PIECE = 2**14
+"""Columns that are summed at once where the order must not depend on the number of rows: threads share 2**15."""
+
+
 def slack(width: int, dtype: torch.dtype) -> float:
     """The factor of (|q|² + |g|²) that bounds the error of a product tile of `width` columns; see the module."""
     return (width + 8) * torch.finfo(dtype).eps  # 2 (D + 8) u; eps is 2 u
@@ -102,6 +106,23 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
     for length in others:
         rows /= length
     return rows
+
+
+def scale_to_unit(rows: torch.Tensor) -> torch.Tensor:
+    """`rows` (float64), scaled in place to length 1; a row of zeros stays."""
+    for length in split_lengths(rows):
+        rows /= length
+    return rows
+
+
+def row_sums(rows: torch.Tensor) -> torch.Tensor:
+    """The sum of every row, (n,); it depends on the row only.
+
+    torch sums a few very long rows by several threads, in another order than many; in pieces of `PIECE` it never does.
+    """
+    if rows.shape[1] <= PIECE:
+        return rows.sum(dim=1)
+    return torch.stack([piece.sum(dim=1) for piece in torch.split(rows, PIECE, dim=1)], dim=1).sum(dim=1)
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:

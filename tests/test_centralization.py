@@ -456,7 +456,7 @@ def test_progress_bars_count_the_rows(capfd):
     assert capfd.readouterr().err == ""
     centralize(x, progress=True)
     printed = capfd.readouterr().err
-    for part in ("placing", "adding"):
+    for part in ("fusing", "adding"):
         assert f"{part}: 100%" in printed
     assert "48/48" in printed
 
@@ -490,6 +490,51 @@ def test_small_blocks_equal_reference(monkeypatch, engine, elements):
     for settings in ({"k1": 4, "k2": 4}, {"k1": 3, "k2": 5, "alpha": 2.0}, {"k1": 4, "k2": 4, "normalize": False}):
         result = centralize(x, generated, 2.0, engine=engine, **settings)
         assert_close(result, reference.centralize(x, generated, 2.0, single=False, **settings), F64)
+
+
+def scattered(n, d, seed):
+    """n rows in pairs and fours, at random places of a set, so that some are one another's neighbours."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((n // 4, d))
+    return (centres[rng.integers(0, n // 4, n)] + 0.3 * rng.standard_normal((n, d))) * rng.uniform(0.5, 2, (n, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [5, 33, 768, 40_000])  # torch sums the last by several threads
+@pytest.mark.parametrize("alpha", [0.0, 2.7])
+def test_bits_of_a_row_do_not_depend_on_the_other_rows(monkeypatch, dtype, width, alpha):
+    """Alone with its neighbours, among many, in any block: a row comes out the same to the last bit."""
+    n = 40 if width > 10_000 else 200
+    x, generated = scattered(n, width, 0).astype(dtype), scattered(n, width, 1).astype(dtype)
+    table = knn_graph(x, 3).indices
+    settings = {"eta": 0.5, "k1": 3, "k2": 3, "alpha": alpha}
+    whole = centralize(x, generated, neighbors=table, **settings)
+    for row in (0, 7, n - 1):
+        near = np.append(table[row], row)
+        kept = np.unique(np.append(table[near], near))  # its neighbours, and theirs, which say who is mutual
+        place = np.full(n, -1)
+        place[kept] = np.arange(len(kept))
+        part = centralize(x[kept], generated[kept], neighbors=place[table[kept]], **settings)
+        np.testing.assert_array_equal(part[place[row]], whole[row])
+    for elements in (1, 3 * width):
+        monkeypatch.setattr(arrays, "CACHE_ELEMENTS", elements)
+        np.testing.assert_array_equal(centralize(x, generated, neighbors=table, **settings), whole)
+
+
+@pytest.mark.parametrize("width", [5, 768, 40_000])
+@pytest.mark.parametrize("alpha", [0.0, 2.7])
+def test_bits_do_not_depend_on_threads_or_engine(engine, width, alpha):
+    x = scattered(40 if width > 10_000 else 300, width, 2)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(centralize(x, k1=3, k2=3, alpha=alpha, engine=engine))
+    finally:
+        torch.set_num_threads(before)
+    for result in (*results[1:], centralize(x, k1=3, k2=3, alpha=alpha, engine="exact")):
+        np.testing.assert_array_equal(result, results[0])
 
 
 def test_rows_without_links_do_not_hear_of_zero_rows(array_kind):

@@ -52,13 +52,13 @@ def pulled(query, gallery, k1, k2, alpha, normalize):
         gallery = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
     within = np.linalg.norm(gallery[:, None] - gallery[None], axis=2)
     np.fill_diagonal(within, np.inf)
-    reach = np.sort(within, axis=1)[:, k2 - 1]
+    radius = np.sort(within, axis=1)[:, k2 - 1]
     result = []
     for row in query:
         distance = np.linalg.norm(gallery - row, axis=1)
         total = row.copy()
         for j in np.argsort(distance, kind="stable")[:k1]:
-            if distance[j] <= reach[j]:
+            if distance[j] <= radius[j]:
                 cosine = row @ gallery[j] / np.linalg.norm(row) / np.linalg.norm(gallery[j])
                 total += max(cosine, 0.0) ** alpha * gallery[j]
         result.append(total / np.linalg.norm(total) if normalize else total)

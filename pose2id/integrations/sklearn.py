@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pose2id.arrays import take_array, take_features
-from pose2id.centralization import alive, centralize, gallery_reach, place, pull_toward
+from pose2id.arrays import take_array, take_features, work_dtype
+from pose2id.centralization import FusedRows, centralize, gallery_radius, prepare_gallery, pull_toward
 from pose2id.errors import MissingExtraError
 from pose2id.neighbors import check_engine
 from pose2id.validation import check_count, check_flag, check_number
@@ -36,10 +36,8 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
     The two ways to use it are different on purpose:
 
     - `fit_transform(X)` is `pose2id.centralize(X)`, the published method: the rows of one set pull each other.
-    - `fit(gallery).transform(query)` pulls query rows toward a *fixed* gallery, for services that answer one query at
-      a time. This is **not the published protocol**: there, features of query and gallery never meet. Gallery row j
-      counts for query q if it is among the k1 nearest of q and d(q, j) is at most the distance from j to its own
-      k2-th neighbour within the gallery. The gallery itself is not changed.
+    - `fit(gallery).transform(query)` is `pose2id.centralize_queries(query, gallery)`: query rows are pulled toward a
+      *fixed* gallery, which is measured once. **Not the published protocol**, see there.
 
     So `fit(X).transform(X)` differs from `fit_transform(X)`: in the former every row finds itself in the gallery.
 
@@ -58,7 +56,7 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
     ----------
     gallery_ : (G, D) array
         The fitted rows that have a direction, scaled to length 1 if `normalize`.
-    reach_ : (G,) array
+    radius_ : (G,) array
         Distance from each of them to its k2-th neighbour.
     n_features_in_ : int
         D.
@@ -82,7 +80,7 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         self.engine = engine
 
     def fit(self, X: Any, y: object = None) -> NeighborCentralizer:  # noqa: ARG002
-        """Keep X (G, D) as the gallery and measure how far each of its rows reaches. `y` is ignored."""
+        """Keep X (G, D) as the gallery and measure within what radius each of its rows counts. `y` is ignored."""
         self._check_parameters()
         self._fit(self._take(X, reset=True))
         return self
@@ -98,25 +96,16 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         """Pull the rows of X (Q, D) toward the fitted gallery; same dtype out. Not the published protocol."""
         check_is_fitted(self)
         rows, kind = take_features(self._take(X, reset=False), "X")
-        gallery, reach = take_array(self.gallery_, "gallery_")[0], take_array(self.reach_, "reach_")[0]
-        pulled = pull_toward(
-            place(rows, normalize=self.normalize).to(gallery.dtype),
-            gallery,
-            reach,
-            self.k1,
-            self.alpha,
-            rows.dtype,
-            normalize=self.normalize,
-            engine=self.engine,
-        )
+        gallery, radius = take_array(self.gallery_, "gallery_")[0], take_array(self.radius_, "radius_")[0]
+        queries = FusedRows(rows, normalize=self.normalize)
+        pulled = pull_toward(queries, gallery, radius, self.k1, self.alpha, engine=self.engine)
         return kind.give_back(pulled)  # type: ignore[no-any-return]
 
     def _fit(self, X: Floats) -> None:
         rows, _ = take_features(X, "X")
-        placed = place(rows, normalize=self.normalize)
-        placed = placed[alive(placed)]
-        self.gallery_ = placed.numpy()
-        self.reach_ = gallery_reach(placed, self.k2, engine=self.engine).numpy()
+        gallery = prepare_gallery(rows, work_dtype(rows.dtype), normalize=self.normalize)
+        self.gallery_ = gallery.numpy()
+        self.radius_ = gallery_radius(gallery, self.k2, engine=self.engine).numpy()
 
     def _check_parameters(self) -> None:
         check_count(self.k1, "k1", 0)

@@ -1,0 +1,28 @@
+"""The method: pull each feature toward its identity's centre (Yuan et al., CVPR 2025, arXiv 2503.00938).
+
+Two steps, each optional, in this order: add the mean of features of *generated* images of the same person (equation
+9), then add the *mutual nearest neighbours* (Neighbor Feature Centralization, algorithm 1).
+
+- `sets`: `centralize`, one set by itself: fuse, search, mutual, add. The published use.
+- `queries`: `centralize_queries`, one query at a time against a fixed gallery.
+- `fusion`: equation 9, and where the fused rows stand while they are needed.
+- `mutual`: the rule of algorithm 1, and the sums.
+- `arguments`: what `generated` and `neighbors` may be.
+
+The search itself is the room `pose2id.neighbors`.
+"""
+
+from pose2id.centralization.fusion import FusedRows
+from pose2id.centralization.mutual import mutual_neighbors
+from pose2id.centralization.queries import centralize_queries, gallery_radius, prepare_gallery, pull_toward
+from pose2id.centralization.sets import centralize
+
+__all__ = [
+    "FusedRows",
+    "centralize",
+    "centralize_queries",
+    "gallery_radius",
+    "mutual_neighbors",
+    "prepare_gallery",
+    "pull_toward",
+]

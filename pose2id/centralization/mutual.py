@@ -1,0 +1,121 @@
+"""Algorithm 1: who is a mutual neighbour of whom, and the sums of rows with their mutual neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pose2id.arrays import cached_blocks, row_blocks
+from pose2id.centralization.fusion import FusedRows, check_fits
+from pose2id.distances import row_sums, scale_to_unit
+from pose2id.neighbors import find_neighbors
+
+Take = Callable[[torch.Tensor], torch.Tensor]
+
+
+def search_neighbors(
+    searched: torch.Tensor,
+    nonzero: torch.Tensor,
+    k: int,
+    labels: torch.Tensor | None = None,
+    *,
+    engine: str = "auto",
+    progress: bool = False,
+) -> torch.Tensor:
+    """The k nearest other nonzero rows of every row, (N, k) int64, -1 where there is none (all of it for zero rows).
+
+    `searched` holds the nonzero rows only; `nonzero`, (N,) bool, says which they are.
+    """
+    if not k or bool(nonzero.all()):
+        return find_neighbors(searched, searched, k, labels, labels, within=True, engine=engine, progress=progress)[0]
+    at = nonzero.nonzero().flatten()
+    part = None if labels is None else labels[at]
+    found, _ = find_neighbors(searched, searched, k, part, part, within=True, engine=engine, progress=progress)
+    table = torch.full((len(nonzero), k), -1, dtype=torch.int64, device=nonzero.device)
+    if len(at):
+        table[at] = torch.where(found >= 0, at[found.clamp(min=0)], -1)
+    return table
+
+
+def drop_neighbors(table: torch.Tensor, nonzero: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """A given table without zero rows and excluded pairs; what is left moves up, so the first k are what is left."""
+    result = torch.empty_like(table)
+    for block in row_blocks(*table.shape):
+        part = table[block]
+        keep = (part >= 0) & nonzero[part.clamp(min=0)] & nonzero[block, None]
+        if labels is not None:
+            keep &= labels[part.clamp(min=0)] != labels[block, None]
+        part = torch.where(keep, part, -1)
+        result[block] = part.gather(1, (~keep).to(torch.int8).sort(dim=1, stable=True).indices)
+    return result
+
+
+def mutual_neighbors(table: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
+    """M_i of algorithm 1, (N, k1): of the first k1 of each row, those that hold the row among their first k2; else -1.
+
+    `table` (N, K) holds the neighbours of each row, nearest first, -1 where there is none.
+    """
+    mutual = torch.full((len(table), min(k1, table.shape[1])), -1, dtype=torch.int64, device=table.device)
+    theirs = table[:, :k2]
+    for block in row_blocks(len(table), mutual.shape[1] * theirs.shape[1]):
+        near = table[block, :k1]  # (b, k1)
+        rows = torch.arange(block.start, block.stop, device=table.device)[:, None, None]
+        held = (theirs[near.clamp(min=0)] == rows).any(dim=2)  # (b, k1, k2) -> (b, k1)
+        mutual[block] = torch.where(held & (near >= 0), near, -1)
+    return mutual
+
+
+def add_mutual_neighbors(
+    fused: FusedRows, mutual: torch.Tensor, alpha: float, out: torch.Tensor, *, progress: bool = False
+) -> None:
+    """Write z_i = f_i + the weighted sum of f_j over the mutual neighbours j of i to `out` (N, D), which may hold f.
+
+    Sums run in float64 in ascending order of index, the row itself included, so rows that are all each other's
+    neighbours come out equal to the last bit. They are scaled to length 1 if `fused` is.
+    """
+    # Rows at and after the present block stand in `out` still, if they ever did.
+    ahead = FusedRows(out) if fused.in_memory else fused
+    with tqdm(total=len(out), desc="adding", unit="row", disable=not progress) as bar:
+        for block in cached_blocks(out):
+            if not fused.in_memory:
+                out[block] = fused.take(block)
+            at = (mutual[block] >= 0).any(dim=1).nonzero().flatten() + block.start
+            if len(at):
+                near = mutual[at].sort(dim=1).values
+                own = ahead.take(at)
+                sums = torch.zeros_like(own)
+                add_weighted(sums, own, fused.take, near, (near >= 0) & (near < at[:, None]), alpha)
+                sums += own
+                add_weighted(sums, own, ahead.take, near, near > at[:, None], alpha)
+                out.index_copy_(0, at, (scale_to_unit(sums) if fused.normalize else sums).to(out.dtype))
+            if not fused.normalize:
+                check_fits(out[block])
+            bar.update(block.stop - block.start)
+
+
+def add_weighted(
+    sums: torch.Tensor, rows: torch.Tensor, take: Take, neighbors: torch.Tensor, chosen: torch.Tensor, alpha: float
+) -> None:
+    """Add to `sums` (b, D), float64, the chosen neighbours (b, k), each times max(cosine to its row, 0) ** alpha.
+
+    `take` gives rows by index. A sum depends on its row and neighbours alone, to the last bit.
+    """
+    directions = scale_to_unit(rows.clone()) if alpha > 0 else rows
+    for slot in range(neighbors.shape[1]):
+        at = chosen[:, slot].nonzero().flatten()
+        if len(at):
+            other = take(neighbors[at, slot])
+            if alpha > 0:
+                cosine = row_sums(directions[at] * scale_to_unit(other.clone()))[:, None]
+                other *= _power(cosine.clamp(0, 1), alpha)
+            sums.index_add_(0, at, other)  # each row at most once, so there is no order to get wrong
+
+
+def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
+    """base ** exponent; on a CPU by numpy, since torch rounds the last few entries of an array in another way."""
+    if base.is_cuda:
+        return base**exponent
+    return torch.from_numpy(np.power(base.numpy(), exponent))
