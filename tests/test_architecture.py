@@ -52,6 +52,7 @@ FRONT = {
 # Each optional package is imported in one file, that others ask.
 ONE_FILE = {
     "faiss": "pose2id.neighbors._faiss",
+    "matplotlib": "pose2id.plots.drawing",
     "onnxruntime": "pose2id.onnx",
     "sklearn": "pose2id.integrations.sklearn",
 }
@@ -188,7 +189,7 @@ def optional_imports(source: str) -> set[str]:
             names = [node.args[0].value] if node.args and isinstance(node.args[0], ast.Constant) else []
         else:
             continue
-        found |= {name.partition(".")[0] for name in names} & {*ONE_FILE, "diffusers", "matplotlib"}
+        found |= {name.partition(".")[0] for name in names} & {*ONE_FILE, "diffusers"}
     return found
 
 
@@ -196,7 +197,6 @@ def optional_imports(source: str) -> set[str]:
 def test_optional_packages_are_imported_in_one_place(module: str) -> None:
     allowed = {package for package, home in ONE_FILE.items() if home == module}
     allowed |= {"diffusers"} if room(module) == "ipg" else set()
-    allowed |= {"matplotlib"} if room(module) == "plots" else set()
     assert optional_imports(MODULES[module].read_text(encoding="utf-8")) <= allowed
 
 
