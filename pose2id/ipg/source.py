@@ -13,7 +13,7 @@ from pose2id.hub import hash_file
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
 
-PURPOSE = "pose2id generate"
+PURPOSE = "pose2id.ipg"
 
 
 def find_weights(name: str) -> tuple[Path | str, str]:
@@ -30,12 +30,12 @@ def find_weights(name: str) -> tuple[Path | str, str]:
     if name == REPOSITORY:
         return name, f"{name}@{FILES[0].revision}"
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise FileNotFoundError(f"--weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
+        raise FileNotFoundError(f"weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
     hub = require("huggingface_hub", "ipg", PURPOSE)
     try:
         snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"--weights {name} cannot be fetched: {one_line(error, 300)}") from error
+        raise OSError(f"weights {name} cannot be fetched: {one_line(error, 300)}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
 
 
