@@ -399,14 +399,15 @@ class Steps:
     NAMES = ("mkdir", "open", "fsync", "link", "rename", "replace", "chmod", "unlink", "rmdir")
 
     def __init__(self, last=None):
-        self.last, self.seen = last, []
+        self.last, self.seen, self.one_by_one = last, [], threading.Lock()
         for name in self.NAMES:
             setattr(os, name, self.watched(getattr(os, name), name))
 
     def pass_by(self, name):
-        self.seen.append(name)
-        if len(self.seen) == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self.one_by_one:
+            self.seen.append(name)
+            if len(self.seen) == self.last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(self, call, name):
         def watched(*arguments, **options):

@@ -578,7 +578,7 @@ def test_a_failing_rename_puts_the_former_folder_back(tmp_path, monkeypatch):
     rename = type(folder).rename
 
     def fail(path, target):
-        if path.name.endswith(".new"):
+        if path.name == "new":
             raise OSError("no space left")
         return rename(path, target)
 
@@ -690,57 +690,49 @@ def test_without_pillow(monkeypatch):
 # --- leftovers of processes that were killed
 
 
-def leave(folder, kind, process, marker=True):
-    """What a process leaves beside `folder`."""
-    left = folder.with_name(f".{folder.name}.{process}-0123abcd.{kind}")
-    left.mkdir()
-    (left / "README.txt").write_text("Synthetic pedestrians made by pose2id" if marker else "Mine.")
+def kill_while_it_writes(folder):
+    """What a killed process leaves beside `folder`."""
+    program = f"from pose2id.synthetic import write_dataset; write_dataset({str(folder)!r}, ids=2000)"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not list(folder.parent.glob(".pose2id-*.part/new/bounding_box_train/*.jpg")) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert not folder.exists()
+    (left,) = folder.parent.glob(".pose2id-*.part")
     return left
-
-
-def dead_process():
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
-
-
-@pytest.mark.skipif(os.name != "posix", reason="asks whether a process is alive")
-def test_leftovers_of_killed_processes_go(tmp_path):
-    folder, dead = tmp_path / "w[1]", dead_process()
-    new = leave(folder, "new", dead)
-    kept = [leave(folder, "new", os.getpid()), leave(folder, "old", dead, marker=False)]
-    write_dataset(folder, ids=2, cams=2, height=16, width=8)
-    assert not new.exists()
-    assert all(path.exists() for path in kept)
-    kept[1].rename(tmp_path / "aside")
-    old = leave(folder, "old", dead)
-    write_dataset(folder, ids=2, cams=2, height=16, width=8, overwrite=True)
-    assert not old.exists()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="asks whether a process is alive")
-def test_a_folder_that_was_moved_away_comes_back(tmp_path):
-    folder = tmp_path / "world"
-    write_dataset(folder, ids=2, cams=2, height=16, width=8)
-    before = sorted(path.name for path in folder.rglob("*"))
-    folder.rename(tmp_path / f".world.{dead_process()}-0123abcd.old")
-    with pytest.raises(ValueError, match="exists already"):
-        write_dataset(folder, ids=2, cams=2, height=16, width=8)
-    assert sorted(path.name for path in folder.rglob("*")) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_killed_while_it_writes(tmp_path):
-    folder = tmp_path / "world"
-    program = f"from pose2id.synthetic import write_dataset; write_dataset({str(folder)!r}, ids=2000)"
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        while not list(tmp_path.glob(".world.*.new/query/*.jpg")) and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-    assert not folder.exists()
+    folder = tmp_path / "w[1]"
+    left = kill_while_it_writes(folder)
+    (tmp_path / ".mine").mkdir()
     write_dataset(folder, ids=2, cams=2, height=16, width=8)
-    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "w[1]"]
+    before = contents(folder)
+    # As if it had been killed between moving the former folder away and putting the new one there.
+    (left / "former").mkdir(parents=True)
+    (left / "new").mkdir()
+    folder.rename(left / "former" / folder.name)
+    with pytest.raises(ValueError, match="exists already"):
+        write_dataset(folder, ids=2, cams=2, height=16, width=8)
+    assert contents(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "w[1]"]
+
+
+def test_a_folder_that_is_being_written_is_left_alone(tmp_path, monkeypatch):
+    """Another set beside it, from inside the first."""
+    describe = folders._describe
+
+    def write_another(*arguments):
+        monkeypatch.setattr(folders, "_describe", describe)
+        write_dataset(tmp_path / "another", ids=2, cams=2, height=16, width=8)
+        return describe(*arguments)
+
+    monkeypatch.setattr(folders, "_describe", write_another)
+    write_dataset(tmp_path / "world", ids=2, cams=2, height=16, width=8)
+    assert contents(tmp_path / "world") == contents(tmp_path / "another")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another", "world"]
 
 
 def test_the_world_is_the_one_of_its_version():

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pose2id.atomic import clear_leftovers, write_folder
 from pose2id.errors import require
 from pose2id.synthetic.cameras import PURPOSE
 from pose2id.synthetic.sets import World
@@ -111,51 +108,13 @@ def write_dataset(
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
     overwrite, progress = check_flag(overwrite, "overwrite"), check_flag(progress, "progress")
     world = World(seed, cams, max(1, cams // 3) if infrared else 0, height, width)
-    _clear_leftovers(folder.resolve())
+    clear_leftovers(folder.resolve().parent)  # a folder that a killed process had moved away is there again
     _check_folder(folder, overwrite=overwrite)
-
-    # Siblings, so that the last steps are renames within one file system.
-    target, token = folder.resolve(), f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    made, former = (target.with_name(f".{target.name}.{token}.{name}") for name in ("new", "old"))
-    try:
-        made.mkdir()
-        (made / "README.txt").write_text(f"{MARKER}, unfinished.\n", encoding="utf-8")
+    with write_folder(folder, overwrite=overwrite) as made:
         counts = _write_folders(made, world, ids, per_cam, occluded=occluded, progress=progress)
         (made / "README.txt").write_text(_describe(world, ids, per_cam, occluded, counts), encoding="utf-8")
         _check_folder(folder, overwrite=overwrite)
-        if target.exists():
-            target.rename(former)
-        made.rename(target)
-    finally:
-        if former.exists() and not target.exists():
-            former.rename(target)
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
     return folder
-
-
-def _clear_leftovers(target: Path) -> None:
-    """Remove what processes that were killed left beside the folder, and put back what one had moved away."""
-    if os.name != "posix":  # elsewhere nobody can be asked whether a process is alive without harm
-        return
-    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*")):
-        match = re.fullmatch(r"\.(\d+)-[0-9a-f]{8}\.(new|old)", left.name.removeprefix(f".{target.name}"))
-        if match is None or _is_alive(int(match[1])) or not _is_ours(left):
-            continue
-        if match[2] == "old" and not target.exists():
-            left.rename(target)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # alive, and somebody else's
-        return True
-    return True
 
 
 def _is_ours(folder: Path) -> bool:
