@@ -34,5 +34,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --constraint constraints.txt --editable '.[faiss-cpu,ipg,plots,poses]' --group dev
+	@$(PIP) install --constraint constraints.txt --editable '.[completion,faiss-cpu,ipg,plots,poses]' --group dev
 	@touch $@

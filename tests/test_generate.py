@@ -3,7 +3,6 @@
 This file is also a program, the one that is killed: see `drive` and `wait_to_be_killed`.
 """
 
-import argparse
 import hashlib
 import importlib.metadata
 import io
@@ -26,7 +25,7 @@ pytest.importorskip("diffusers")
 from PIL import Image
 from test_generation import tiny_pipeline
 
-from pose2id.cli import generator as commands
+from pose2id.cli import main
 from pose2id.ipg import representative_poses, source
 from pose2id.ipg.folders import FolderSettings, generate_folder, sheets
 
@@ -852,16 +851,8 @@ SMALL = ("--height", 16, "--width", 8, "--batch-size", 7, "--device", "cpu")
 
 
 def command_line(*arguments):
-    """`pose2id generate` without the rest of the command line; its exit code."""
-    parser = argparse.ArgumentParser()
-
-    def add_common(parser, run, **_):
-        parser.add_argument("-q", "--quiet", action="store_true")
-        parser.set_defaults(run=run)
-
-    commands.add_parsers(parser.add_subparsers(), add_common)
-    parsed = parser.parse_args(["generate", *map(str, arguments)])
-    return parsed.run(parsed)
+    """`pose2id generate`; its exit code."""
+    return main(["generate", *map(str, arguments)])
 
 
 @posix
@@ -907,8 +898,6 @@ def test_a_start_that_failed_binds_nobody(tmp_path, people):
 
 
 def test_a_device_that_cannot_compute(tmp_path, people, capsys):
-    from pose2id.cli import main
-
     files = [str(path) for path in people.values()]
     assert main(["generate", *files, "-o", str(tmp_path / "out"), "--device", "meta"]) == 2
     assert "--device meta is not there" in capsys.readouterr().err

@@ -17,6 +17,7 @@ EXTRAS = {
     "poses": {"onnxruntime"},
     "plots": {"matplotlib", "pillow"},
     "dask": {"dask"},
+    "completion": {"shtab"},
 }
 # Not faiss-gpu: the two faiss wheels install into the same folder, and faiss-cpu exists on every platform.
 EXTRAS["all"] = set().union(*EXTRAS.values()) - {"faiss-gpu"}

@@ -1,0 +1,7 @@
+"""`python -m pose2id.cli`."""
+
+import sys
+
+from pose2id.cli import main
+
+sys.exit(main())

@@ -1,0 +1,8 @@
+"""What options can be set to, by name, without loading what the names stand for; a test compares them with it."""
+
+ENGINES = ("auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw")
+PROTOCOLS = ("market1501", "all", "sysu-mm01")
+METRICS = ("euclidean", "cosine")
+LAYOUTS = ("reference", "pose")
+DTYPES = ("float32", "float16", "bfloat16")
+SHELLS = ("bash", "zsh", "tcsh")

@@ -1,0 +1,51 @@
+"""`pose2id demo`: the method on a small real set that comes with the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pose2id.cli.arguments import DEMO_FOLDER
+from pose2id.datasets import load_demo
+from pose2id.errors import MissingExtraError
+from pose2id.plots import check_matplotlib
+from pose2id.programs import demo
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`pose2id demo`."""
+    if arguments.people is not None:
+        raise ValueError("--people goes with --generate: the demo without it has a fixed set")
+    folder = picture_folder(arguments, demo.PICTURES)
+    data = load_demo()
+    rows = demo.run_demo(data, progress=arguments.progress)
+    pictures, missing = [], None
+    if not arguments.no_pictures:
+        try:
+            check_matplotlib("drawing the pictures")
+            pictures = demo.draw_pictures(data, folder)
+        except MissingExtraError as error:
+            missing = str(error)
+    if arguments.json:
+        print(json.dumps({"rows": demo.rows_as_dicts(rows), "pictures": [str(p) for p in pictures]}, indent=1))
+    else:
+        print(demo.format_table(rows))
+        if pictures:
+            print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
+    if missing:
+        print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def picture_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:
+    """Where a demo's pictures go; the folder of its own may hold older ones, one that was named may not."""
+    folder = Path(arguments.output or DEMO_FOLDER)
+    if not arguments.no_pictures:
+        there = [name for name in names if (folder / name).exists()]
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"output {folder} must be a folder, it is a file; name another with -o")
+        if arguments.output and there and not arguments.overwrite:
+            raise ValueError(f"output {folder / there[0]} exists already; name another folder or pass --overwrite")
+    return folder

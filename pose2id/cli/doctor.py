@@ -1,0 +1,86 @@
+"""`pose2id doctor`: what is installed, which engines work, what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from pose2id import __version__
+from pose2id.neighbors import ENGINES, choose_engine, describe_engines
+from pose2id.validation import check_count
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`pose2id doctor`."""
+    report: dict[str, Any] = {
+        "pose2id": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in ("numpy", "scipy", "torch", "tqdm", "scikit-learn")},
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "engines": [
+            {"name": name, "works": works, "detail": detail, "finds": "all" if ENGINES[name].exact else "most"}
+            for name, works, detail in describe_engines()
+        ],
+        "extras": {
+            extra: {package: _version(package) for package in packages} for extra, packages in read_extras().items()
+        },
+    }
+    if arguments.rows is not None:
+        rows = check_count(arguments.rows, "--rows", 0)
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        taken = {device: choose_engine(rows, device)._asdict() for device in devices}
+        report["choice"] = {"rows": rows, "taken": taken}
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
+    print("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
+    print("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
+    print("engines")
+    for engine in report["engines"]:
+        print(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['finds']:<6}{engine['detail']}")
+    if "choice" in report:
+        _print_choice(report["choice"])
+    print("extras")
+    for extra, packages in report["extras"].items():
+        missing = [package for package, version in packages.items() if version is None]
+        other = {"faiss-cpu": "faiss-gpu", "faiss-gpu": "faiss-cpu"}.get(extra)
+        words = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
+        if missing:
+            words = f"pip install 'pose2id[{extra}]'   (missing: {', '.join(missing)})"
+            if other and report["extras"][other][other]:
+                words = f"pip uninstall -y {other} && pip install 'pose2id[{extra}]'   (one of the two, never both)"
+        print(f"  {extra:<11}{words}")
+
+
+def _print_choice(choice: dict[str, Any]) -> None:
+    print(f"auto      for {choice['rows']:,} rows")
+    for device, taken in choice["taken"].items():
+        print(f"  {device:<11}{taken['engine']}: {taken['reason']}")
+        if taken["hint"]:
+            print(f"  {'':<11}{taken['hint']} would be much faster and miss a few neighbours")
+
+
+def read_extras() -> dict[str, list[str]]:
+    """The packages of every extra, as the installed distribution names them; `all` is no extra of its own."""
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("pose2id") or []:
+        package, extra = re.match(r"[\w.-]+", requirement), re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if package and extra and extra[1] != "all":
+            extras.setdefault(extra[1], []).append(package[0])
+    return extras
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,138 @@
+"""Commands on feature files: centralize, density, rerank, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pose2id.arrays import take_array, take_features
+from pose2id.centralization import centralize
+from pose2id.density import VARIANTS, id_density
+from pose2id.files import FeatureFile, check_output, read_features, write_arrays
+from pose2id.reranking import rerank
+from pose2id.study import FeatureSet, Setting, run_study
+from pose2id.tables import as_dicts, format_text
+from pose2id.validation import check_number, is_tensor, take_labels
+
+
+def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
+    if arguments.exclude_cams and file.cams is None:
+        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
+
+
+def _method(arguments: argparse.Namespace, file: FeatureFile, *, normalize: bool = True) -> Any:
+    """The features of one file, centralized with the options given."""
+    _check_cams(arguments, file)
+    return centralize(
+        file.features,
+        file.generated,
+        arguments.eta,
+        arguments.k1,
+        arguments.k2,
+        alpha=arguments.alpha,
+        normalize=normalize,
+        exclude=file.cams if arguments.exclude_cams else None,
+        engine=arguments.engine,
+        progress=arguments.progress,
+    )
+
+
+def run_centralize(arguments: argparse.Namespace) -> None:
+    """`pose2id centralize`."""
+    check_output(arguments.output, overwrite=arguments.overwrite)
+    file = read_features(arguments.features)
+    arrays = {"features": _method(arguments, file, normalize=not arguments.no_normalize)}
+    for name, labels in (("ids", file.ids), ("cams", file.cams)):
+        if labels is not None:
+            take_labels(labels, len(file.features), f"{file.path}: {name}")  # they go into the output as they are
+            arrays[name] = labels
+    path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
+    print(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
+
+
+def run_density(arguments: argparse.Namespace) -> None:
+    """`pose2id density`."""
+    files = [read_features(path, needs=("ids",)) for path in arguments.features]
+    tensors = [take_features(file.features, f"{file.path}: features")[0] for file in files]
+    labels = [take_labels(file.ids, len(file.features), f"{file.path}: ids") for file in files]
+    if len({tensor.shape[1] for tensor in tensors}) > 1 or len({array.dtype.kind for array in labels}) > 1:
+        found = ", ".join(f"{t.shape[1]} columns and {a.dtype} ids" for t, a in zip(tensors, labels, strict=True))
+        raise ValueError(f"the files must have equal D and ids of one kind, received {found}")
+    features, ids = torch.cat([tensor.double() for tensor in tensors]), np.concatenate(labels)
+    values = {variant: id_density(features, ids, variant=variant) for variant in VARIANTS}
+    if arguments.json:
+        print(json.dumps(values | {"rows": len(ids), "identities": len(np.unique(ids))}))
+        return
+    print(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities; lower is denser")
+    print(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
+    print(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
+
+
+def run_rerank(arguments: argparse.Namespace) -> None:
+    """`pose2id rerank`."""
+    check_output(arguments.output, overwrite=arguments.overwrite)
+    query, gallery = read_features(arguments.query), read_features(arguments.gallery)
+    distances = rerank(*_same_kind(query.features, gallery.features), **_reranking(arguments), engine=arguments.engine)
+    path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
+    print(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
+
+
+def _reranking(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "k1": arguments.rerank_k1,
+        "k2": arguments.rerank_k2,
+        "lambda_value": arguments.rerank_lambda,
+        "progress": arguments.progress,
+    }
+
+
+def _same_kind(query: Any, gallery: Any) -> tuple[Any, Any]:
+    """Features of two files as one kind of array: tensors if one of them is a tensor."""
+    if is_tensor(query) == is_tensor(gallery):
+        return query, gallery
+    return take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """`pose2id evaluate`."""
+    files = [read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery)]
+    sets = []  # of tensors: the two files may be of different kinds
+    for file, name, shape in zip(files, ("query", "gallery"), ("(Q, D)", "(G, D)"), strict=True):
+        generated = None if file.generated is None else take_array(file.generated, "generated")[0]
+        sets.append(FeatureSet(take_features(file.features, name, shape)[0], file.ids, file.cams, generated))
+    settings = [Setting("as given", normalize=False)]
+    if arguments.centralize:
+        if not all(_has_length_one(side.features) for side in sets):
+            settings.append(Setting("length 1"))  # so that what centralizing brings is not mixed with this
+        for file in files:
+            _check_cams(arguments, file)
+        eta = check_number(arguments.eta, "eta") * any(side.generated is not None for side in sets)
+        method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
+        settings.append(Setting("centralized", eta=eta, other_cameras=arguments.exclude_cams, **method))
+    if arguments.rerank:
+        reranking = {name: getattr(arguments, name) for name in ("rerank_k1", "rerank_k2", "rerank_lambda")}
+        settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
+    options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
+    query, gallery = sets
+    rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, **options)
+    if arguments.json:
+        keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
+        found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
+        print(json.dumps(found, indent=1))
+        return
+    cells = []
+    for row in rows:
+        percent = (f"{100 * value:.2f}" for value in (row.mAP, row.mINP, row.rank1, row.rank5, row.rank10))
+        cells.append((row.name, *percent, row.valid_queries, row.tied_rank1))
+    print(format_text(("", "mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1"), cells))
+
+
+def _has_length_one(features: Any) -> bool:
+    """Whether all rows (N, D) are of length 1, to what float16 leaves of it."""
+    lengths = torch.linalg.vector_norm(features, dim=1)
+    return bool(((lengths - 1).abs() < 1e-2).all())

@@ -1,0 +1,92 @@
+"""`pose2id generate`: photographed people in other poses, in a folder that can be gone on with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pose2id.ipg import source
+from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
+from pose2id.ipg.weights import read_defaults
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`pose2id generate`; returns the exit code: 1 when photographs were skipped."""
+    progress = arguments.progress
+    output = Path(arguments.output)
+    device = _take_device(arguments.device)
+    dtype = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
+    references, missing = collect_references(arguments.references, output)
+    poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
+    folder, identity = source.find_weights(arguments.weights)
+    (height, width), steps, guidance = read_defaults(folder)
+    settings = FolderSettings(
+        weights=identity,
+        seed=arguments.seed,
+        num_inference_steps=steps if arguments.steps is None else arguments.steps,
+        guidance_scale=guidance if arguments.guidance is None else arguments.guidance,
+        height=height if arguments.height is None else arguments.height,
+        width=width if arguments.width is None else arguments.width,
+        batch_size=arguments.batch_size,
+        layout=arguments.layout,
+        dtype=dtype,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    )
+    skipped: dict[str, str] = {}
+
+    def tell(key: str, reason: str) -> None:
+        skipped[key] = reason
+        sys.stderr.write(f"pose2id generate: {_one_line(key)} skipped: {_one_line(reason)}\n")
+
+    for key in missing:
+        tell(key, "there is no such file")
+    try:
+        report = generate_folder(
+            lambda: source.load_pipeline(folder, device, dtype, progress=progress),
+            references,
+            output,
+            poses,
+            settings=settings,
+            sheet=arguments.sheet,
+            on_skip=tell,
+            progress=progress,
+        )
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{device} has too little memory for batches of {arguments.batch_size}. What is finished stays: run again "
+            "when the memory is free, or with a smaller --batch-size into another folder"
+        ) from error
+    sys.stdout.write(f"{output}: {report.drawn + report.found:,} pictures, {report.drawn:,} of them new\n")
+    if report.waiting:
+        sys.stderr.write(
+            f"pose2id generate: {report.waiting:,} pictures of an earlier run with other photographs or poses are "
+            "unfinished; run it again to finish them\n"
+        )
+    if skipped:
+        total = len(references) + len(missing)
+        sys.stderr.write(f"pose2id generate: skipped {len(skipped):,} of {total:,} photographs:\n")
+        sys.stderr.writelines(f"  {_one_line(key)}\n" for key in skipped)
+    return 1 if skipped else 0
+
+
+def _take_device(name: str | None) -> Any:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or the like, received {name!r}") from error
+    kind: Any = getattr(torch, device.type, None)  # such as torch.cuda
+    there = device.type == "cpu" or (hasattr(kind, "is_available") and kind.is_available())
+    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"--device {name} is not there; leave it out to use what there is")
+    return device
+
+
+def _one_line(text: str) -> str:
+    """Without line ends; names that the terminal cannot show are escaped."""
+    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,16 @@
+"""`pose2id synthetic`: a data set of people that do not exist."""
+
+from __future__ import annotations
+
+import argparse
+
+from pose2id.synthetic import write_dataset
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`pose2id synthetic -o OUT`."""
+    options = ("ids", "seed", "cams", "per_cam", "height", "width", "occluded", "infrared", "overwrite")
+    given = {name: getattr(arguments, name) for name in options}
+    folder = write_dataset(arguments.output or arguments.folder, progress=arguments.progress, **given)
+    pictures = sum(1 for _ in folder.rglob("*.jpg"))
+    print(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")

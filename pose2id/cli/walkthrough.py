@@ -1,0 +1,42 @@
+"""`pose2id demo --generate`: synthetic people, drawn by the tiny generator, and the tables of the walkthrough."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from pose2id.cli.demo import picture_folder
+from pose2id.errors import MissingExtraError
+from pose2id.ipg.source import load_pipeline
+from pose2id.ipg.weights import tiny_folder
+from pose2id.programs import walkthrough
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`pose2id demo --generate`."""
+    people = walkthrough.TESTED if arguments.people is None else range(arguments.people)
+    if not walkthrough.FEWEST <= len(people) <= walkthrough.TRAINED[0]:
+        raise ValueError(
+            f"--people must be from {walkthrough.FEWEST} to {walkthrough.TRAINED[0]}, received {arguments.people}"
+        )
+    folder = picture_folder(arguments, (walkthrough.SHEET, walkthrough.MAP))
+    pipe = load_pipeline(tiny_folder(), "cpu", "float32", progress=False)
+    found = walkthrough.run_walkthrough(pipe, people, progress=arguments.progress)
+    if not arguments.json:
+        print(walkthrough.format_tables(found.rows), flush=True)
+    pictures, missing = [], ""
+    if not arguments.no_pictures:
+        pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
+        try:
+            weak = found.views["weak"]
+            target = folder / walkthrough.MAP
+            pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))
+        except MissingExtraError as error:
+            missing = str(error)
+    if arguments.json:
+        print(json.dumps({"rows": walkthrough.rows_as_dicts(found.rows), "pictures": pictures}, indent=1))
+    elif pictures:
+        print(f"\nPictures: {', '.join(pictures)}")
+    if missing:
+        print(f"No map of identities: {missing}", file=sys.stderr if arguments.json else sys.stdout)

@@ -1,0 +1,49 @@
+"""`pose2id weights`: where the generator's weights are; fetch them, convert them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pose2id.ipg.weights import convert, download, info
+from pose2id.tables import format_text
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    """`pose2id weights info`."""
+    rows = info()
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    *released, converted = rows
+    head, lines = ("file", "size", "here", "what", "licence"), []
+    for row in released:
+        size = row["bytes"] or row["size"]
+        about = _bytes(size) if size else f"about {_bytes(row['estimate'])}"  # the Hub was not asked
+        lines.append((row["name"], about, "yes" if row["path"] else "no", row["what"], row["licence"]))
+    print(format_text(head, lines, align="<"))
+    for repository, revision in dict.fromkeys((row["repository"], row["revision"]) for row in released):
+        print(f"from {repository}, revision {revision}")
+    missing = [row["size"] or row["estimate"] for row in released if row["path"] is None]
+    if missing:
+        print(f"to fetch: about {_bytes(sum(missing))}; run: pose2id weights download")
+    found = f"{converted['path']}, {_bytes(converted['bytes'])}" if converted["path"] else "not yet"
+    print(f"converted: {found}")
+
+
+def run_download(arguments: argparse.Namespace) -> None:
+    """`pose2id weights download`."""
+    folder = download(progress=arguments.progress)
+    print(folder if arguments.no_convert else convert())
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """`pose2id weights convert DIR`."""
+    folder = convert(arguments.folder, arguments.output, config=arguments.config, vae=arguments.vae)
+    print(folder)
+
+
+def _bytes(number: int) -> str:
+    return (
+        f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number} bytes"
+    )
