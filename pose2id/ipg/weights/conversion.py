@@ -98,8 +98,6 @@ def save_components(components: dict[str, Any], folder: Path) -> None:
     content = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / "model_index.json").write_text(content, encoding="utf-8")
     (folder / "README.md").write_text(model_card(), encoding="utf-8")
-    for path in folder.rglob("*.safetensors"):  # which safetensors lets nobody else read
-        path.chmod((folder / "README.md").stat().st_mode)
 
 
 def from_hub(repository: str = REPOSITORY) -> Path:
