@@ -17,10 +17,10 @@ from PIL import Image
 
 from pose2id.images import take_image
 from pose2id.ipg import arguments, weights
+from pose2id.ipg.components import check_components, find_reduction
 from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
 from pose2id.ipg.noise import Key, draw_noise
-from pose2id.ipg.parts import check_parts, find_reduction
 from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.reid import TransReID
 from pose2id.ipg.small import PatchCodec, SmallEncoder
@@ -113,7 +113,7 @@ class IPGPipeline(DiffusionPipeline):
             "identity_encoder": identity_encoder,
             "scheduler": scheduler,
         }
-        check_parts(parts)
+        check_components(parts)
         self.register_modules(**parts)
         self.register_to_config(
             sample_size=list(sample_size),

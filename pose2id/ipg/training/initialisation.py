@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
+from pose2id.ipg.components import find_reduction
 from pose2id.ipg.networks import IFR, PoseEncoder
-from pose2id.ipg.parts import find_reduction
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.scheduler import make_scheduler
 

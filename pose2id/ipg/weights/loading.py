@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pose2id.errors import one_line, require
 from pose2id.files import read_tensors
+from pose2id.ipg.components import check_components
 from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
-from pose2id.ipg.parts import check_parts
 from pose2id.ipg.weights.configuration import Config, join_names, read_config
 from pose2id.ipg.weights.fetching import download
 from pose2id.ipg.weights.table import FILES, VAE_REPOSITORY
@@ -193,7 +193,7 @@ def load_components(folder: str | os.PathLike[str], config: Config = None, vae: 
     components["identity_encoder"] = load_encoder(folder, config)
     components["scheduler"] = _build(diffusers.DDIMScheduler, blocks, "scheduler")
     components["vae"] = load_vae(vae, blocks.get("vae"))
-    check_parts(components)
+    check_components(components)
     for name, file, _, _, absent in rows:
         load_state(components[name], read_state(folder, file), where=str(paths[file]), absent=absent)
     for name in components.keys() - {"scheduler"}:

@@ -1,4 +1,4 @@
-"""Which parts of a generator fit together."""
+"""Which components of a generator fit together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def find_reduction(vae: Any) -> int:
     return int(vae.config.patch_size if levels is None else 2 ** (len(levels) - 1))
 
 
-def check_parts(parts: Mapping[str, Any]) -> None:
+def check_components(components: Mapping[str, Any]) -> None:
     """Raise ValueError where parts do not fit together; tensors would, but much later and in other words."""
-    reference, unet, ifr, pose = (parts[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
-    vae, encoder = parts["vae"], parts["identity_encoder"]
+    reference, unet, ifr, pose = (components[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
+    vae, encoder = components["vae"], components["identity_encoder"]
     pairs = {
         "in_channels of reference_unet and unet": (reference.in_channels, unet.in_channels),
         "latent_channels of vae and in_channels of unet": (vae.config.latent_channels, unet.in_channels),
@@ -31,4 +31,4 @@ def check_parts(parts: Mapping[str, Any]) -> None:
     }
     if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
         raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
-    check_scheduler(parts["scheduler"])
+    check_scheduler(components["scheduler"])
