@@ -11,12 +11,13 @@ import torch
 pytest.importorskip("diffusers")
 from PIL import Image
 
-from pose2id import cli, walkthrough
+from pose2id import cli
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline, generate_features, representative_poses
 from pose2id.ipg.training import describe_run
 from pose2id.ipg.training.recipe import plan_stages, read_settings
 from pose2id.ipg.weights import read_defaults, tiny_folder
+from pose2id.programs import walkthrough
 from pose2id.programs.walkthrough import (
     count_right_people,
     draw_people,
