@@ -223,9 +223,7 @@ def writing_steps(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module in homes:
             found |= {alias.name for alias in node.names}
-        elif (
-            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes
-        ):
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes:
             found.add(node.attr)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             # str.replace takes two arguments, dataclasses.replace and datetime.replace keywords, Path.replace just one.

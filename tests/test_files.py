@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pose2id import MissingExtraError
-from pose2id.files import SUFFIXES, check_output, read_features, write_arrays
+from pose2id.files import SUFFIXES, check_output, read_features, read_tensors, write_arrays
 
 ROWS = np.random.default_rng(0).standard_normal((5, 3))
 IDS = np.array([4, 4, 0, -1, 7])
@@ -516,3 +516,41 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
     assert write_arrays(link, {"features": np.ones(2)}, overwrite=True) == link
     assert link.is_symlink()
     np.testing.assert_array_equal(np.load(target), np.ones(2))
+
+
+# Tensor files of any kind
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "old.pt"])
+def test_tensors_of_any_name_are_read(tmp_path, name, mapped):
+    tensors = {"a.weight": torch.tensor(ROWS), "b": torch.arange(3), "c": torch.ones(2).bfloat16()}
+    if name.endswith(".safetensors"):
+        safetensors().save_file(tensors, tmp_path / name)
+    else:
+        torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=name == "x.pth")
+    read = read_tensors(str(tmp_path / name), mapped=mapped)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[key], tensor) and read[key].dtype == tensor.dtype for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "old.pt"])
+def test_a_tensor_file_that_cannot_be_read_is_told_without_its_name(tmp_path, name):
+    path, trace = tmp_path / name, tmp_path / "trace"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    with pytest.raises(
+        ValueError, match=r"^it is a Git LFS pointer, not the file itself; fetch that with git lfs pull$"
+    ):
+        read_tensors(path)
+    path.write_bytes(b"<!doctype html>\n")
+    with pytest.raises(ValueError, match=r"^it is no file of torch.save, it begins with b'<!do|^SafetensorError: "):
+        read_tensors(path)
+    if name != "x.safetensors":
+        torch.save({"a": Trap(trace)}, path, _use_new_zipfile_serialization=name == "x.pth")
+        with pytest.raises(
+            ValueError, match=r"^it holds more than tensors \(\w+\.mkdir\), which is never loaded and did"
+        ):
+            read_tensors(path, mapped=True)
+        assert not trace.exists()
+    with pytest.raises(ValueError, match=r"^FileNotFoundError: "):
+        read_tensors(tmp_path / f"none{path.suffix}")
