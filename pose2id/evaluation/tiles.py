@@ -42,23 +42,8 @@ class Tile(NamedTuple):
     bound: Bound | None = None
 
 
-class Tiles(ABC):
-    """The scores of Q queries and G gallery items, on one `device`, in blocks of up to `height` queries."""
-
-    device: torch.device
-    height: int
-
-    @abstractmethod
-    def tile(self, block: slice, product: torch.dtype) -> Tile:
-        """The scores of a block of queries to all items, from products in this dtype where they need any."""
-
-    @abstractmethod
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The exact values of pairs of a query and an item, (p,): only equal ones are a tie."""
-
-
-class MatrixTiles(Tiles):
-    """A given matrix (Q, G), exact as it is."""
+class MatrixTiles:
+    """A given matrix (Q, G), exact as it is, in blocks of up to `height` queries."""
 
     def __init__(self, values: torch.Tensor) -> None:
         narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
@@ -66,16 +51,16 @@ class MatrixTiles(Tiles):
         self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
 
     def tile(self, block: slice, _: torch.dtype) -> Tile:
-        """A block of rows; there is no product."""
+        """The scores of a block of queries to all items; there is no product."""
         return Tile(self._values[block].to(self._dtype).contiguous())
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Entries of the matrix."""
+        """The values of pairs of a query and an item, (p,): only equal ones are a tie."""
         return self._values[rows, columns].to(self._dtype)
 
 
-class FeatureTiles(Tiles):
-    """Features (Q, D) and (G, D), whose products are made a tile at a time; the metric is that of the subclass."""
+class FeatureTiles(ABC):
+    """Features (Q, D) and (G, D), multiplied a tile at a time, in blocks of up to `height` queries."""
 
     def __init__(self, queries: torch.Tensor, items: torch.Tensor) -> None:
         self._queries, self._items = queries, items
@@ -91,8 +76,16 @@ class FeatureTiles(Tiles):
     def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
         """Their squared norms, float64, (n,)."""
 
+    @abstractmethod
+    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Distances of pairs of a query and an item, float64, (p,)."""
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The values of pairs of a query and an item, (p,): only equal ones are a tie."""
+        return self._distances(rows, columns).to(self._dtype)
+
     def tile(self, block: slice, product: torch.dtype) -> Tile:
-        """|g|² - 2 q.g: the squared distance less |q|², which changes no order."""
+        """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
         part = self._prepare(self._queries[block], product)
         scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
@@ -128,9 +121,8 @@ class EuclideanTiles(FeatureTiles):
     def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
         return squared_norms(prepared)
 
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Distances, rounded to the dtype of results."""
-        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale).to(self._dtype)
+    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale)
 
 
 class CosineTiles(FeatureTiles):
@@ -142,9 +134,8 @@ class CosineTiles(FeatureTiles):
     def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(prepared), dtype=torch.float64, device=self.device)  # a row of zeros too: its cosine is 0
 
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """1 - cosine, rounded to the dtype of results."""
-        return pair_cosines(self._queries, self._items, rows, columns).to(self._dtype)
+    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        return pair_cosines(self._queries, self._items, rows, columns)
 
 
 FEATURE_TILES: dict[str, type[EuclideanTiles] | type[CosineTiles]] = {
@@ -152,6 +143,7 @@ FEATURE_TILES: dict[str, type[EuclideanTiles] | type[CosineTiles]] = {
     "cosine": CosineTiles,
 }
 """By metric."""
+Tiles = MatrixTiles | FeatureTiles
 
 
 def take_distances(distances: Any) -> torch.Tensor:

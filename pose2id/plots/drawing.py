@@ -76,7 +76,7 @@ def as_rgba(image: ArrayLike) -> NDArray[np.float64]:
 
 
 def check_named(results: object, name: str) -> None:
-    """A mapping with at least one entry."""
+    """Raise unless `results` is a mapping with at least one entry."""
     if not isinstance(results, Mapping):
         raise TypeError(
             f"{name} must be a mapping from names to results, such as {{'base': ...}}; "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pose2id.plots.drawing import Axes, Figure, Images
     from pose2id.validation import Labels
 
+    Floats = NDArray[np.float64]
+
 
 _EDGE, _GAP = 0.11, 0.14  # inches, beside and between the panels
 
@@ -119,14 +121,14 @@ def plot_identities(
     return figure
 
 
-def _unit_rows(features: Array, name: str) -> NDArray[np.float64]:
+def _unit_rows(features: Array, name: str) -> Floats:
     """Features of length 1, checked."""
     tensor, _ = take_features(features, name)
-    rows: NDArray[np.float64] = unit(tensor.double()).cpu().numpy()
+    rows: Floats = unit(tensor.double()).cpu().numpy()
     return rows
 
 
-def _fit_plane(offsets: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def _fit_plane(offsets: Floats) -> tuple[Floats, float]:
     """The first two principal directions of points around 0, (2, D), and the share of their spread that these hold."""
     _, strengths, directions = np.linalg.svd(offsets, full_matrices=False)
     # The sign of a direction is free; fixed by its largest entry, the map is the same with every LAPACK.
@@ -137,22 +139,20 @@ def _fit_plane(offsets: NDArray[np.float64]) -> tuple[NDArray[np.float64], float
     return plane, float((strengths[:2] ** 2).sum() / max((strengths**2).sum(), np.finfo(np.float64).tiny))
 
 
-def _limits(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _limits(points: Floats) -> tuple[Floats, Floats]:
     """The lower and the upper corner around all points, with a margin."""
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.09 * float((high - low).max()) or 1.0
     return low - margin, high + margin
 
 
-def _panel_size(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[float, float]:
+def _panel_size(low: Floats, high: Floats) -> tuple[float, float]:
     """Width and height of a panel in inches."""
     width = (WIDTH - 2 * _EDGE - _GAP) / 2
     return width, width * float(np.clip((high - low)[1] / (high - low)[0], 0.6, 1.4))
 
 
-def _new_panels(
-    low: NDArray[np.float64], high: NDArray[np.float64], title: str, note: str
-) -> tuple[Figure, list[Axes]]:
+def _new_panels(low: Floats, high: Floats, title: str, note: str) -> tuple[Figure, list[Axes]]:
     """A figure with two empty panels of the same limits."""
     panel_width, panel_height = _panel_size(low, high)
     above, below = 0.68 if title else 0.42, 0.17 + 0.165 * (note.count("\n") + 1)
@@ -170,12 +170,12 @@ def _new_panels(
     return figure, axes
 
 
-def _nearest(features: NDArray[np.float64], rows: NDArray[np.int64], centre: NDArray[np.float64]) -> int:
+def _nearest(features: Floats, rows: NDArray[np.int64], centre: Floats) -> int:
     """Which of these rows is nearest to a centre."""
     return int(rows[np.argmin(np.linalg.norm(features[rows] - centre, axis=1))])
 
 
-def _draw_cloud(ax: Axes, cloud: NDArray[np.float64], colour: str) -> None:
+def _draw_cloud(ax: Axes, cloud: Floats, colour: str) -> None:
     """Points, each joined to their centre."""
     centre = cloud.mean(axis=0)
     for x, y in cloud:
@@ -183,12 +183,7 @@ def _draw_cloud(ax: Axes, cloud: NDArray[np.float64], colour: str) -> None:
     ax.plot(*cloud.T, linestyle="", marker="o", markersize=4.0, markeredgewidth=0.0, color=colour)
 
 
-def _place_badges(
-    points: Sequence[Sequence[NDArray[np.float64]]],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    size: float,
-) -> list[NDArray[np.float64]]:
+def _place_badges(points: Sequence[Sequence[Floats]], low: Floats, high: Floats, size: float) -> list[Floats]:
     """A free place for each identity's picture, close to its points and the same in every panel."""
     clouds = [cloud for panel in points for cloud in panel]
     # The lines from the centres count as taken too, by a few points on each.
@@ -196,7 +191,7 @@ def _place_badges(
     taken = np.concatenate(lines)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    places: list[NDArray[np.float64]] = []
+    places: list[Floats] = []
     for cloud in points[0]:
         centre = cloud.mean(axis=0)
         spots = np.concatenate([centre + radius * size * rays for radius in np.arange(0.75, 4.0, 0.25)])
@@ -212,14 +207,14 @@ def _place_badges(
     return places
 
 
-def _draw_badge(ax: Axes, image: ArrayLike, place: NDArray[np.float64], colour: str) -> None:
+def _draw_badge(ax: Axes, image: ArrayLike, place: Floats, colour: str) -> None:
     """A picture near the points of its identity."""
     matplotlib = load_matplotlib("colors", "offsetbox")
-    boxes = matplotlib.offsetbox
     picture = as_rgba(image)
     is_ink = np.asarray(image).dtype == np.bool_
     if is_ink:  # drawn in the colour of the identity; a photograph gets a frame in that colour
         picture[..., :3] = matplotlib.colors.to_rgb(colour)
-    box = boxes.OffsetImage(picture, zoom=0.36 * 72 / max(picture.shape[:2]))
+    box = matplotlib.offsetbox.OffsetImage(picture, zoom=0.36 * 72 / max(picture.shape[:2]))
     frame = {"edgecolor": colour, "linewidth": 1.0}
-    ax.add_artist(boxes.AnnotationBbox(box, tuple(place), frameon=not is_ink, pad=0.1, bboxprops=frame))
+    annotation = matplotlib.offsetbox.AnnotationBbox
+    ax.add_artist(annotation(box, tuple(place), frameon=not is_ink, pad=0.1, bboxprops=frame))
