@@ -83,7 +83,7 @@ def test_knn_without_structure(report, full, monkeypatch, data):
 
     def dense():
         with monkeypatch.context() as patch:
-            patch.setattr(_filter, "SMALLEST", n + 1)
+            patch.setattr(_filter, "THRESHOLDS", _filter.Thresholds(smallest=n + 1))
             return knn_graph(x, 2)
 
     assert (dense().indices == knn_graph(x, 2).indices).all()

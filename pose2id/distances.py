@@ -4,14 +4,14 @@ A tile of distances comes from a matrix product, |q|² + |g|² - 2 q.g, which lo
 together. So the product is only ever used to say which pairs *cannot* matter; those that can are computed again
 as differences in float64. The two forms:
 
-`Frame.tile`
+`Frame.centre_rows`
     moves rows to the mean of the set and scales them by a power of two, so that nothing overflows and a common
     offset costs no digits. With u the rounding unit of the product's dtype and D columns, the computed squared
-    distance p of two placed rows q, g obeys (Higham, Accuracy and Stability, 3.5, for any order of summation)
+    distance p of two centred rows q, g obeys (Higham, Accuracy and Stability, 3.5, for any order of summation)
 
         |p - d²| <= (D + 4) u (|q| + |g|)²,
 
-    and placing itself moves d by at most u (|q| + |g|), that is d² by at most 2u (|q| + |g|)² and a little. With
+    and centring itself moves d by at most u (|q| + |g|), that is d² by at most 2u (|q| + |g|)² and a little. With
     (|q| + |g|)² <= 2|q|² + 2|g|², everything together is, to first order in D u, below `slack(D, dtype)` (|q|² + |g|²).
 
 `pair_distances`
@@ -47,10 +47,20 @@ def slack(width: int, dtype: torch.dtype) -> float:
     return (width + 8) * torch.finfo(dtype).eps  # 2 (D + 8) u; eps is 2 u
 
 
-class Frame:
-    """The place to which rows are moved before a product: the mean of `base`, scaled to the size of both sets.
+def underflow(dtype: torch.dtype, width: int) -> float:
+    """What underflow can hide in a squared distance of `width` columns of centred rows."""
+    return 8 * width * float(torch.finfo(dtype).tiny)
 
-    `scale` is a power of two, so scaling is exact; `tile` gives placed rows in any float dtype.
+
+def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Tensor:
+    """Squared lower bounds in a frame as distances in the caller's units, less what measuring may round."""
+    return squared.clamp(min=0).sqrt() * ((1 - (width + 8) * 2.0**-52) / scale)
+
+
+class Frame:
+    """How rows are moved before a product: to the mean of `base`, scaled to the size of both sets.
+
+    `scale` is a power of two, so scaling is exact.
     """
 
     def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
@@ -60,7 +70,7 @@ class Frame:
             default=0.0,
         )
         exponent = math.frexp(largest)[1] if largest > 0 else 0
-        # Narrow rows are placed in float32, which has no powers of two above 2^127.
+        # Narrow rows are centred in float32, which has no powers of two above 2^127.
         self.wide = torch.float64 if any(rows.dtype == torch.float64 for rows in sets) else torch.float32
         self.scale = math.ldexp(1.0, -max(-1000 if self.wide == torch.float64 else -120, min(1000, exponent)))
         self.centre = torch.zeros(base.shape[1], dtype=torch.float64, device=base.device)
@@ -71,15 +81,15 @@ class Frame:
                 self.centre += (base[block].to(self.wide) * self.scale).sub_(first).sum(dim=0)
             self.centre = self.centre / len(base) + first[0]
 
-    def tile(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`rows` (n, D), placed, in `dtype`; a new tensor, made a block at a time."""
-        placed = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+    def centre_rows(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`rows` (n, D), centred and scaled, in `dtype`; a new tensor, made a block at a time."""
+        moved = torch.empty(rows.shape, dtype=dtype, device=rows.device)
         # Rounding the centre moves it for all rows alike, so narrow rows need no float64 on the way to float32.
         wide = torch.float64 if torch.float64 in (self.wide, dtype) else torch.float32
         centre = self.centre.to(wide)
         for block in row_blocks(*rows.shape):
-            placed[block] = (rows[block].to(wide) * self.scale).sub_(centre)
-        return placed
+            moved[block] = (rows[block].to(wide) * self.scale).sub_(centre)
+        return moved
 
 
 def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
@@ -159,7 +169,7 @@ def pair_distances(
 def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Inner products of the pairs queries[left], base[right] in their dtype; equal `left` must stand together.
 
-    Their error is that of a product tile (without placing). Both sets are contiguous and of one dtype.
+    Their error is that of a product tile (without centring). Both sets are contiguous and of one dtype.
     """
     if queries.is_cuda:
         result = torch.empty(len(left), dtype=base.dtype, device=base.device)

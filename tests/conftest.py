@@ -11,7 +11,6 @@ import torch
 from hypothesis import settings
 
 from pose2id.neighbors._int8 import filter as _filter
-from pose2id.neighbors._int8 import sweep as _sweep
 
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
@@ -91,23 +90,21 @@ def array_kind(request):
     return request.param
 
 
-def filter_everything(patch, *, prefix=False):
-    """The int8 filter on sets of any size and kind, with `turn` or, where there are columns enough, `prefix` codes."""
-    patch.setattr(_filter, "SMALLEST", 24)
-    patch.setattr(_filter, "AGAIN", 1)
-    patch.setattr(_filter, "CAPTURED", 0.0)
-    patch.setattr(_sweep.Sweep, "expected", lambda _: (0.0, 0.0))
-    patch.setattr(_filter, "prefix_columns", lambda n, width, *_: 16 if prefix and width >= 16 and n >= 24 else 0)
+def filter_everything(patch, *, projection=False):
+    """The int8 filter on sets of any size and kind, with rotation or, where columns are enough, projection codes."""
+    columns = 16 if projection else 0
+    thresholds = _filter.Thresholds(smallest=24, fewest=1, captured=0.0, structure=False, columns=columns)
+    patch.setattr(_filter, "THRESHOLDS", thresholds)
 
 
-@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, prefix", "faiss"])
+@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, projection", "faiss"])
 def engine(request):
     """Every exact engine that is installed; `exact` also with its int8 filter on sets of any size and kind."""
     if request.param == "faiss" and importlib.util.find_spec("faiss") is None:
         pytest.skip("faiss is not installed")
     with pytest.MonkeyPatch.context() as patch:
         if "," in request.param:
-            filter_everything(patch, prefix="prefix" in request.param)
+            filter_everything(patch, projection="projection" in request.param)
         yield request.param.partition(",")[0]
 
 

@@ -18,7 +18,7 @@ from test_engines import StandIn, put
 
 from pose2id import MissingExtraError, centralize, knn_graph
 from pose2id.neighbors import ENGINES, _exact, _faiss_index, _pivots, choose_engine, engines, find_neighbors
-from pose2id.neighbors._int8 import codes as _codes
+from pose2id.neighbors._int8 import machine
 
 F32 = ArrayKind("numpy", "float32")
 NAMES = [name for name, engine in ENGINES.items() if not engine.exact]
@@ -284,7 +284,7 @@ def pivots(monkeypatch):
 
 @pytest.mark.parametrize("level", [127, 63, 0])
 def test_pivots_on_every_machine(pivots, level):
-    pivots.setattr(_codes, "largest_code", lambda _: level)
+    pivots.setattr(machine, "largest_code", lambda _: level)
     if level == 0:
         pivots.delattr(torch, "_int_mm")
     x, truth = crowd(1500, 300)
@@ -295,7 +295,7 @@ def test_pivots_on_every_machine(pivots, level):
 
 def test_float_products_give_what_int8_products_give(pivots):
     x = F32.make(people(2000, 300))
-    pivots.setattr(_codes, "largest_code", lambda _: 127)
+    pivots.setattr(machine, "largest_code", lambda _: 127)
     if not torch.equal(
         torch._int_mm(*(torch.full((32, 32), 127, dtype=torch.int8),) * 2), torch.full((32, 32), 516128)
     ):

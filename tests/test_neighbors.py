@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from reference.neighbors import knn
 
 from pose2id import knn_graph
-from pose2id.neighbors import find_neighbors
+from pose2id.neighbors import _exact, find_entered, find_neighbors
 
 LATTICE = st.tuples(st.integers(1, 24), st.integers(1, 4)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.integers(-2, 2).map(float))
@@ -284,3 +284,74 @@ def test_progress_changes_nothing(engine):
 def test_silent_by_default(engine, capsys):
     knn_graph(F32.make(random_rows(30, 3)), 3, engine=engine)
     assert capsys.readouterr() == ("", "")
+
+
+# --- whose nearest a new row would enter ---------------------------------------------------------------------------
+
+ENTERED = {
+    "Gaussian": lambda rng: rng.standard_normal((90, 7)),
+    "ties": lambda rng: rng.integers(-2, 3, (90, 3)).astype(float),
+    "duplicates": lambda rng: rng.standard_normal((20, 5))[rng.integers(0, 20, 90)],
+    "identical": lambda _: np.full((90, 3), 0.1),
+    "mean 1000": lambda rng: rng.standard_normal((90, 6)) + 1000,
+    "tiny": lambda rng: rng.standard_normal((90, 6)) * 1e-20,
+    "mixed lengths": lambda rng: rng.standard_normal((90, 6)) * 10.0 ** rng.integers(-9, 9, (90, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ENTERED)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("radii", ["k-th", "zero", "inf", "none"])
+def test_entered_by_value(monkeypatch, name, dtype, labelled, radii):
+    """Against all distances in float64, rounded; several tiles; a new row that ties with the k-th is reported."""
+    monkeypatch.setattr(_exact, "ROW_TILE", 16)
+    monkeypatch.setattr(_exact, "COLUMN_TILE", 32)
+    x = torch.tensor(ENTERED[name](np.random.default_rng(0)))
+    if dtype is torch.float16:
+        x = x / x.abs().max()
+    x = x.to(dtype)
+    labels = torch.arange(90) % 4 if labelled else None
+    new, base = x[:30], x[30:]
+    ends = (None, None) if labels is None else (labels[:30], labels[30:])
+    radius = find_neighbors(base, base, 2, ends[1], ends[1], within=True)[1][:, 1]
+    radius = {"k-th": radius, "zero": radius * 0, "inf": radius + torch.inf, "none": radius * 0 - torch.inf}[radii]
+    radius[3] = torch.inf
+    found = find_entered(new, base, 2, radius, *ends)
+    expected = find_neighbors(new, base, 2, *ends)
+    assert torch.equal(found.indices, expected[0])
+    assert torch.equal(found.distances, expected[1])
+    scale = 2.0 ** -torch.frexp(x.double().abs().max())[1]
+    wide = ((base.double()[:, None] * scale - new.double() * scale).square().sum(dim=2).sqrt() / scale).to(
+        found.distances.dtype
+    )
+    counts = wide <= radius[:, None]
+    if labelled:
+        counts &= ends[1][:, None] != ends[0]
+    rows, queries = counts.nonzero(as_tuple=True)
+    assert torch.equal(found.rows, rows)
+    assert torch.equal(found.queries, queries)
+    assert torch.equal(found.lengths, wide[rows, queries])
+    assert radii != "none" or set(rows.tolist()) == {3}
+
+
+def test_entered_measures_few_pairs(monkeypatch):
+    x = torch.tensor(random_rows(900, 8), dtype=torch.float32)
+    radius = find_neighbors(x[100:], x[100:], 2, within=True)[1][:, 1]
+    measured, original = [], _exact.pair_distances
+    monkeypatch.setattr(_exact, "pair_distances", lambda *a: (measured.append(len(a[2])), original(*a))[1])
+    pairs = _exact.pairs_within(_exact.Search(x[:100], x[100:], 2), radius)[0]
+    assert 0 < len(pairs) <= sum(measured) < 1.01 * len(pairs) + 10
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_entered_with_nothing(shape):
+    new, base = torch.ones(shape[0], 3), torch.ones(shape[1], 3)
+    found = find_entered(new, base, 2, torch.full((shape[1],), torch.inf))
+    assert found.indices.shape == (shape[0], 2)
+    assert len(found.queries) == len(found.rows) == len(found.lengths) == 0
+
+
+def test_entered_wants_a_radius_for_each_row():
+    with pytest.raises(ValueError, match=r"radius must have one entry for each of the 5 rows .* received \(4,\)"):
+        find_entered(torch.ones(2, 3), torch.ones(5, 3), 2, torch.ones(4))

@@ -116,7 +116,7 @@ class EuclideanTiles(FeatureTiles):
         self._frame = Frame(items, queries)
 
     def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
-        return self._frame.tile(rows, product)
+        return self._frame.centre_rows(rows, product)
 
     def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
         return squared_norms(prepared)

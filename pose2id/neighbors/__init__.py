@@ -20,23 +20,27 @@ Engines that find most are approximate: they report real neighbours at their rea
 but may miss some, and then report farther ones, or -1 where they met none. How many are missed is measured by
 `knn_graph(..., recall_sample=1000)`. None of them is ever chosen by "auto".
 
-`search` holds the functions that are called from outside, `engines` the table of engines. A further engine is one
+`search` holds the functions that are called from outside: `knn_graph` for users; `find_neighbors` (within one set or of
+one in another), `find_both_ends` (also the farthest) and `find_entered` (also whose nearest a new row would enter) for
+other rooms. `engines` holds the table of engines. A further engine is one
 module with a function like `_exact.search`, and one line in that table.
 """
 
 from pose2id.neighbors.contract import Neighbors
 from pose2id.neighbors.engines import ENGINES, Choice, Engine, check_engine, choose_engine, describe_engines
-from pose2id.neighbors.search import find_both_ends, find_neighbors, knn_graph, take_exclude
+from pose2id.neighbors.search import Entered, find_both_ends, find_entered, find_neighbors, knn_graph, take_exclude
 
 __all__ = [
     "ENGINES",
     "Choice",
     "Engine",
+    "Entered",
     "Neighbors",
     "check_engine",
     "choose_engine",
     "describe_engines",
     "find_both_ends",
+    "find_entered",
     "find_neighbors",
     "knn_graph",
     "take_exclude",

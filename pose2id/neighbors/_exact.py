@@ -1,7 +1,7 @@
 """The engine `exact`: plain torch, CPU and CUDA alike, tile by tile, never N x N.
 
-Sets of some size are filtered by int8 products first (`_filter`). What that leaves, and everything
-else, goes through two stages in float, both safe by the bound that `pose2id.distances` derives:
+Sets of some size are filtered by int8 products first (`_int8`). What that leaves, and everything else, goes through two
+stages in float, both safe by the bound that `pose2id.distances` derives:
 
 1. *Candidates.* A product in the working dtype gives, for every pair, a lower bound of its squared distance. Each
    row keeps the k + SPARE pairs with the smallest lower bounds; those are measured again as float64 differences.
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
-from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms
+from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
 from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors.contract import Search
 
@@ -43,7 +43,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     rows = torch.arange(len(asked.queries), device=asked.base.device)
     filtered = _filter.search(asked)
     if filtered is not None:
-        indices, distances, rows = filtered.indices, filtered.distances, filtered.left
+        indices, distances, rows = filtered.indices, filtered.distances, filtered.left.nonzero().flatten()
     if len(rows):
         _search_rows(asked, rows, indices, distances)
     return indices, distances
@@ -54,8 +54,8 @@ def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.T
     found = _filter.search(asked, farthest=True)
     if found is None:
         return *search(asked), farthest(asked.base, progress=asked.progress)
-    if len(found.left):
-        _search_rows(asked, found.left, found.indices, found.distances)
+    if bool(found.left.any()):
+        _search_rows(asked, found.left.nonzero().flatten(), found.indices, found.distances)
     far = farthest(asked.base, progress=asked.progress) if found.farthest is None else found.farthest
     return found.indices, found.distances, far
 
@@ -70,7 +70,7 @@ def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, dista
     with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=silent) as bar:
         for start in range(0, len(rows), ROW_TILE):
             part = rows[start : start + ROW_TILE]
-            tile = frame.tile(asked.queries[part], dtype)
+            tile = frame.centre_rows(asked.queries[part], dtype)
             lower, found = _candidates(asked, part, tile, frame)
             # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
             beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
@@ -87,16 +87,6 @@ def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, dista
         sweep(asked, left, indices, distances, frame)
 
 
-def underflow(dtype: torch.dtype, width: int) -> float:
-    """What underflow can hide in a squared distance of `width` columns of placed rows."""
-    return 8 * width * float(torch.finfo(dtype).tiny)
-
-
-def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Tensor:
-    """Squared lower bounds in the frame as distances in the caller's units, less what measuring may round."""
-    return squared.clamp(min=0).sqrt() * ((1 - (width + 8) * 2.0**-52) / scale)
-
-
 def _candidates(
     asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,27 +94,35 @@ def _candidates(
 
     inf where there is none. `tile` holds the rows in the frame.
     """
-    base, count = asked.base, asked.k + SPARE
-    keep = 1 - slack(base.shape[1], tile.dtype)
+    count = asked.k + SPARE
     best = tile.new_full((len(tile), 0), torch.inf)
     where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
-    for start in range(0, len(base), COLUMN_TILE):
-        stop = min(start + COLUMN_TILE, len(base))
-        columns = frame.tile(base[start:stop], tile.dtype)
-        floor = (squared_norms(columns) * keep).to(tile.dtype)
-        bound = torch.addmm(floor[None], tile, columns.T, alpha=-2)  # (rows, columns)
-        if asked.within:
-            here = ((rows >= start) & (rows < stop)).nonzero().flatten()
-            bound[here, rows[here] - start] = torch.inf
-        alike = asked.labelled_alike(rows, slice(start, stop))
-        if alike is not None:
-            bound.masked_fill_(alike, torch.inf)
+    for start in range(0, len(asked.base), COLUMN_TILE):
+        stop = min(start + COLUMN_TILE, len(asked.base))
+        bound = _lower_bounds(asked, rows, tile, frame, start, stop)
         near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
         best, where = torch.cat([best, near], dim=1), torch.cat([where, at + start], dim=1)
         if best.shape[1] > count:
             best, at = best.topk(count, dim=1, largest=False, sorted=False)
             where = where.gather(1, at)
     return best, where
+
+
+def _lower_bounds(
+    asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame, start: int, stop: int
+) -> torch.Tensor:
+    """Lower bounds of the squared distances of the queries `rows` to base[start:stop], less their own norms.
+
+    (rows, columns); inf for pairs that do not count. `tile` holds the rows in the frame.
+    """
+    columns = frame.centre_rows(asked.base[start:stop], tile.dtype)
+    floor = (squared_norms(columns) * (1 - slack(columns.shape[1], tile.dtype))).to(tile.dtype)
+    bound = torch.addmm(floor[None], tile, columns.T, alpha=-2)
+    if asked.within:
+        here = ((rows >= start) & (rows < stop)).nonzero().flatten()
+        bound[here, rows[here] - start] = torch.inf
+    alike = asked.labelled_alike(rows, slice(start, stop))
+    return bound if alike is None else bound.masked_fill_(alike, torch.inf)
 
 
 def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +152,7 @@ def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: t
     for start in tqdm(range(0, len(rows), ROW_TILE), desc="near ties", disable=not asked.progress):
         block = rows[start : start + ROW_TILE]
         limit = distances[block, -1:]
-        tile = frame.tile(asked.queries[block], torch.float64)
+        tile = frame.centre_rows(asked.queries[block], torch.float64)
         floor = squared_norms(tile)[:, None] * keep - underflow(torch.float64, width)
         held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
         where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
@@ -171,19 +169,19 @@ def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: t
                 if not len(block):
                     break
             columns = torch.arange(first, stop, device=base.device)
-            other = frame.tile(base[first:stop], torch.float64)
+            other = frame.centre_rows(base[first:stop], torch.float64)
             squared = floor + squared_norms(other)[None] * keep - 2 * (tile @ other.T)
             lower = lower_distances(squared, width, frame.scale).to(dtype)
-            open_pairs = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
+            possible = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
             if asked.within:
-                open_pairs &= block[:, None] != columns
+                possible &= block[:, None] != columns
             alike = asked.labelled_alike(block, columns)
             if alike is not None:
-                open_pairs &= ~alike
-            busy = open_pairs.any(dim=1).nonzero().flatten()
+                possible &= ~alike
+            busy = possible.any(dim=1).nonzero().flatten()
             if not len(busy):
                 continue
-            row, column = open_pairs[busy].nonzero(as_tuple=True)
+            row, column = possible[busy].nonzero(as_tuple=True)
             nearer = torch.full((len(busy), len(columns)), torch.inf, dtype=dtype, device=base.device)
             measured = pair_distances(asked.queries, base, block[busy][row], columns[column], frame.scale)
             nearer[row, column] = measured.to(dtype)
@@ -192,6 +190,36 @@ def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: t
             held[busy] = nearer[:, :k]
             where[busy] = torch.cat([where[busy], index], dim=1).gather(1, order)[:, :k]
         indices[block], distances[block] = where, held
+
+
+def pairs_within(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All pairs whose distance is at most the `radius` (N,) of the base row: queries, base rows, distances.
+
+    Sorted by base row, then query. Products rule pairs out, float64 differences decide.
+    """
+    base, width = asked.base, asked.base.shape[1]
+    dtype, device = work_dtype(base.dtype), base.device
+    radius, frame = radius.to(dtype), Frame(base, asked.queries)
+    found = [(torch.empty(2, 0, dtype=torch.int64, device=device), torch.empty(0, dtype=dtype, device=device))]
+    starts = range(0, len(asked.queries), ROW_TILE)
+    with full_precision(device):
+        for first in tqdm(starts, desc="entered", unit="tile", disable=not asked.progress):
+            rows = torch.arange(first, min(first + ROW_TILE, len(asked.queries)), device=device)
+            tile = frame.centre_rows(asked.queries[first : first + ROW_TILE], dtype)
+            own = squared_norms(tile)[:, None] * (1 - slack(width, dtype)) - underflow(dtype, width)
+            for start in range(0, len(base), COLUMN_TILE):
+                stop = min(start + COLUMN_TILE, len(base))
+                bound = _lower_bounds(asked, rows, tile, frame, start, stop)
+                lower = lower_distances(bound.double() + own, width, frame.scale).to(dtype)
+                # inf in `bound` says that a pair does not count; `lower` may also be inf for want of room in float32.
+                pair = ((lower <= radius[start:stop]) & (bound < torch.inf)).nonzero().T
+                pair = pair + torch.tensor([[first], [start]], device=device)
+                distances = pair_distances(asked.queries, base, pair[0], pair[1], frame.scale).to(dtype)
+                inside = distances <= radius[pair[1]]
+                found.append((pair[:, inside], distances[inside]))
+    queries, columns = torch.cat([pair for pair, _ in found], dim=1)
+    order = (columns * len(asked.queries) + queries).argsort()
+    return queries[order], columns[order], torch.cat([distances for _, distances in found])[order]
 
 
 def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
@@ -203,9 +231,9 @@ def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
     """
     dtype = work_dtype(rows.dtype)
     frame = Frame(rows)
-    placed = frame.tile(rows, dtype)
-    norms = squared_norms(placed).to(dtype)
-    best = placed.new_full((len(rows),), -torch.inf)
+    centred = frame.centre_rows(rows, dtype)
+    norms = squared_norms(centred).to(dtype)
+    best = centred.new_full((len(rows),), -torch.inf)
     where = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     starts = range(0, len(rows), ROW_TILE)
     with full_precision(rows.device), tqdm(total=len(rows), desc="farthest", unit="row", disable=not progress) as bar:
@@ -213,7 +241,7 @@ def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
             own = slice(first, min(first + ROW_TILE, len(rows)))
             for second in range(first, len(rows), ROW_TILE):
                 other = slice(second, min(second + ROW_TILE, len(rows)))
-                squared = torch.addmm(norms[other], placed[own], placed[other].T, alpha=-2).add_(norms[own, None])
+                squared = torch.addmm(norms[other], centred[own], centred[other].T, alpha=-2).add_(norms[own, None])
                 for part, start, dim in ((own, second, 1), (other, first, 0))[: 1 + (first != second)]:
                     far, at = squared.max(dim=dim)
                     where[part] = torch.where(far > best[part], at + start, where[part])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pose2id.distances import Frame, slack, squared_norms
+from pose2id.distances import Frame, lower_distances, slack, squared_norms, underflow
 from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Search
@@ -84,10 +84,10 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     if not len(queries) or not len(base):
         return indices, distances
     frame = Frame(base, queries)
-    placed = frame.tile(base, torch.float32)
+    centred = frame.centre_rows(base, torch.float32)
     count = k + asked.within + SPARE
-    index = _flat_index(faiss, placed.cpu().numpy(), max(count, 2 * LIMIT))
-    largest = float(squared_norms(placed).max())
+    index = _flat_index(faiss, centred.cpu().numpy(), max(count, 2 * LIMIT))
+    largest = float(squared_norms(centred).max())
     pending = torch.arange(len(queries), device=base.device)
     with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not asked.progress) as bar:
         while len(pending):
@@ -95,15 +95,15 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
             ask = min(count, len(base))
             for start in range(0, len(pending), ROW_TILE):
                 rows = pending[start : start + ROW_TILE]
-                tile = placed[rows] if asked.within else frame.tile(queries[rows], torch.float32)
+                tile = centred[rows] if asked.within else frame.centre_rows(queries[rows], torch.float32)
                 squared, found = (
                     torch.from_numpy(part).to(base.device) for part in index.search(tile.cpu().numpy(), ask)
                 )
                 # Everything faiss did not return is at least as far as the last it did, less both errors.
                 norms = squared_norms(tile)
                 beyond = squared[:, -1].double() - slack(base.shape[1], torch.float32) * (norms + largest)
-                beyond -= _exact.underflow(torch.float32, base.shape[1])
-                beyond = _exact.lower_distances(beyond, base.shape[1], frame.scale).to(distances.dtype)
+                beyond -= underflow(torch.float32, base.shape[1])
+                beyond = lower_distances(beyond, base.shape[1], frame.scale).to(distances.dtype)
                 if ask == len(base):
                     beyond.fill_(torch.inf)
                 found = asked.drop(rows, found)

@@ -44,7 +44,7 @@ def search_ivf(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
         index = faiss.IndexIVFFlat(quantizer, width, lists)
         index.nprobe = min(lists, 8 + asked.k // 4)
         at = torch.linspace(0, n - 1, min(n, TRAINING_ROWS * lists), dtype=torch.float64, device=rows.device).long()
-        index.train(frame.tile(rows[at], torch.float32).cpu().numpy())
+        index.train(frame.centre_rows(rows[at], torch.float32).cpu().numpy())
         return index
 
     return _search("faiss-ivf", build, asked)
@@ -75,7 +75,7 @@ def _search(
     frame = Frame(base, queries)
     index = build(faiss, frame, base)
     for start in tqdm(range(0, len(base), step), desc=f"index ({name})", disable=silent):
-        index.add(frame.tile(base[start : start + step], torch.float32).cpu().numpy())
+        index.add(frame.centre_rows(base[start : start + step], torch.float32).cpu().numpy())
     pending = torch.arange(len(queries), device=base.device)
     ask = min(len(base), k + asked.within + _faiss.SPARE)
     with tqdm(total=len(queries), desc=f"neighbours ({name})", unit="row", disable=silent) as bar:
@@ -83,7 +83,7 @@ def _search(
             short = []
             for start in range(0, len(pending), step):
                 rows = pending[start : start + step]
-                _, found = index.search(frame.tile(queries[rows], torch.float32).cpu().numpy(), ask)
+                _, found = index.search(frame.centre_rows(queries[rows], torch.float32).cpu().numpy(), ask)
                 found = asked.drop(rows, torch.from_numpy(found).to(base.device))
                 indices[rows], distances[rows] = _exact.measure(asked, rows, found, frame.scale)
                 missing = indices[rows, -1] < 0

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from pose2id.arrays import row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import _exact
-from pose2id.neighbors._int8 import codes as _codes
+from pose2id.neighbors._int8 import machine
 from pose2id.neighbors.contract import Search
 
 SMALLEST = 5000
@@ -88,12 +88,12 @@ def _count_pivots(n: int, k: int) -> int:
 def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (n, D rounded up to 16) int8 of the rows moved to a median, and half their squared lengths, int32."""
     n, width = rows.shape
-    level = _codes.largest_code(rows.device.type) or 127
+    level = machine.largest_code(rows.device.type) or 127
     wide = torch.float64 if scale > 2.0**120 or rows.dtype == torch.float64 else torch.float32
     sample = rows[_spread(n, 1024, rows.device)].to(wide) * scale
     centre = sample.median(dim=0).values  # a few rows far out do not move it
     step = max(_near_largest(sample - centre) / level, 1e-30)
-    codes = _codes.room(n, -(-width // 16) * 16, rows.device)
+    codes = machine.allocate_codes(n, -(-width // 16) * 16, rows.device)
     half = torch.empty(n, dtype=torch.int32, device=rows.device)
     for block in row_blocks(8 * n, width):
         block = slice(block.start // 8, block.stop // 8)
@@ -108,7 +108,7 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n, width = codes.shape
     if width <= 2 * PROJECTED:
         return codes
-    level = _codes.largest_code(codes.device.type) or 127
+    level = machine.largest_code(codes.device.type) or 127
     sample = codes[_spread(n, 4096, codes.device)].float()
     sample -= sample.mean(dim=0)
     basis = torch.randn(width, PROJECTED, dtype=torch.float32, generator=generator, device="cpu").to(codes.device)
@@ -222,7 +222,7 @@ class _Product:
     """Products of codes into one buffer; in float32 where int8 products cannot be used."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self.exact = _codes.largest_code(device.type) > 0
+        self.exact = machine.largest_code(device.type) > 0
         self.out = torch.empty(size, dtype=torch.int32, device=device)
 
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

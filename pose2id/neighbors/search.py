@@ -1,9 +1,9 @@
-"""The searches that users and other rooms call: neighbours within one set or in another, and both ends of a set."""
+"""The searches that users and other rooms call: the nearest, the farthest, and whose nearest a new row would enter."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,8 +98,8 @@ def _measure_recall(
     others = (near >= 0) & (near != at[:, None])
     counts = others.sum(dim=1).clamp(max=k)
     true = true.masked_fill(~others, torch.inf).sort(dim=1).values
-    reach = true.gather(1, (counts - 1).clamp(min=0)[:, None])
-    hits = (distances[at] <= reach).sum(dim=1).minimum(counts)
+    radius = true.gather(1, (counts - 1).clamp(min=0)[:, None])
+    hits = (distances[at] <= radius).sum(dim=1).minimum(counts)
     return int(hits.sum()) / int(counts.sum()) if bool(counts.any()) else 1.0
 
 
@@ -149,6 +149,52 @@ def find_neighbors(
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
     return indices, distances
+
+
+class Entered(NamedTuple):
+    """What `find_entered` gives: the neighbours of the queries, and the base rows that they come close to.
+
+    Attributes
+    ----------
+    indices, distances : (Q, k)
+        The nearest rows of the base, as `find_neighbors` gives them.
+    queries, rows : (P,) int64
+        Pairs of a query and a row of the base, sorted by row, then query.
+    lengths : (P,) float32 or float64
+        Their distances.
+    """
+
+    indices: torch.Tensor
+    distances: torch.Tensor
+    queries: torch.Tensor
+    rows: torch.Tensor
+    lengths: torch.Tensor
+
+
+def find_entered(
+    queries: torch.Tensor,
+    base: torch.Tensor,
+    k: int,
+    radius: torch.Tensor,
+    query_labels: torch.Tensor | None = None,
+    base_labels: torch.Tensor | None = None,
+    *,
+    engine: str = "auto",
+    progress: bool = False,
+) -> Entered:
+    """The k nearest rows of `base` for every query, and of which rows of the base it would enter the k nearest.
+
+    `radius` (N,) is the distance of each base row to its present k-th neighbour, inf where it has fewer. Pairs at most
+    that far apart are reported, all of them, whatever the engine: by the contract's rounded distance, so that a query
+    that ties with the k-th neighbour is reported too. Who wins a tie, the caller decides by index.
+    """
+    if radius.shape != base.shape[:1]:
+        raise ValueError(
+            f"radius must have one entry for each of the {len(base)} rows of the base, received {tuple(radius.shape)}"
+        )
+    near = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
+    asked = Search(queries, base, k, query_labels, base_labels, progress=progress)
+    return Entered(*near, *_exact.pairs_within(asked, radius))
 
 
 def find_both_ends(

@@ -1,9 +1,4 @@
-"""The int8 filter of the engine `exact`: which rows are searched by products of codes, and with which codes.
-
-`_codes` gives rows as int8 codes and says what a product of codes proves about a distance; `_sweep` goes through all
-tiles of products. Here it is decided what pays: `prefix` codes for wide rows, then `turn` codes for what they leave;
-the rest, and sets without structure, go to the float path of `_exact`.
-"""
+"""The choice of the filter: which searches go by products of codes, with which codes, and what is left to floats."""
 
 from __future__ import annotations
 
@@ -12,122 +7,173 @@ from dataclasses import dataclass
 import torch
 
 from pose2id.distances import full_precision
-from pose2id.neighbors._int8 import codes as _codes
-from pose2id.neighbors._int8.codes import WIDEST, Encoder, largest_code, sort_codes
-from pose2id.neighbors._int8.sweep import Farthest, Side, Sweep, products_help
+from pose2id.neighbors._int8 import machine
+from pose2id.neighbors._int8.encoder import Encoder
+from pose2id.neighbors._int8.farthest import Farthest
+from pose2id.neighbors._int8.layout import WIDEST, pad_codes, sort_codes
+from pose2id.neighbors._int8.pairs import products_help
+from pose2id.neighbors._int8.side import Side
+from pose2id.neighbors._int8.sweep import Sweep
 from pose2id.neighbors.contract import Search
 
-SMALLEST = 3000
-"""Below so many rows the float path is as fast."""
-AGAIN = 64
-"""So many rows left over by `prefix` codes, or so many queries, pay for making `turn` codes."""
-FEW = 64
+LARGEST_K = 64
 LONGEST = 2**18
-"""Up to FEW rows set aside are swept once more, without a cap, in sets of up to LONGEST rows: 2**24 pairs at most."""
-CAPTURED = 0.5
-"""The share of squared lengths that `prefix` codes must keep to be tried."""
-
-
+"""The few rows left over are swept again in sets of up to so many rows: 2**24 pairs at most."""
 FAST = 10.0
-"""Where codes are multiplied so many times faster than floats, whole rows of them are faster than a prefix."""
+"""Where codes are multiplied so many times faster than floats, whole rows of them are faster than projections."""
 
 
-def prefix_columns(n: int, width: int, k: int, speed: float) -> int:
-    """How many columns `prefix` codes should have; 0 where products of whole rows are as fast (measured)."""
+@dataclass(frozen=True)
+class Thresholds:
+    """What a search must have for the filter to be used, by measurement.
+
+    Attributes
+    ----------
+    smallest : int
+        Rows of the base: below, the float path is as fast.
+    fewest : int
+        Queries, or rows left over by projection codes, that pay for making rotation codes.
+    few : int
+        Up to so many rows that were set aside are swept once more, without a cap.
+    captured : float
+        The share of squared lengths that projection codes must keep.
+    structure : bool
+        Whether a sample must show that codes rule most pairs out.
+    columns : int or None
+        Of projection codes, 0 for none; None: by `projection_columns`.
+    """
+
+    smallest: int = 3000
+    fewest: int = 64
+    few: int = 64
+    captured: float = 0.5
+    structure: bool = True
+    columns: int | None = None
+
+
+THRESHOLDS = Thresholds()
+
+
+def projection_columns(n: int, width: int, k: int, speed: float) -> int:
+    """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
     columns = 16 * round(20 * (n / 16_000) ** 0.5)
     return min(columns, width // 48 * 16) if columns >= 320 and width >= 1536 and k <= 4 and speed < FAST else 0
 
 
 @dataclass
 class Found:
-    """What `search` found: neighbours (Q, k), their distances, the rows left out, and the farthest distances (n,)."""
+    """What a search found.
+
+    Attributes
+    ----------
+    indices, distances : (Q, k)
+        By the contract, for rows that are not left over.
+    left : (Q,) bool
+        Rows that could not be decided here.
+    farthest : (N,) float64, or None
+        Distances to the farthest rows, where these were asked for and products help to choose them.
+    """
 
     indices: torch.Tensor
     distances: torch.Tensor
     left: torch.Tensor
     farthest: torch.Tensor | None = None
 
-
-def _prefix_sweep(asked: Search, level: int, cap: int) -> Sweep | None:
-    """The sweep of one set by `prefix` codes, done; None where these would not pay."""
-    base, k, n = asked.base, asked.k, len(asked.base)
-    columns = prefix_columns(n, base.shape[1], k, _codes.code_speed(base.device.type))
-    if not columns:
-        return None
-    encoder = Encoder(base, level, columns=columns)
-    if encoder.captured < CAPTURED or not products_help(base, base, encoder):
-        return None
-    side = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
-    sweep = Sweep(asked, encoder, side, side, cap, limited=True)
-    sweep.seed()
-    mean, above = sweep.expected()
-    if mean > n / 128 or above > 0.2:
-        return None
-    sweep.run(progress=asked.progress)
-    return sweep
+    def take(self, sweep: Sweep) -> None:
+        """Take over what a sweep has decided."""
+        rows, near, far = sweep.pairs.nearest()
+        done = ~sweep.left.set_aside
+        self.indices[rows[done]], self.distances[rows[done]] = near[done], far[done]
+        self.left[rows[done]] = False
 
 
 def search(asked: Search, *, farthest: bool = False) -> Found | None:
     """The k nearest rows where the filter can tell.
 
-    With `farthest` (for one set only) also the distance to each row's farthest other row, unless float products do
-    not help to choose it. None when these sets are not for it: too small, too large a k, no int8 products, or no
-    structure to filter by.
+    With `farthest` (for one set only) also the distance to each row's farthest other row. None when these sets are not
+    for it: too small, too large a k, no int8 products, or no structure to filter by.
     """
     queries, base, k = asked.queries, asked.base, asked.k
     n, width = base.shape
-    if n < SMALLEST or len(queries) < AGAIN or k > 64 or width > WIDEST:
+    if n < THRESHOLDS.smallest or len(queries) < THRESHOLDS.fewest or k > LARGEST_K or width > WIDEST:
         return None
-    level = largest_code(base.device.type)
+    level = machine.largest_code(base.device.type)
     if not level or queries.dtype != base.dtype:
         return None
     cap = 256 + 16 * k + n // 16
-    indices, distances = asked.no_neighbors()
-    left_out = torch.ones(len(queries), dtype=torch.bool, device=base.device)
-
-    def write(sweep: Sweep) -> None:
-        rows, near, far = sweep.nearest()
-        done = ~sweep.left.open
-        indices[rows[done]], distances[rows[done]] = near[done], far[done]
-        left_out[rows[done]] = False
-
+    left = torch.ones(len(queries), dtype=torch.bool, device=base.device)
+    found = Found(*asked.no_neighbors(), left)
     with full_precision(base.device):
-        first = _prefix_sweep(asked, level, cap) if asked.within and not farthest else None
+        first = _sweep_projections(asked, level, cap) if asked.within and not farthest else None
         if first is not None:
-            write(first)
-            if int(left_out.sum()) < AGAIN:
-                return Found(indices, distances, left_out.nonzero().flatten())
+            found.take(first)
+            if int(left.sum()) < THRESHOLDS.fewest:
+                return found
         encoder = Encoder(base, level, None if asked.within else queries)
         if base.dtype != torch.float64 and 2 * width**0.5 / encoder.scale > torch.finfo(torch.float32).max:
             return None  # distances may be inf in float32, all of them ties
-        if first is not None:
-            # What is left, with the limits and the order that are known by now.
-            order = first.left.codes.order
-            again = (first.left.open & (order >= 0)).nonzero().flatten()
-            right = Side(_codes.pad(*encoder.encode(base, order.clamp(min=0)), order), asked.base_labels, k)
-            left = Side(right.codes.take(again), asked.query_labels, k)
-            left.bounds[: len(again)] = first.left.bounds[again]
-            sweep = Sweep(asked, encoder, left, right, cap, limited=True)
-        else:
-            right = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
-            left = right if asked.within else Side(sort_codes(*encoder.encode(queries)), asked.query_labels, k)
-            sweep = Sweep(asked, encoder, left, right, cap, limited=False)
-            mean, above = sweep.expected()
-            if mean > 64 + 4 * k or above > 0.2:
-                return None
+        sweep = _all_rows(asked, encoder, cap) if first is None else _rows_left(asked, encoder, cap, first.left)
+        if sweep is None:
+            return None
         del first
-        if farthest and sweep.norms is not None:
-            sweep.farthest = Farthest(sweep)
-        sweep.run(progress=asked.progress)
-        write(sweep)
-        far = sweep.farthest.distances() if sweep.farthest is not None else None
-        few = (left.open & (left.codes.order >= 0)).nonzero().flatten()
-        if 0 < len(few) <= FEW and n <= LONGEST:
-            # Not worth placing all rows for the float path; they may collect what they like. Only measured pairs may
+        far = Farthest(sweep.pairs, sweep.group) if farthest and sweep.pairs.norms is not None else None
+        sweep.run(far, progress=asked.progress)
+        found.take(sweep)
+        if far is not None:
+            found.farthest = far.distances()
+        few = sweep.left.rows_left()
+        if 0 < len(few) <= THRESHOLDS.few and n <= LONGEST:
+            # Not worth centring all rows for the float path; they may collect what they like. Only measured pairs may
             # tighten limits that are known: maxima would count a row twice.
-            rest = Side(left.codes.take(few), asked.query_labels, k)
-            rest.bounds[: len(few)] = left.bounds[few]
-            sweep = Sweep(asked, encoder, rest, right, n, limited=True)
-            sweep.run(progress=False)
-            write(sweep)
-    return Found(indices, distances, left_out.nonzero().flatten(), far)
+            rest = sweep.left.take(few, asked.query_labels, sweep.left.bounds)
+            again = Sweep(asked, encoder, rest, sweep.right, n, limited=True)
+            again.run()
+            found.take(again)
+    return found
+
+
+def _sweep_projections(asked: Search, level: int, cap: int) -> Sweep | None:
+    """The sweep of one set by projection codes, done; None where these would not pay."""
+    base, k, n = asked.base, asked.k, len(asked.base)
+    columns = THRESHOLDS.columns
+    if columns is None:
+        columns = projection_columns(n, base.shape[1], k, machine.code_speed(base.device.type))
+    if not 0 < columns <= base.shape[1]:
+        return None
+    encoder = Encoder(base, level, columns=columns)
+    if encoder.map.captured < THRESHOLDS.captured or not products_help(base, base, encoder):
+        return None
+    side = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
+    sweep = Sweep(asked, encoder, side, side, cap, limited=True)
+    sweep.measure_own_tiles()
+    if not _has_structure(sweep, n / 128):
+        return None
+    sweep.run(progress=asked.progress)
+    return sweep
+
+
+def _all_rows(asked: Search, encoder: Encoder, cap: int) -> Sweep | None:
+    """The sweep of all queries by rotation codes, to be run; None without structure."""
+    right = Side(sort_codes(*encoder.encode(asked.base)), asked.base_labels, asked.k)
+    left = right
+    if not asked.within:
+        left = Side(sort_codes(*encoder.encode(asked.queries)), asked.query_labels, asked.k)
+    sweep = Sweep(asked, encoder, left, right, cap, limited=False)
+    return sweep if _has_structure(sweep, 64 + 4 * asked.k) else None
+
+
+def _rows_left(asked: Search, encoder: Encoder, cap: int, first: Side) -> Sweep:
+    """The sweep, by rotation codes, of what projections left over, with the order and the limits that are known."""
+    order = first.codes.order
+    codes = pad_codes(*encoder.encode(asked.base, order.clamp(min=0)), order)
+    right = Side(codes, asked.base_labels, asked.k)
+    left = right.take(first.rows_left(), asked.query_labels, first.bounds)
+    return Sweep(asked, encoder, left, right, cap, limited=True)
+
+
+def _has_structure(sweep: Sweep, most: float) -> bool:
+    """Whether a sample says that rows will keep at most `most` pairs on average, and few rows be set aside."""
+    if not THRESHOLDS.structure:
+        return True
+    mean, share = sweep.expected()
+    return mean <= most and share <= 0.2

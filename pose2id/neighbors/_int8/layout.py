@@ -1,0 +1,91 @@
+"""Codes in the order of a sweep: near rows in one tile, tiles of whole groups, padding at the end."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from pose2id.neighbors._int8.machine import allocate_codes
+
+TILE = 2048
+"""Rows of a tile; half of it for sets of fewer than four tiles, which need tiles that are near each other."""
+TILE_CUDA = 8192
+GROUP = 64
+"""Rows are padded to whole groups: int8 products on CUDA want multiples of 8, maxima over groups whole ones."""
+PIVOTS = 256
+"""Rows that others are sorted by."""
+WIDEST = 16_384
+"""Columns of the widest rows that may be encoded: the sums fit into int32."""
+NONE = -800_000_000
+"""Below every c of two real rows of at most `WIDEST` columns, above those of padding."""
+PADDING = 950_000_000
+"""h of padding."""
+
+
+@dataclass
+class Codes:
+    """Rows as codes, in sweeping order, padded to whole groups; see `encoder` for the symbols."""
+
+    codes: torch.Tensor  # (n, D'), int8
+    half: torch.Tensor  # (n,), int32: h, `PADDING` for padding
+    error: torch.Tensor  # (n,), float64: E
+    order: torch.Tensor  # (n,), int64: row of the set, -1 for padding
+    starts: list[int]  # of the tiles, and n
+
+    def take(self, at: torch.Tensor) -> Codes:
+        """The codes at some positions, in that order, padded again."""
+        at = torch.nn.functional.pad(at, (0, -len(at) % GROUP), value=-1)
+        part = _arrange(self.codes, self.half, self.error, at)
+        part.order = torch.where(at >= 0, self.order[at.clamp(min=0)], -1)
+        return part
+
+
+def sort_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> Codes:
+    """A set in sweeping order: sorted by the nearest of some pivots, near rows spread over a tile's groups.
+
+    Rows with large errors go last, so that the largest error of a tile is small for most tiles.
+    """
+    n, device = len(codes), codes.device
+    if n < GROUP:
+        return _arrange(
+            codes, half, error, torch.nn.functional.pad(torch.arange(n, device=device), (0, -n % GROUP), value=-1)
+        )
+    generator = torch.Generator("cpu").manual_seed(0)
+    pivots = torch.randperm(n, generator=generator, device="cpu")[: min(PIVOTS, n // 8 * 8)].to(device)
+    near = (torch._int_mm(codes[pivots], codes[pivots].T) - half[pivots]).cpu().numpy()
+    rank, at = [0] * len(pivots), 0
+    for place in range(1, len(pivots)):  # a chain: from each pivot to the nearest one not yet visited
+        near[:, at] = 2 * NONE
+        at = int(near[at].argmax())
+        rank[at] = place
+    nearest = torch.empty(n, dtype=torch.int64, device=device)
+    for start in range(0, n, 4096):
+        part = slice(max(0, min(start, n - 4096)), start + 4096)  # the last one whole, for CUDA's sake
+        nearest[part] = (torch._int_mm(codes[part], codes[pivots].T) - half[pivots]).argmax(dim=1)
+    key = torch.tensor(rank, device=device)[nearest] + len(pivots) * (error > 1.5 * error.median())
+    order = torch.nn.functional.pad(key.argsort(stable=True), (0, -n % GROUP), value=-1)
+    for start, stop in itertools.pairwise(_tile_starts(len(order), device)):
+        order[start:stop] = order[start:stop].view(GROUP, -1).T.flatten().clone()
+    return _arrange(codes, half, error, order)
+
+
+def pad_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor, order: torch.Tensor) -> Codes:
+    """Codes that are in that order already, -1 for padding; writes the padding's h and E."""
+    half[order < 0], error[order < 0] = PADDING, 0.0
+    return Codes(codes, half, error, order, _tile_starts(len(order), codes.device))
+
+
+def _arrange(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor, order: torch.Tensor) -> Codes:
+    """Rows in the given order, -1 for padding."""
+    at = order.clamp(min=0)
+    sorted_codes = torch.index_select(codes, 0, at, out=allocate_codes(len(at), codes.shape[1], codes.device))
+    return pad_codes(sorted_codes, half[at], error[at], order)
+
+
+def _tile_starts(n: int, device: torch.device) -> list[int]:
+    """Where tiles of whole groups and nearly equal size start, and n."""
+    tile = TILE_CUDA if device.type == "cuda" else TILE if n >= 4 * TILE else max(GROUP, TILE // 2)
+    groups, tiles = n // GROUP, max(1, -(-n // tile))
+    return [GROUP * (groups * i // tiles) for i in range(tiles + 1)]

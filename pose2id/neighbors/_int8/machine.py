@@ -1,0 +1,74 @@
+"""What this machine does with int8 codes: the largest exact one, how fast products are, and where codes are kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+MEMORY_SHARE = 1 / 3
+"""Codes that take more of the machine's memory go into a temporary file."""
+
+
+@lru_cache
+def largest_code(device_type: str) -> int:
+    """The largest code whose products are exact on this machine: 127, 63, or 0 when int8 products cannot be used.
+
+    Without AVX512-VNNI the CPU adds pairs of products in 16 bits, which codes of 127 overflow.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    for level in (127, 63):
+        signs = torch.randint(0, 2, (64, 256), generator=generator, device="cpu") * 2 - 1
+        signs[:32] = 1
+        codes = (signs * level).to(torch.int8).to(device_type)
+        try:
+            product = torch._int_mm(codes, codes.T)
+        except (RuntimeError, AttributeError):
+            return 0
+        if torch.equal(product.cpu().double(), codes.cpu().double() @ codes.cpu().double().T):
+            return level
+    return 0
+
+
+@lru_cache
+def code_speed(device_type: str) -> float:
+    """How many times faster this machine multiplies codes than float32 numbers: about 4 with VNNI, 20 with AMX.
+
+    Measured once, in some ten milliseconds. Only the way to an answer depends on it, never the answer.
+    """
+
+    def least_time(multiply: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            multiply()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    codes = torch.ones(512, 768, dtype=torch.int8, device=device_type)
+    rows = codes.float()
+    return least_time(lambda: rows @ rows.T) / least_time(lambda: torch._int_mm(codes, codes.T))
+
+
+def allocate_codes(n: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Zeros (n, columns), int8, in a temporary file (of `TMPDIR`) where memory is short for them."""
+    if device.type == "cpu" and n * columns > MEMORY_SHARE * _memory():
+        with tempfile.TemporaryFile() as file:  # the mapping keeps it, and nothing of it stays behind
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                os.posix_fallocate(file.fileno(), 0, n * columns)
+            return torch.from_numpy(np.memmap(file, np.int8, "w+", shape=(n, columns)))
+    return torch.zeros(n, columns, dtype=torch.int8, device=device)
+
+
+def _memory() -> float:
+    """Bytes of memory this machine has; unlimited where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
