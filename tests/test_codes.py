@@ -277,8 +277,11 @@ def search(rows, k):
     return _filter.search(Search(rows, rows, k, within=True))
 
 
-def test_used_where_it_pays_and_only_there():
+def test_used_where_it_pays_and_only_there(monkeypatch):
     structured = clustered(3200)
+    monkeypatch.setattr(machine, "code_speed", lambda _: 0.9)
+    assert search(structured, 2) is None  # int8 products are slower than those of floats
+    monkeypatch.setattr(machine, "code_speed", lambda _: 4.0)
     assert search(structured, 2) is not None
     assert search(structured[:2900], 2) is None
     assert search(structured, 65) is None

@@ -6,7 +6,7 @@ Nothing is decided by codes: they prove which pairs *cannot* be among the k near
 
       Search (what is asked)
          |
-      filter.search ----------- too few rows, too large a k, no int8 products, no structure ---------+
+      filter.search ----------- too few rows, too large a k, no fast int8 products, no structure ----+
          |                                                                                           |
          |  1. wide rows within one set: projection codes; 2. else, or for what these left: rotation codes
          v                                                                                           |

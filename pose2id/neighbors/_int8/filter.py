@@ -39,6 +39,9 @@ class Thresholds:
         The share of squared lengths that projection codes must keep.
     structure : bool
         Whether a sample must show that codes rule most pairs out.
+    speed : float
+        How many times as fast as float32 numbers codes must be multiplied: some CPUs without VNNI take 30 times as
+        long.
     columns : int or None
         Of projection codes, 0 for none; None: by `projection_columns`.
     """
@@ -48,6 +51,7 @@ class Thresholds:
     few: int = 64
     captured: float = 0.5
     structure: bool = True
+    speed: float = 1.0
     columns: int | None = None
 
 
@@ -91,14 +95,14 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     """The k nearest rows where the filter can tell.
 
     With `farthest` (for one set only) also the distance to each row's farthest other row. None when these sets are not
-    for it: too small, too large a k, no int8 products, or no structure to filter by.
+    for it: too small, too large a k, no fast int8 products, or no structure to filter by.
     """
     queries, base, k = asked.queries, asked.base, asked.k
     n, width = base.shape
     if n < THRESHOLDS.smallest or len(queries) < THRESHOLDS.fewest or k > LARGEST_K or width > WIDEST:
         return None
     level = machine.largest_code(base.device.type)
-    if not level or queries.dtype != base.dtype:
+    if not level or queries.dtype != base.dtype or machine.code_speed(base.device.type) < THRESHOLDS.speed:
         return None
     cap = 256 + 16 * k + n // 16
     left = torch.ones(len(queries), dtype=torch.bool, device=base.device)
