@@ -616,6 +616,19 @@ def test_parts_that_do_not_fit(pipe):
             IPGPipeline(**{**parts, name: part})
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"sample_size": 64}, ValueError, r"sample_size must be \[height, width\] in pixels, received 64"),
+        ({"num_inference_steps": 2.5}, TypeError, "num_inference_steps must be an integer >= 1, received 2.5"),
+        ({"guidance_scale": float("nan")}, ValueError, "guidance_scale must be a finite number >= 0, received nan"),
+    ],
+)
+def test_defaults_that_cannot_be(pipe, given, error, words):
+    with pytest.raises(error, match=words):
+        IPGPipeline(**pipe.components, **given)
+
+
 def test_options_that_the_pinned_weights_do_not_take():
     with pytest.raises(ValueError, match="cache_dir, local_files_only: these weights come at a pinned revision"):
         IPGPipeline.from_pretrained("yuanc3/Pose2ID", cache_dir="here", local_files_only=True)

@@ -78,7 +78,7 @@ class IPGPipeline(DiffusionPipeline):
     Raises
     ------
     ValueError
-        When the parts do not fit together, or the scheduler's prediction type is unknown.
+        When the parts do not fit together, or the scheduler's prediction type is unknown, or a default cannot be.
 
     Examples
     --------
@@ -115,11 +115,8 @@ class IPGPipeline(DiffusionPipeline):
         }
         check_components(parts)
         self.register_modules(**parts)
-        self.register_to_config(
-            sample_size=list(sample_size),
-            num_inference_steps=int(num_inference_steps),
-            guidance_scale=float(guidance_scale),
-        )
+        own = weights.check_defaults(sample_size, num_inference_steps, guidance_scale)
+        self.register_to_config(**own._asdict())
         self.reduction = find_reduction(vae)
         self._readers = make_readers(unet)
         self._pose = PoseInput()

@@ -5,7 +5,7 @@ Importing this needs no extra and loads nothing heavy; `loading`, which needs to
 
 from pose2id.ipg.weights.card import model_card
 from pose2id.ipg.weights.conversion import convert, from_hub
-from pose2id.ipg.weights.defaults import RELEASED, Defaults, read_defaults
+from pose2id.ipg.weights.defaults import RELEASED, Defaults, check_defaults, read_defaults
 from pose2id.ipg.weights.fetching import download
 from pose2id.ipg.weights.inventory import info
 from pose2id.ipg.weights.table import FILES, REPOSITORY, TINY, ReleasedFile, converted_folder, tiny_folder
@@ -17,6 +17,7 @@ __all__ = [
     "TINY",
     "Defaults",
     "ReleasedFile",
+    "check_defaults",
     "convert",
     "converted_folder",
     "download",

@@ -6,17 +6,15 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pose2id.atomic import lock, write_folder
 from pose2id.errors import one_line, require
 from pose2id.ipg.weights.card import model_card
+from pose2id.ipg.weights.configuration import Config
 from pose2id.ipg.weights.defaults import RELEASED
 from pose2id.ipg.weights.fetching import download
 from pose2id.ipg.weights.table import PURPOSE, REPOSITORY, converted_folder
-
-if TYPE_CHECKING:
-    from pose2id.ipg.weights.configuration import Config
 
 log = logging.getLogger(__name__)
 

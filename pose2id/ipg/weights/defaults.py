@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pose2id.validation import check_count, check_number
 
@@ -55,12 +55,16 @@ def read_defaults(source: str | os.PathLike[str]) -> Defaults:
     except ValueError as error:
         raise ValueError(f"{index} is damaged: {error}; give another folder") from error
     given = {name: content[name] for name in Defaults._fields if content.get(name) is not None}
-    size, steps, guidance = RELEASED._replace(**given)
     try:
-        if not isinstance(size, (list, tuple)) or len(size) != 2:
-            raise ValueError(f"sample_size must be [height, width] in pixels, received {size!r}")
-        height, width = (check_count(side, "sample_size", 1) for side in size)
-        steps = check_count(steps, "num_inference_steps", 1)
-        return Defaults((height, width), steps, check_number(guidance, "guidance_scale"))
+        return check_defaults(*RELEASED._replace(**given))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{index}: {error}; mend it") from error
+
+
+def check_defaults(sample_size: Any, num_inference_steps: Any, guidance_scale: Any) -> Defaults:
+    """Defaults of the right kinds; TypeError or ValueError for what cannot be."""
+    if not isinstance(sample_size, (list, tuple)) or len(sample_size) != 2:
+        raise ValueError(f"sample_size must be [height, width] in pixels, received {sample_size!r}")
+    height, width = (check_count(side, "sample_size", 1) for side in sample_size)
+    steps = check_count(num_inference_steps, "num_inference_steps", 1)
+    return Defaults((height, width), steps, check_number(guidance_scale, "guidance_scale"))
