@@ -1,7 +1,7 @@
 """Re-ranking by k-reciprocal encoding (Zhong et al., CVPR 2017), from sparse rows, never an N x N array.
 
-Query and gallery form one set of n = Q + G rows. D is the squared Euclidean distance of the features as given, each
-row divided by its own largest entry. The steps, in the paper's notation:
+Query and gallery form one set of n = Q + G rows. D_ij is the squared Euclidean distance of the features as given over
+the largest of row i. The steps, in the paper's notation:
 
 1. N(i, k): row i itself and its k nearest others.
 2. R(i, k): those j of N(i, k) that hold i in N(j, k), the k-reciprocal neighbours.
@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from tqdm import tqdm
 
 from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, Kind, check_same_kind, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
 from pose2id.validation import check_count, check_flag, check_number
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 # By measurement: small, nearly square products are the fastest, and what follows them stays in the caches.
 QUERY_TILE, ITEM_TILE = 256, 512
@@ -96,12 +94,11 @@ def rerank(
     >>> rerank(query, gallery, k1=1, k2=1).round(2).tolist()
     [[0.01, 1.0, 0.97]]
     """
-    (queries, items), kind, (k1, k2, share) = _take(query, gallery, k1, k2, lambda_value, engine, progress)
-    dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
-    result = torch.empty(len(queries), len(items), dtype=dtype, device=queries.device)
-    for _ in _steps(queries, items, k1, k2, share, result, engine=engine, progress=progress):
+    task, kind = _take(query, gallery, k1, k2, lambda_value, engine, progress)
+    result = torch.empty(len(task.queries), len(task.items), dtype=task.dtype, device=task.queries.device)
+    for _ in _blocks(task, result):
         pass
-    return kind.give_back(result, dtype)  # type: ignore[no-any-return]
+    return kind.give_back(result, task.dtype)  # type: ignore[no-any-return]
 
 
 def rerank_top(
@@ -145,26 +142,40 @@ def rerank_top(
     [[2]]
     """
     top = check_count(top, "top", 1)
-    (queries, items), kind, (k1, k2, share) = _take(query, gallery, k1, k2, lambda_value, engine, progress)
-    dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
-    indices = torch.full((len(queries), top), -1, dtype=torch.int64, device=queries.device)
-    values = torch.full((len(queries), top), torch.inf, dtype=dtype, device=queries.device)
-    width = min(top, len(items))
-    for block, distances in _steps(queries, items, k1, k2, share, engine=engine, progress=progress):
-        values[block, :width], indices[block, :width] = _first(distances, width)
-    return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(values, dtype))
+    task, kind = _take(query, gallery, k1, k2, lambda_value, engine, progress)
+    shape, device = (len(task.queries), top), task.queries.device
+    indices = torch.full(shape, -1, dtype=torch.int64, device=device)
+    values = torch.full(shape, torch.inf, dtype=task.dtype, device=device)
+    width = min(top, len(task.items))
+    for block, distances in _blocks(task):
+        values[block, :width], indices[block, :width] = _smallest(distances, width)
+    return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(values, task.dtype))
+
+
+class _Task(NamedTuple):
+    """What is to be re-ranked, checked: both sets as tensors, and the numbers."""
+
+    queries: torch.Tensor
+    items: torch.Tensor
+    k1: int
+    k2: int
+    share: float
+    engine: str
+    progress: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The working dtype."""
+        return work_dtype(torch.promote_types(self.queries.dtype, self.items.dtype))
 
 
 def _take(
-    query: Any, gallery: Any, k1: object, k2: object, lambda_value: object, engine: object, progress: object
-) -> tuple[tuple[torch.Tensor, torch.Tensor], Kind, tuple[int, int, float]]:
-    """Both sets, the kind of array to give back, and the checked numbers."""
-    numbers = (
-        check_count(k1, "k1", 1),
-        check_count(k2, "k2", 1),
-        check_number(lambda_value, "lambda_value", 0, 1),
-    )
-    check_engine(engine)
+    query: Any, gallery: Any, k1: object, k2: object, lambda_value: object, engine: object, progress: bool
+) -> tuple[_Task, Kind]:
+    """The arguments, checked, and the kind of array to give back."""
+    k1, k2 = check_count(k1, "k1", 1), check_count(k2, "k2", 1)
+    share = check_number(lambda_value, "lambda_value", 0, 1)
+    engine = check_engine(engine)
     check_flag(progress, "progress")
     queries, kind = take_features(query, "query", "(Q, D)")
     items, other = take_features(gallery, "gallery", "(G, D)")
@@ -174,10 +185,10 @@ def _take(
             "query and gallery must have at least one row each and equal D, "
             f"received {tuple(queries.shape)} and {tuple(items.shape)}"
         )
-    return (queries, items), kind, numbers
+    return _Task(queries, items, k1, k2, share, engine, progress), kind
 
 
-def _first(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _smallest(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `width` smallest of every row and their columns, ascending, ties by column: both (b, width)."""
     values, at = distances.topk(min(width + 1, distances.shape[1]), dim=1, largest=False)
     at, order = at.sort(dim=1)
@@ -190,81 +201,61 @@ def _first(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Ten
     return values[:, :width], at[:, :width]
 
 
-def _steps(
-    queries: torch.Tensor,
-    items: torch.Tensor,
-    k1: int,
-    k2: int,
-    share: float,
-    result: torch.Tensor | None = None,
-    *,
-    engine: str,
-    progress: bool,
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Steps 1 to 7; the distances of blocks of query rows (b, G), written into `result` (Q, G) where it is given."""
-    dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
-    n, first = len(queries) + len(items), len(queries)
-    rows = torch.cat([queries.to(dtype), items.to(dtype)])
-    near, distances, largest = find_both_ends(rows, min(max(k1, k2 - 1), n - 1), engine=engine, progress=progress)
-    # Where an engine found fewer, the row itself, which is a member anyway.
-    near = torch.where(near < 0, torch.arange(n, device=rows.device)[:, None], near)
-    largest[largest == 0] = torch.inf  # all rows identical: every distance is 0
-    encoded = _encode(rows, near, distances, k1, largest)
-    if k2 > 1:
-        encoded = _expand(encoded, near[:, : k2 - 1].cpu().numpy())
-
-    weights = encoded[first:].tocsc()  # by column: which gallery rows hold a member, and how strongly
-    holders = torch.from_numpy(weights.indices.astype(np.int64)).to(rows.device)
-    strengths = torch.from_numpy(weights.data).to(rows.device)
-    # Placed rows make the products safe from overflow and from a common offset; their distances are scaled only.
-    frame = Frame(rows)
-    rows.mul_(frame.scale).sub_(frame.centre.to(dtype))
-    again = 2.0 ** -math.frexp(max(abs(float(end)) for end in rows.aminmax()))[1]  # what is left may be small
-    rows.mul_(again)
-    norms = squared_norms(rows).to(dtype)
-    factor = (share / (largest[:first] * frame.scale * again).square()).to(dtype)[:, None]
-    height = max(16, min(QUERY_TILE, 2**23 // len(items)))
-    common = torch.empty(height * len(items), dtype=dtype, device=rows.device)
-    held = torch.empty(height, len(items), dtype=dtype, device=rows.device) if result is None else None
-    with full_precision(rows.device), tqdm(total=first, desc="re-ranking", unit="query", disable=not progress) as bar:
-        for start in range(0, first, height):
-            block = slice(start, min(start + height, first))
-            shared = common[: (block.stop - start) * len(items)].zero_()
-            for pair in _pairs(encoded[block], weights.indptr):
-                row, entry, own = (torch.from_numpy(array).to(rows.device) for array in pair)
-                shared.index_add_(0, row * len(items) + holders[entry], torch.minimum(own, strengths[entry]))
-            shared = shared.view(-1, len(items))
+def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The final distances of blocks of query rows (b, G), written into `result` (Q, G) where it is given."""
+    q, g = len(task.queries), len(task.items)
+    rows = torch.cat([task.queries.to(task.dtype), task.items.to(task.dtype)])
+    encoded, largest = _encode(rows, task)
+    jaccard = _SharedWeights(encoded, q, rows.device)
+    original = _OriginalDistances(rows, largest[:q], task.share)
+    height = max(16, min(QUERY_TILE, 2**23 // g))
+    shared = torch.empty(height, g, dtype=rows.dtype, device=rows.device)
+    held = torch.empty_like(shared) if result is None else None
+    silent = not task.progress
+    with full_precision(rows.device), tqdm(total=q, desc="re-ranking", unit="query", disable=silent) as bar:
+        for start in range(0, q, height):
+            block = slice(start, min(start + height, q))
             final = held[: block.stop - start] if held is not None else result[block]  # type: ignore[index]
-            for begin in range(0, len(items), ITEM_TILE):
-                columns = slice(begin, begin + ITEM_TILE)
-                other = slice(first + begin, min(first + begin + ITEM_TILE, n))
+            sums = jaccard.sum(block, shared[: block.stop - start])
+            for begin in range(0, g, ITEM_TILE):
+                columns = slice(begin, min(begin + ITEM_TILE, g))
                 tile = final[:, columns]
-                torch.addmm(norms[None, other], rows[block], rows[other].T, alpha=-2, out=tile)
-                tile.add_(norms[block, None]).clamp_(min=0).mul_(factor[block])
+                original.write(block, columns, tile)
                 # J = 1 - s / (2 - s) = 2 + 2 / (s - 2)
-                tile.add_(shared[:, columns].sub_(2).reciprocal_().add_(1), alpha=2 * (1 - share))
+                tile.add_(sums[:, columns].sub_(2).reciprocal_().add_(1), alpha=2 * (1 - task.share))
             yield block, final
             bar.update(block.stop - start)
 
 
-def _encode(
-    rows: torch.Tensor, near: torch.Tensor, distances: torch.Tensor, k1: int, largest: torch.Tensor
-) -> sparse.csr_matrix:
-    """Steps 2 to 4: V as a sparse (n, n) matrix.
+def _encode(rows: torch.Tensor, task: _Task) -> tuple[sparse.csr_matrix, torch.Tensor]:
+    """Steps 1 to 5: V as a sparse (n, n) matrix, and the largest distance of each row (n,), inf where all are 0."""
+    n, k = len(rows), max(task.k1, task.k2 - 1)
+    near, distances, largest = find_both_ends(rows, min(k, n - 1), engine=task.engine, progress=task.progress)
+    # Where an engine found fewer, the row itself, which is a member anyway.
+    near = torch.where(near < 0, torch.arange(n, device=rows.device)[:, None], near)
+    largest[largest == 0] = torch.inf
+    encoded = _weigh(rows, _members(near.cpu().numpy(), task.k1), near, distances, largest)
+    return _expand(encoded, near[:, : task.k2 - 1].cpu().numpy()) if task.k2 > 1 else encoded, largest
 
-    `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance.
-    """
-    from scipy import sparse
 
-    n = len(near)
-    own = _reciprocal(near[:, :k1].cpu().numpy())  # R(i, k1)
-    smaller = _reciprocal(near[:, : round(k1 / 2)].cpu().numpy())  # to even, as numpy.around in the usual script
+def _members(near: np.ndarray[Any, np.dtype[np.int64]], k1: int) -> sparse.csr_matrix:
+    """Steps 2 and 3: R*, a sparse (n, n) matrix; `near` (n, k) holds each row's nearest others."""
+    own = _reciprocal(near[:, :k1])  # R(i, k1)
+    smaller = _reciprocal(near[:, : round(k1 / 2)])  # to even, as numpy.around in the usual script
     # Joined are those j of R(i, k1) that have more than 2/3 of R(j, k1 / 2), which is symmetric, in R(i, k1).
     joined = (own @ smaller).multiply(own).tocsr()
     joined.data = (3 * joined.data > 2 * np.diff(smaller.indptr)[joined.indices]).astype(np.int32)
     joined.eliminate_zeros()
-    members = own + joined @ smaller
+    members: sparse.csr_matrix = own + joined @ smaller
     members.sort_indices()
+    return members
+
+
+def _weigh(
+    rows: torch.Tensor, members: sparse.csr_matrix, near: torch.Tensor, distances: torch.Tensor, largest: torch.Tensor
+) -> sparse.csr_matrix:
+    """Step 4: V. `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance."""
+    n = len(rows)
     column = torch.from_numpy(members.indices.astype(np.int64)).to(rows.device)
     row = torch.from_numpy(np.repeat(np.arange(n), np.diff(members.indptr))).to(rows.device)
     # Nine of ten members are neighbours, whose distance is known; the others are measured.
@@ -283,8 +274,6 @@ def _encode(
 
 def _reciprocal(near: np.ndarray[Any, np.dtype[np.int64]]) -> sparse.csr_matrix:
     """Rows that hold each other among their nearest, and each row itself: a symmetric matrix of ones."""
-    from scipy import sparse
-
     n, k = near.shape
     ones = np.ones(n * k, np.int32)
     holds = sparse.csr_matrix((ones, near.ravel(), np.arange(n + 1) * k), shape=(n, n))
@@ -295,8 +284,6 @@ def _reciprocal(near: np.ndarray[Any, np.dtype[np.int64]]) -> sparse.csr_matrix:
 
 def _expand(encoded: sparse.csr_matrix, near: np.ndarray[Any, np.dtype[np.int64]]) -> sparse.csr_matrix:
     """Step 5: the mean of V over each row and its nearest others `near` (n, k2 - 1), as a sparse product."""
-    from scipy import sparse
-
     n, k = near.shape
     members = np.concatenate([np.arange(n)[:, None], near], axis=1).ravel()
     share = np.full(n * (k + 1), 1 / (k + 1), encoded.dtype)
@@ -305,18 +292,60 @@ def _expand(encoded: sparse.csr_matrix, near: np.ndarray[Any, np.dtype[np.int64]
     return expanded
 
 
-def _pairs(part: sparse.csr_matrix, starts: np.ndarray[Any, Any]) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
-    """Meetings of query rows `part` with all gallery rows that hold the same member, in bounded batches.
+class _SharedWeights:
+    """Step 6: s = sum of min(V_q, V_g) of queries, the first q rows of V, with all gallery rows: the other rows.
 
-    Each is the query row, the position in the inverted index, and the query's weight.
+    Through an inverted index: for each member, which gallery rows hold it, and how strongly.
     """
-    row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
-    counts = (starts[part.indices + 1] - starts[part.indices]).astype(np.int64)
-    ends = counts.cumsum()
-    cuts = np.searchsorted(ends, np.arange(BLOCK_ELEMENTS, int(ends[-1]) if len(ends) else 0, BLOCK_ELEMENTS))
-    for entries in np.split(np.arange(len(row)), cuts):
-        if not len(entries):
-            continue
-        meetings = np.repeat(entries, counts[entries])
-        within = np.arange(len(meetings)) - np.repeat(counts[entries].cumsum() - counts[entries], counts[entries])
-        yield row[meetings], starts[part.indices[meetings]].astype(np.int64) + within, part.data[meetings]
+
+    def __init__(self, encoded: sparse.csr_matrix, q: int, device: torch.device) -> None:
+        index = encoded[q:].tocsc()
+        self.encoded, self.starts = encoded, index.indptr
+        self.holders = torch.from_numpy(index.indices.astype(np.int64)).to(device)
+        self.strengths = torch.from_numpy(index.data).to(device)
+
+    def sum(self, block: slice, out: torch.Tensor) -> torch.Tensor:
+        """The sums of a block of queries (b, G), written to `out`."""
+        flat = out.zero_().view(-1)
+        for meeting in self._meetings(self.encoded[block]):
+            row, entry, own = (torch.from_numpy(array).to(out.device) for array in meeting)
+            flat.index_add_(0, row * out.shape[1] + self.holders[entry], torch.minimum(own, self.strengths[entry]))
+        return out
+
+    def _meetings(self, part: sparse.csr_matrix) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+        """Meetings of query rows `part` with all gallery rows that hold the same member, in bounded batches.
+
+        Each is the query row, the position in the inverted index, and the query's weight.
+        """
+        row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+        counts = (self.starts[part.indices + 1] - self.starts[part.indices]).astype(np.int64)
+        ends = counts.cumsum()
+        cuts = np.searchsorted(ends, np.arange(BLOCK_ELEMENTS, int(ends[-1]) if len(ends) else 0, BLOCK_ELEMENTS))
+        for entries in np.split(np.arange(len(row)), cuts):
+            if not len(entries):
+                continue
+            meetings = np.repeat(entries, counts[entries])
+            within = np.arange(len(meetings)) - np.repeat(counts[entries].cumsum() - counts[entries], counts[entries])
+            yield row[meetings], self.starts[part.indices[meetings]].astype(np.int64) + within, part.data[meetings]
+
+
+class _OriginalDistances:
+    """lambda D of step 7: squared distances of queries to gallery rows over the query's largest, by products.
+
+    Centres `rows` (queries, then gallery) in place, so that products neither overflow nor lose a common offset.
+    """
+
+    def __init__(self, rows: torch.Tensor, largest: torch.Tensor, share: float) -> None:
+        frame = Frame(rows)
+        rows.mul_(frame.scale).sub_(frame.centre.to(rows.dtype))
+        again = 2.0 ** -math.frexp(max(abs(float(end)) for end in rows.aminmax()))[1]  # what is left may be small
+        rows.mul_(again)
+        self.queries, self.items = rows[: len(largest)], rows[len(largest) :]
+        norms = squared_norms(rows).to(rows.dtype)
+        self.query_norms, self.item_norms = norms[: len(largest), None], norms[None, len(largest) :]
+        self.factor = (share / (largest * frame.scale * again).square()).to(rows.dtype)[:, None]
+
+    def write(self, block: slice, columns: slice, out: torch.Tensor) -> None:
+        """The values of a block of queries and some gallery rows, written to `out` (b, c)."""
+        torch.addmm(self.item_norms[:, columns], self.queries[block], self.items[columns].T, alpha=-2, out=out)
+        out.add_(self.query_norms[block]).clamp_(min=0).mul_(self.factor[block])
