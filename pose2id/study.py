@@ -225,11 +225,12 @@ def run_study(
         if setting.reranked:
             distances = _rerank(one, other, setting, engine=engine, progress=progress)
             scores = evaluate(distances, *labels, protocol=protocol)
-            del distances  # (Q, G): not held while the next setting is worked on
+            del distances
         else:
             scores = evaluate_features(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
         if density and sides not in densities:
             densities[sides] = _measure_density((one, other), query.ids, gallery.ids)
+        del one, other  # as the distances: not held while the next setting is worked on
         row = Row(
             setting,
             mAP=scores.mAP,

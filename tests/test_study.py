@@ -117,8 +117,8 @@ def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
     rows = run_study(QUERY, GALLERY, settings)
     # base, neighbours, all of it, each side once
     assert [n for n, _ in calls] == [18, 42] * 3
-    # When the last two are made, only the two before are there yet: the base has been forgotten.
-    assert [alive for _, alive in calls] == [0, 1, 2, 3, 2, 3]
+    # Of what was made before, only what is needed again is alive: the base's queries, for the fourth setting.
+    assert [alive for _, alive in calls] == [0, 1, 1, 2, 0, 1]
     assert rows[2].id2 == rows[4].id2
     assert [row.setting for row in rows] == settings
 
