@@ -1,20 +1,29 @@
 """The Python examples of README.md and docs/ run.
 
 A block marked `python` is run, the blocks of one page one after the other in one namespace; with `>>>` its
-output is compared as well. A block marked `py` needs another project, and is only checked for syntax.
+output is compared as well, and so is what it prints with a block marked `output` below it. A block marked `py` needs
+another project, and is only checked for syntax.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import doctest
+import io
 import re
+import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pose2id.cli.arguments import build_parser
+
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-BLOCK = re.compile(r"^```(python|py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BLOCK = re.compile(r"^```(python|py)\n(.*?)^```$(?:\s+^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+NEEDS = {"walkthrough.md": "diffusers", "training.md": "diffusers", "figures.md": "matplotlib"}
 
 
 def run_examples(text: str, name: str) -> int:
@@ -22,7 +31,7 @@ def run_examples(text: str, name: str) -> int:
     namespace: dict[str, object] = {"__name__": "__main__"}
     blocks_run = 0
     for block in BLOCK.finditer(text):
-        language, code = block.groups()
+        language, code, output = block.groups()
         lines_before = text.count("\n", 0, block.start(2))
         if language == "py":
             compile("\n" * lines_before + code, name, "exec")
@@ -32,15 +41,18 @@ def run_examples(text: str, name: str) -> int:
             namespace = example.globs
             blocks_run += 1
         else:
-            exec(compile("\n" * lines_before + code, name, "exec"), namespace)
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile("\n" * lines_before + code, name, "exec"), namespace)
+            assert output is None or printed.getvalue() == output, f"{name}: {printed.getvalue()!r}, not {output!r}"
             blocks_run += 1
     return blocks_run
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if document.name in ("walkthrough.md", "training.md"):
-        pytest.importorskip("diffusers")
+    if document.name in NEEDS:
+        pytest.importorskip(NEEDS[document.name])
     monkeypatch.chdir(tmp_path)
     run_examples(document.read_text(encoding="utf-8"), str(document))
 
@@ -63,6 +75,7 @@ def test_blocks_share_names() -> None:
         ("```python\n>>> nothing\n```\n", doctest.UnexpectedException),
         ("```python\nnothing\n```\n", NameError),
         ("```py\nfor\n```\n", SyntaxError),
+        ("```python\nprint(1)\n```\n\n```output\n2\n```\n", AssertionError),
     ],
 )
 def test_a_wrong_example_is_found(text: str, error: type[Exception]) -> None:
@@ -72,3 +85,36 @@ def test_a_wrong_example_is_found(text: str, error: type[Exception]) -> None:
 
 def test_a_py_block_is_not_run() -> None:
     assert run_examples("```py\nnothing\n```\n", "page") == 0
+
+
+def subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from subcommands(command)
+
+
+def test_the_page_of_the_command_line_has_every_command_and_option() -> None:
+    head = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    reference = runpy.run_path(str(ROOT / "docs" / "command_line.py"))["describe_commands"]()
+    sections = dict(re.findall(r"^## (.*?)$(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL))
+    for parser in subcommands(build_parser()):
+        if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+            continue
+        for action in parser._actions:
+            if action.help != argparse.SUPPRESS:
+                for option in action.option_strings:
+                    assert f"`{option}" in sections[parser.prog] + head, f"{parser.prog}: {option}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    """The strict build finds pages in no toctree; this finds them without a build."""
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    listed = set()
+    for path in (ROOT / "docs" / "index.md", ROOT / "docs" / "api.md"):
+        for tree in re.findall(
+            r"^```{toctree}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            listed |= {line for line in tree.splitlines() if line and not line.startswith(":")}
+    assert pages == listed | {"index"}

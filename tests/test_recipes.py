@@ -1,4 +1,4 @@
-"""The recipes of README.md, run as printed on stand-ins for the arrays that each framework holds at that place."""
+"""The recipes of docs/recipes.md, run as printed on stand-ins for the arrays that each framework holds there."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,9 @@ import torch
 
 from pose2id import centralize
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RECIPES = dict(re.findall(r"^\*\*([^*]+)\*\*[^`]*.*?```py\n(.*?)^```$", README.partition("## Recipes")[2], re.M | re.S))
+PAGE = Path(__file__).parents[1].joinpath("docs", "recipes.md").read_text(encoding="utf-8")
+TOOLKITS = PAGE.partition("## In other toolkits")[2]
+RECIPES = dict(re.findall(r"^\*\*([^*]+)\*\*[^`]*.*?```py\n(.*?)^```$", TOOLKITS, re.M | re.S))
 
 rng = np.random.default_rng(0)
 Q, G = rng.standard_normal((30, 16)), rng.standard_normal((80, 16))
@@ -29,7 +30,7 @@ class OmlDataset:
 
 
 def run(name, **names):
-    exec(compile(RECIPES[name], f"README recipe {name}", "exec"), names)
+    exec(compile(RECIPES[name], f"recipe {name}", "exec"), names)
     return names
 
 
