@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from reference import ipg as plain
 from reference import training as reference
 from safetensors.torch import load_file
 
+from pose2id.atomic import clear_leftovers
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.networks.attention import PoseInput, connect, make_readers
@@ -35,23 +37,29 @@ from pose2id.ipg.training import (
     Settings,
     checkpoints,
     copy_denoiser,
+    loss,
     read_settings,
     start_from_stable_diffusion,
     train,
 )
-from pose2id.ipg.training import initialisation as starts
 from pose2id.ipg.training import trainer as training
-from pose2id.ipg.training.batches import Batches, erase, find_people, prefetch
-from pose2id.ipg.training.checkpoints import Checkpoint, LossLog
+from pose2id.ipg.training.batches import Batches, prefetch
+from pose2id.ipg.training.checkpoints import Checkpoint
+from pose2id.ipg.training.erasing import erase
+from pose2id.ipg.training.initialisation import STABLE_DIFFUSION_REVISION
+from pose2id.ipg.training.loss import Loss
 from pose2id.ipg.training.objective import (
     TRAINED,
     Generator,
-    dead_parameters,
     draw_noise,
     loss_weights,
     noisy_and_target,
+    unused_parameters,
+    weighted_error,
 )
 from pose2id.ipg.training.recipe import plan_stages
+from pose2id.ipg.training.records import find_people
+from pose2id.ipg.training.reports import LossLog
 from pose2id.poses import representative_poses
 
 RELEASED = json.loads((GOLDEN / "ipg" / "config.json").read_text())
@@ -159,7 +167,7 @@ def test_min_snr_weights_at_every_timestep(scheduler, alphas):
 def test_the_error_is_weighted_by_rows():
     prediction = torch.tensor([[[[1.0]], [[3.0]]], [[[2.0]], [[2.0]]]])
     weight = torch.tensor([1.0, 0.5])
-    found = training.weighted_error(prediction.half(), torch.zeros(2, 2, 1, 1), weight)
+    found = weighted_error(prediction.half(), torch.zeros(2, 2, 1, 1), weight)
     assert found == (1 * 5 + 0.5 * 4) / 2
     assert found.dtype == torch.float32
 
@@ -191,10 +199,10 @@ def step():
     return {
         "rows": normal(5, 4, 8, 4),
         "timesteps": torch.tensor([3, 999, 500, 0, 700]),
-        "drawings": normal(5, 3, 16, 8).abs().clamp(max=1),
+        "pose_maps": normal(5, 3, 16, 8).abs().clamp(max=1),
         "latents": normal(3, 4, 8, 4),
         "features": normal(3, 120),
-        "nothing": normal(1, 120),
+        "unconditional": normal(1, 120),
         "tokenless": torch.tensor([False, True, False]),
     }
 
@@ -233,8 +241,8 @@ def test_prediction_and_gradients_are_those_of_the_plain_version(step):
 @torch.no_grad()
 def test_rows_without_condition_are_those_of_plain_attention(step):
     pipe = random_pipe()
-    tokens = pipe.ifr(step["nothing"]).expand(2, -1, -1)
-    pose = pipe.pose_encoder(step["drawings"][:2])
+    tokens = pipe.ifr(step["unconditional"]).expand(2, -1, -1)
+    pose = pipe.pose_encoder(step["pose_maps"][:2])
     hook = pipe.unet.conv_in.register_forward_hook(lambda _, __, output: output + pose)
     stock = pipe.unet(step["rows"][:2], step["timesteps"][:2], encoder_hidden_states=tokens).sample
     hook.remove()
@@ -278,7 +286,7 @@ def test_the_generator_leaves_the_networks_as_they_were(step):
 
 
 LAST = "up_blocks.0.attentions.1"
-DEAD = [
+UNUSED = [
     *(f"{LAST}.transformer_blocks.0.attn1.to_{name}" for name in ("q.weight", "k.weight", "v.weight")),
     *(f"{LAST}.transformer_blocks.0.{name}" for name in ("attn1.to_out.0.weight", "attn1.to_out.0.bias")),
     *(f"{LAST}.transformer_blocks.0.{name}" for name in ("norm2.weight", "norm2.bias")),
@@ -292,20 +300,22 @@ DEAD = [
 ]
 
 
-def test_dead_parameters_of_the_released_architecture():
+def test_unused_parameters_of_the_released_architecture():
     unet = plain.random_pipe(RELEASED).unet
-    assert dead_parameters(unet) == [name.replace("up_blocks.0", "up_blocks.1") for name in DEAD]
+    assert unused_parameters(unet) == [name.replace("up_blocks.0", "up_blocks.1") for name in UNUSED]
 
 
-def test_dead_parameters_are_those_that_a_backward_pass_does_not_reach(step):
+def test_unused_parameters_are_those_that_a_backward_pass_does_not_reach(step):
     pipe = random_pipe()
     pipe.reference_unet.conv_in.requires_grad_(False)
-    assert dead_parameters(pipe.reference_unet) == DEAD
+    assert unused_parameters(pipe.reference_unet) == UNUSED
     assert not pipe.reference_unet.conv_in.weight.requires_grad
     assert all(value.grad is None for value in pipe.reference_unet.parameters())
     pipe.reference_unet.requires_grad_(True)
     found = gradients(pipe, lambda: forward(pipe, step))
-    assert [name for name, gradient in found.items() if gradient is None] == [f"reference_unet.{name}" for name in DEAD]
+    assert [name for name, gradient in found.items() if gradient is None] == [
+        f"reference_unet.{name}" for name in UNUSED
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -348,12 +358,12 @@ def test_a_batch_is_what_the_pipeline_would_see(records):
     pipe = random_pipe()
     settings = replace(SMALL, batch_size=6, condition_drop=0.0, flip=0.0, erase=0.0, height=32, width=16)
     batch = Batches(pipe, records, settings).make((1, 2))
-    assert batch.target_pixels.shape == batch.drawings.shape == (6, 3, 32, 16)
+    assert batch.target_pixels.shape == batch.pose_maps.shape == (6, 3, 32, 16)
     pictures = [Image.fromarray(record.image) for record in records]
     inputs = pipe.identity_encoder.preprocess(pictures)
     for i, row in enumerate(batch.targets):
         assert torch.equal(batch.target_pixels[i], read_pixels(pictures[row], 32, 16))
-        assert torch.equal(batch.drawings[i], read_pixels(records[row].pose.draw(), 32, 16))
+        assert torch.equal(batch.pose_maps[i], read_pixels(records[row].pose.draw(), 32, 16))
         person = [j for j in range(12) if torch.equal(batch.references[i], read_pixels(pictures[j], 32, 16))]
         assert len(person) == 1
         assert records[person[0]].identity == records[row].identity
@@ -404,7 +414,7 @@ def test_shares_of_rows_without_condition_and_without_tokens(records):
     assert known.std() > 1
     tokenless = sum(batch.tokenless.sum().item() for batch in made)
     assert abs(tokenless / known.sum() - 0.3) < 5 * (0.21 / known.sum()) ** 0.5
-    assert all(len(batch.drawings) == 50 for batch in made)  # poses are never dropped
+    assert all(len(batch.pose_maps) == 50 for batch in made)  # poses are never dropped
 
 
 def test_a_batch_depends_on_its_key_and_the_seed_alone(records):
@@ -506,11 +516,11 @@ def test_the_result_is_the_average_and_checkpoints_hold_both(whole):
     last = folder / "checkpoints" / "step-000005"
     model, ema, now = load_file(last / "model.safetensors"), load_file(last / "ema.safetensors"), weights(pipe)
     assert model.keys() == now.keys()
-    assert model.keys() - ema.keys() == {f"reference_unet.{name}" for name in DEAD}
+    assert model.keys() - ema.keys() == {f"reference_unet.{name}" for name in UNUSED}
     assert all(torch.equal(ema[name], now[name]) for name in ema)
     assert not any(torch.equal(ema[name], model[name]) for name in ema)
     assert all(value.dtype == torch.float32 for value in model.values())
-    assert all(torch.equal(model[f"reference_unet.{name}"], now[f"reference_unet.{name}"]) for name in DEAD)
+    assert all(torch.equal(model[f"reference_unet.{name}"], now[f"reference_unet.{name}"]) for name in UNUSED)
 
 
 def test_what_is_frozen_stays_as_it_is_and_all_else_is_trained(tmp_path, records):
@@ -526,7 +536,7 @@ def test_what_is_frozen_stays_as_it_is_and_all_else_is_trained(tmp_path, records
     assert not any(getattr(pipe, name).training for name in FROZEN)
     after = weights(pipe)
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
-    assert unchanged == {f"reference_unet.{name}" for name in DEAD}
+    assert unchanged == {f"reference_unet.{name}" for name in UNUSED}
     assert {name for name, count in seen.items() if count} == before.keys() - unchanged
 
 
@@ -596,13 +606,13 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 import test_training as tests
-from pose2id.ipg.training import trainer as training
-add = training.LossLog.add
+from pose2id.ipg.training.reports import LossLog
+add = LossLog.add
 def die(self, step, *values):
     add(self, step, *values)
     if step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-training.LossLog.add = die
+LossLog.add = die
 records = tests.records.__wrapped__() if hasattr(tests.records, "__wrapped__") else tests.records._fixture_function()
 tests.fit(sys.argv[1], records, stages=tests.STAGES)
 """
@@ -686,7 +696,7 @@ def test_the_optimiser_takes_steps_of_adamw(tmp_path, records, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     start = random_pipe()
     live = dict(Generator(start).named_parameters())
-    name = [key for key in live if key.removeprefix("reference_unet.") not in DEAD][5]
+    name = [key for key in live if key.removeprefix("reference_unet.") not in UNUSED][5]
     first = live[name].detach().double().numpy().copy()
     settings = replace(SMALL, steps=3, betas=(0.8, 0.95), weight_decay=0.5, clip=0.1, learning_rate=0.01)
     train(start, records, tmp_path, settings, progress=False)
@@ -741,9 +751,9 @@ def test_learning_rates_are_used(whole):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, records, monkeypatch):
-    weigh = training.weighted_error
+    weigh = weighted_error
     calls = iter([1, 1, math.nan])
-    monkeypatch.setattr(training, "weighted_error", lambda *given: weigh(*given) * next(calls))
+    monkeypatch.setattr(loss, "weighted_error", lambda *given: weigh(*given) * next(calls))
     with pytest.raises(FloatingPointError, match=r"the gradient is nan at step 3; .* lower learning_rate"):
         fit(tmp_path, records)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
@@ -809,7 +819,7 @@ def test_a_checkpoint_that_broke_off_does_not_count(tmp_path, monkeypatch, files
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, replace(checkpoint(2), ema={"a": torch.zeros(1)}), keep=2)
     assert checkpoints.find_newest(tmp_path).name == "step-000001"
-    checkpoints.clear_parts(tmp_path)
+    clear_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     checkpoints.save(tmp_path, checkpoint(2), keep=2)
     assert checkpoints.load(checkpoints.find_newest(tmp_path)).step == 2
@@ -817,16 +827,16 @@ def test_a_checkpoint_that_broke_off_does_not_count(tmp_path, monkeypatch, files
 
 def test_a_removal_that_broke_off_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, checkpoint(1), keep=1)
-    remove = checkpoints.shutil.rmtree
+    remove = shutil.rmtree
 
     def break_off(path, ignore_errors=False):
-        if "step-000001" in str(path) and not ignore_errors:
+        if path.name == "removed":
             (path / "model.safetensors").unlink()
             raise Killed
         remove(path, ignore_errors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.shutil, "rmtree", break_off)
+        patch.setattr(shutil, "rmtree", break_off)
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, checkpoint(2), keep=1)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
@@ -978,7 +988,7 @@ def test_only_safetensors_are_read(tmp_path):
 
 
 def test_the_pinned_start_is_a_commit():
-    assert re.fullmatch(r"[0-9a-f]{40}", starts.STABLE_DIFFUSION_REVISION)
+    assert re.fullmatch(r"[0-9a-f]{40}", STABLE_DIFFUSION_REVISION)
 
 
 def test_a_stage_without_the_reference_network(tmp_path, records):
@@ -994,11 +1004,11 @@ def test_a_stage_without_the_reference_network(tmp_path, records):
 def test_without_latents_rows_have_their_tokens_only(step):
     pipe = random_pipe()
     found = forward(pipe, {**step, "latents": step["latents"][:0]})
-    zero, *own = pipe.ifr(torch.cat([step["nothing"], step["features"]]))
+    zero, *own = pipe.ifr(torch.cat([step["unconditional"], step["features"]]))
     tokens = torch.stack([zero, zero, own[0], zero, own[2]])
     pose = PoseInput()
     with connect(pipe.unet, make_readers(pipe.unet), pose):
-        pose.features = pipe.pose_encoder(step["drawings"])
+        pose.features = pipe.pose_encoder(step["pose_maps"])
         wanted = pipe.unet(step["rows"], step["timesteps"], encoder_hidden_states=tokens).sample
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert (found - forward(pipe, step)).abs().max() > 1e-3 * wanted.abs().max()
@@ -1006,20 +1016,22 @@ def test_without_latents_rows_have_their_tokens_only(step):
 
 def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(tmp_path, records, monkeypatch):
     pipe = random_pipe()
-    step = training._Run._loss
+    loss_of = Loss.__call__
+    steps = Counter()
 
-    def poisoned(self, *arguments):
-        loss = step(self, *arguments)
-        if self.done == 2:  # the loss stays finite
-            value = next(iter(self.live.values()))
+    def poisoned(self, batch):
+        loss = loss_of(self, batch)
+        steps["done"] += 1
+        if steps["done"] == 3:  # the loss stays finite
+            value = self.model.get_parameter("unet.conv_in.weight")
             loss = loss + (value * 0).sum().sqrt() * 0
         return loss
 
-    monkeypatch.setattr(training._Run, "_loss", poisoned)
+    monkeypatch.setattr(Loss, "__call__", poisoned)
     with pytest.raises(FloatingPointError, match="the gradient is nan at step 3"):
         train(pipe, records, tmp_path, SMALL, progress=False)
     assert all(bool(value.isfinite().all()) for value in weights(pipe).values())
-    monkeypatch.setattr(training._Run, "_loss", step)
+    monkeypatch.setattr(Loss, "__call__", loss_of)
     train(pipe, records, tmp_path, SMALL, progress=False)  # goes on from step 2
 
 

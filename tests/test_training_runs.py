@@ -18,9 +18,14 @@ from test_small import smooth_pictures
 
 from pose2id import cli
 from pose2id.ipg import IPGPipeline
+from pose2id.ipg.training import FolderData, SmallModel, WorldData
+from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.ipg.training.recipe import Settings, read_settings
 from pose2id.programs.training import build_pipeline, read_records, run_training
+from pose2id.programs.training.cleaning import clean_records
+from pose2id.programs.training.models import halve
+from pose2id.programs.training.records import choose_validation
 from pose2id.synthetic import write_dataset
 
 CONFIG = """
@@ -157,12 +162,122 @@ def test_cleaning(config, tmp_path):
         assert sheet.size > (8, 8)
 
 
+class Encoder(torch.nn.Module):
+    """Means of the colours; counts how many pictures it has seen."""
+
+    device, dtype, seen = torch.device("cpu"), torch.float32, 0
+
+    def preprocess(self, images):
+        return torch.stack([torch.from_numpy(np.array(image)).float().mean((0, 1)) for image in images])
+
+    def forward(self, pixels):
+        self.seen += len(pixels)
+        return pixels
+
+
+def test_cleaning_is_done_once(tmp_path):
+    settings = Settings(height=32, width=16)
+    records = read_records(WorldData([0, 10], cams=2, per_cam=3, occluded_targets=True), settings)
+    encoder = Encoder()
+
+    def clean(*given):
+        kept = clean_records(encoder, *given, tmp_path / "run")
+        return [(record.reference, record.target) for record in kept]
+
+    first = clean(records, 0.1)
+    assert encoder.seen == len(records) == 60
+    assert 0 < sum(reference for reference, _ in first) < 60
+    before = tree(tmp_path / "run")
+    assert before.keys() == {"cleaning.json", "cleaning.txt", "cleaning.png"}
+    assert clean(records, 0.1) == first
+    assert encoder.seen == 60
+    assert tree(tmp_path / "run") == before
+    # Other records, the same number of them, or another quantile: anew.
+    assert clean(records[::-1], 0.1) == first[::-1]
+    assert encoder.seen == 120
+    assert clean(records[::-1], 0.2) != first[::-1]
+    assert encoder.seen == 180
+
+
+def test_cleaning_goes_into_a_run_once(config, tmp_path, monkeypatch):
+    point_to_folders(config, tmp_path / "world", "synthetic")
+    config.write_text(config.read_text().replace("[model]", "clean = true\nquantile = 0.1\n\n[model]"))
+    run_training(config, tmp_path / "run", progress=False)
+    losses = (tmp_path / "run" / "losses.csv").read_bytes()
+    monkeypatch.setattr("pose2id.programs.training.cleaning.clean", None)
+    run_training(config, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "losses.csv").read_bytes() == losses
+
+
+def test_sheets_show_people_outside_the_training_set(tmp_path):
+    settings = Settings(height=32, width=16)
+    world = WorldData([3, 9], cams=2, per_cam=1, seed=5)
+    records = read_records(world, settings)
+    shown = choose_validation(world, settings, records)
+    assert [record.identity for record in shown] == list(range(9, 17))
+    assert any(record.target for record in shown)
+    wider = {
+        record.identity: record for record in read_records(WorldData([9, 17], cams=2, per_cam=1, seed=5), settings)
+    }
+    assert all(record.image.shape == wider[record.identity].image.shape for record in shown)
+
+    root = write_dataset(tmp_path / "world", ids=6, cams=2, height=32, width=16)
+    folder = FolderData("synthetic", str(root))
+    records = read_records(folder, settings)
+    shown = choose_validation(folder, settings, records)
+    assert {record.identity for record in shown}.isdisjoint(record.identity for record in records)
+    assert {Path(record.image).parent.name for record in shown} == {"query"}
+    assert all(record.pose is not None for record in shown)
+    bare = FolderData("market1501", str(root))  # the same without keypoints
+    assert [record.image for record in choose_validation(bare, settings, records)] == [record.image for record in shown]
+
+
+def test_without_others_sheets_show_people_of_the_training_set(tmp_path, monkeypatch):
+    root = write_dataset(tmp_path / "world", ids=6, cams=2, height=32, width=16)
+    folder, settings = FolderData("synthetic", str(root)), Settings(height=32, width=16)
+    records = read_records(folder, settings)
+    monkeypatch.setattr("pose2id.programs.training.records._read_part", lambda *_: [])
+    shown = choose_validation(folder, settings, records)
+    assert [record.identity for record in shown] == sorted({record.identity for record in records})
+    assert all(record.target for record in shown)
+
+
+def test_tables_as_dataclasses(config):
+    recipe = read_settings(config)
+    assert read_data(recipe.data, ["market1501"]) == WorldData(ids=[10, 14], cams=3, per_cam=1)
+    assert read_model(recipe.model).channels == [8, 16]
+    table = {"kind": "market1501", "root": "market", "clean": True}
+    assert read_data(table, ["market1501"]) == FolderData("market1501", "market", clean=True)
+    assert read_model({"kind": "stable-diffusion", "encoder": "released"}).vae is None
+    with pytest.raises(ValueError, match="model: encoder must be given"):
+        read_model({"kind": "stable-diffusion"})
+    with pytest.raises(ValueError, match=r"data: quantile must be a number from 0 to 0\.5, received 0\.7"):
+        read_data(table | {"quantile": 0.7}, ["market1501"])
+    with pytest.raises(TypeError, match="data: quantile must be int or float, received True"):
+        read_data(table | {"quantile": True}, ["market1501"])
+    with pytest.raises(TypeError, match=r"channels must hold integers of 0 or more, received \[8, 1.5\]"):
+        SmallModel(channels=[8, 1.5])
+    with pytest.raises(TypeError, match="root must be str, received None"):
+        FolderData("market1501", None)
+
+
+def test_half_a_pipeline_is_a_copy(config, tmp_path):
+    recipe = read_settings(config)
+    pipe = build_pipeline(recipe.model, recipe.settings, read_records(recipe.data, recipe.settings), tmp_path)
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    half = halve(pipe)
+    assert (half.unet.dtype, half.vae.dtype, half.identity_encoder.dtype) == (torch.float16,) * 3
+    assert all(part.dtype == torch.float32 for part in (pipe.unet, pipe.vae, pipe.identity_encoder))
+    assert all(torch.equal(before[name], value) for name, value in pipe.unet.state_dict().items())
+    assert half.config.sample_size == pipe.config.sample_size
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ('kind = "world"', 'kind = "word"', "data: kind must be 'world' or one of market1501, "),
         ("ids = [10, 14]\n", "", "data: ids must be given"),
-        ("cams = 3", "cameras = 3", "data: unknown keys cameras; known are"),
+        ("cams = 3", "cameras = 3", "data: unknown: cameras; allowed are"),
         ('kind = "small"', 'kind = "large"', "model: kind must be 'small' or 'stable-diffusion', received 'large'"),
         ("ids = [10, 14]", "ids = 500", "data: ids must be list, received 500"),
         ("ids = [10, 14]", "ids = [14, 10]", "data: ids must be the first identity and the one after the last"),
@@ -173,8 +288,8 @@ def test_cleaning(config, tmp_path):
         ("cams = 3", 'occluded_targets = "no"', "data: occluded_targets must be bool, received 'no'"),
         ("height = 32", "height = 30", "training: height must be a multiple of 8, received 30"),
         ("cache = true", 'mixed_precision = "fp16"', "mixed_precision 'fp16' needs a GPU"),
-        ("tokens = 2", "token = 2", "model: unknown keys token; known are"),
-        ("steps = 3\nbatch", "step = 3\nbatch", "unknown: step"),
+        ("tokens = 2", "token = 2", "model: unknown: token; allowed are"),
+        ("steps = 3\nbatch", "step = 3\nbatch", "training: unknown: step"),
     ],
 )
 def test_a_wrong_configuration(config, tmp_path, capsys, old, new, words):

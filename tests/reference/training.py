@@ -53,14 +53,14 @@ def adamw(value, gradients, rate, betas, decay, eps=1e-8):
     return value
 
 
-def predict(pipe, rows, timesteps, drawings, latents, features, nothing, tokenless):
+def predict(pipe, rows, timesteps, pose_maps, latents, features, unconditional, tokenless):
     """What `Generator.forward` gives, for its arguments; rows without a condition have zeros as references."""
     known = len(latents)
     alone = len(rows) - known
-    tokens = [pipe.ifr(nothing)] * alone
-    tokens += [pipe.ifr(nothing if tokenless[i] else features[i : i + 1]) for i in range(known)]
+    tokens = [pipe.ifr(unconditional)] * alone
+    tokens += [pipe.ifr(unconditional if tokenless[i] else features[i : i + 1]) for i in range(known)]
     tokens = torch.cat(tokens)
     seen = torch.cat([latents.new_zeros(alone, *rows.shape[1:]), latents])
     bank, _ = plain.write(pipe.reference_unet, seen, torch.tensor(0), encoder_hidden_states=tokens)
-    unconditional = torch.arange(len(rows)) < alone
-    return plain.denoise(pipe.unet, rows, timesteps, tokens, bank, pipe.pose_encoder(drawings), unconditional)
+    blind = torch.arange(len(rows)) < alone
+    return plain.denoise(pipe.unet, rows, timesteps, tokens, bank, pipe.pose_encoder(pose_maps), blind)

@@ -1,6 +1,6 @@
-"""Checkpoints of a training run: folders written under another name and renamed, tensors in safetensors, no pickle.
+"""What a training run goes on from: its checkpoints, and ``run.json``, which says what decides its losses.
 
-A folder ``checkpoints/step-000123`` holds
+A checkpoint is a folder ``checkpoints/step-000123``, with tensors in safetensors and no pickle:
 
 | file                    | what                                              |
 |-------------------------|---------------------------------------------------|
@@ -13,21 +13,24 @@ A folder ``checkpoints/step-000123`` holds
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-__all__ = ["Checkpoint", "LossLog", "check_same_run", "find_newest", "load", "save"]
+from pose2id.atomic import remove_folder, write_file, write_folder
+from pose2id.ipg.training.recipe import Stage
+from pose2id.ipg.training.records import Record, fingerprint
+
+__all__ = ["Checkpoint", "check_same_run", "describe_run", "find_newest", "load", "save"]
 
 _NAME = re.compile(r"step-(\d{6,})")
-_HEADER = "step,loss,learning_rate,gradient_norm"
+_FREE = ("save_every", "keep", "validate_every", "validation_steps", "validation_guidance", "workers", "tensorboard")
+"""Settings that do not change what is learnt, so a run may go on with others."""
 
 
 # eq=False: comparing tensors with == has no single truth value.
@@ -63,35 +66,21 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:06d}"
     if not target.exists():
-        part = _part(target)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        _save(part / "model.safetensors", checkpoint.model)
-        _save(part / "optimizer.safetensors", checkpoint.optimizer)
-        if checkpoint.ema is not None:
-            _save(part / "ema.safetensors", checkpoint.ema)
-        state = {"step": checkpoint.step, **checkpoint.state}
-        (part / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        for path in part.iterdir():
-            _sync(path)
-        part.replace(target)
+        with write_folder(target) as part:
+            _save(part / "model.safetensors", checkpoint.model)
+            _save(part / "optimizer.safetensors", checkpoint.optimizer)
+            if checkpoint.ema is not None:
+                _save(part / "ema.safetensors", checkpoint.ema)
+            state = {"step": checkpoint.step, **checkpoint.state}
+            (part / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _complete(folder)[:-keep]:
-        part = _part(old)  # so that a removal which breaks off leaves nothing that looks complete
-        shutil.rmtree(part, ignore_errors=True)
-        old.replace(part)
-        shutil.rmtree(part)
+        remove_folder(old)
     return target
 
 
 def find_newest(folder: Path) -> Path | None:
     """The newest complete checkpoint in `folder`, None if there is none."""
     return next(reversed(_complete(folder)), None)
-
-
-def clear_parts(folder: Path) -> None:
-    """Remove what killed runs left unfinished in `folder`."""
-    for path in folder.glob(".step-*.part"):
-        shutil.rmtree(path)
 
 
 def load(path: Path) -> Checkpoint:
@@ -118,6 +107,15 @@ def load(path: Path) -> Checkpoint:
         ) from error
 
 
+def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: int) -> dict[str, Any]:
+    """What decides the losses of a run, beside the weights that it starts from."""
+    run: dict[str, Any] = {"stages": len(plan), "processes": processes, "records": fingerprint(records)}
+    for number, stage in enumerate(plan, 1):
+        values = {**asdict(stage.settings), "copy_denoiser": stage.copy_denoiser}
+        run |= {f"stage {number}, {name}": value for name, value in values.items() if name not in _FREE}
+    return run
+
+
 def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
     """Write down what decides the losses of a run, or compare it with what is there if the run has `begun`.
 
@@ -136,43 +134,8 @@ def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
                 f"{path.parent} holds a run with other settings: {words}. Go on with the same ones, or name another "
                 "folder"
             )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-class LossLog:
-    """A table of losses that grows by a line a step; ``losses.csv``.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    done : int
-        Lines of later steps are removed: they will be written again.
-    """
-
-    def __init__(self, path: Path, done: int) -> None:
-        lines = [_HEADER]
-        if done:
-            read = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-            lines += [line for line in read if line.count(",") == 3 and int(line.split(",")[0]) <= done]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        part.replace(path)
-        self._stream = path.open("a", encoding="utf-8", buffering=1)
-
-    def add(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> None:
-        """Append the line of a step; numbers are written so that they can be read back exactly."""
-        self._stream.write(f"{step},{loss!r},{learning_rate!r},{gradient_norm!r}\n")
-
-    def sync(self) -> None:
-        """Have everything on the disk, before a checkpoint says that these steps are done."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+    with write_file(path) as part:
+        part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -180,14 +143,5 @@ def _complete(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(f".{target.name}.part")
-
-
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

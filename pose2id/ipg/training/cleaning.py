@@ -4,7 +4,7 @@ The paper (supplementary 7.1) takes the Mahalanobis distance of every feature to
 what lies between two quantiles of these distances: S_ref, the pictures that may stand for a person. Those of S_ref that
 have a valid pose are S_trg, the pictures that may be drawn. Features have far more dimensions than an identity has
 pictures, so its covariance cannot be inverted as it is; what is done about that is said at `mahalanobis_distances` and
-`clean`. Needs numpy, and Pillow (extra `ipg`) for the contact sheet only.
+`clean`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from pose2id.errors import require
 from pose2id.images import draw_sheet, take_image
 from pose2id.poses import Pose, PoseLimits, pose_faults
 from pose2id.validation import check_count, check_number, take_labels
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["Cleaned", "clean", "draw_dropped", "mahalanobis_distances"]
 
@@ -259,8 +256,6 @@ def draw_dropped(
 
     Raises
     ------
-    MissingExtraError
-        Without Pillow.
     TypeError, ValueError
         When there are not as many images as `cleaned` has rows, or for sizes below 1.
 
@@ -280,15 +275,14 @@ def draw_dropped(
         raise ValueError(f"images must hold {len(cleaned.reference)} pictures, received {len(images)}")
     rows = sorted(cleaned.reasons, key=lambda row: (bool(cleaned.reference[row]), row))[:limit]
     size = max(96, height), height
-    lines = [rows[first : first + columns] for first in range(0, len(rows), columns)]
-    sheet = draw_sheet(
-        [[_fit(images[row], size) for row in line] for line in lines] or [[None]],
+    cells = [ImageOps.pad(_open(images[row]), size, color="white") for row in rows]
+    labels = [f"{row}: {cleaned.reasons[row]}" for row in rows] or ["nothing dropped"]
+    starts = range(0, len(labels), columns)
+    return draw_sheet(
+        [cells[start : start + columns] or [None] for start in starts],
         size,
-        labels=[[f"{row}: {cleaned.reasons[row]}" for row in line] for line in lines],
+        labels=[labels[start : start + columns] for start in starts],
     )
-    if not rows:
-        require("PIL.ImageDraw", "ipg", "draw_dropped").Draw(sheet).text((4, 4), "nothing dropped", fill="black")
-    return sheet
 
 
 def _estimate_shrinkage(gram: NDArray[np.float64], d: int) -> float:
@@ -308,15 +302,8 @@ def _inner_products(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return centred @ centred.T
 
 
-def _fit(image: Any, size: tuple[int, int]) -> Image.Image:
-    """A picture of that size: the image as high as it is, in the middle, on white."""
-    pillow = require("PIL.Image", "ipg", "draw_dropped")
-    width, height = size
-    picture = take_image(pillow.fromarray(image) if isinstance(image, np.ndarray) else image)
-    across = min(width, max(1, round(height * picture.width / picture.height)))
-    fitted: Image.Image = pillow.new("RGB", size, "white")
-    fitted.paste(picture.resize((across, height)), ((width - across) // 2, 0))
-    return fitted
+def _open(image: Any) -> Image.Image:
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else take_image(image)
 
 
 def _kind(fault: str) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pose2id.ipg.networks import SmallEncoder
+from pose2id.ipg.training.erasing import draw_rectangle
 from pose2id.validation import check_count, check_number, take_labels
 
 __all__ = ["encode_images", "train_encoder"]
@@ -20,6 +21,8 @@ __all__ = ["encode_images", "train_encoder"]
 MARGIN = 0.3
 SMOOTHING = 0.1
 WARMUP = 50
+AREAS, LOG_ASPECTS = (0.02, 0.3), (-1.2, 1.2)
+"""Of what is erased: its share of a picture, and the logarithm of its height by its width."""
 
 
 def train_encoder(
@@ -122,11 +125,10 @@ def _augment(pixels: torch.Tensor, generator: np.random.Generator) -> torch.Tens
     mirrored = torch.from_numpy(generator.random(n) < 0.5)
     images[mirrored] = images[mirrored].flip(3)
     for i in np.flatnonzero(generator.random(n) < 0.5):
-        area, ratio = generator.uniform(0.02, 0.3) * height * width, np.exp(generator.uniform(-1.2, 1.2))
-        h, w = min(height, int(math.sqrt(area * ratio)) + 1), min(width, int(math.sqrt(area / ratio)) + 1)
-        top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
-        patch = generator.standard_normal((3, h, w), np.float32)
-        images[i, :, top : top + h, left : left + w] = torch.from_numpy(patch)
+        area, aspect = generator.uniform(*AREAS), float(np.exp(generator.uniform(*LOG_ASPECTS)))
+        rows, columns = draw_rectangle(height, width, area, aspect, generator, rounded=math.ceil)
+        patch = images[i, :, rows, columns]
+        patch.copy_(torch.from_numpy(generator.standard_normal(tuple(patch.shape), np.float32)))
     return images
 
 

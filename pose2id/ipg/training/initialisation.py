@@ -1,26 +1,23 @@
-"""What the training of the generator starts from."""
+"""The initialisation of a training: networks of Stable Diffusion, small random ones, or a copy of the denoiser."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
+from pose2id.errors import one_line
 from pose2id.ipg.components import find_reduction
-from pose2id.ipg.networks import IFR, PoseEncoder
+from pose2id.ipg.networks import IFR, PoseEncoder, SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.scheduler import make_scheduler
+from pose2id.ipg.training.configuration import STABLE_DIFFUSION, SmallModel
 
-if TYPE_CHECKING:
-    from pose2id.ipg.networks import SmallEncoder, TransReID
+__all__ = ["STABLE_DIFFUSION_REVISION", "copy_denoiser", "make_small_networks", "start_from_stable_diffusion"]
 
-__all__ = ["STABLE_DIFFUSION", "STABLE_DIFFUSION_REVISION", "copy_denoiser", "start_from_stable_diffusion"]
-
-STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 STABLE_DIFFUSION_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 """The commit at which others pin that repository; licence CreativeML OpenRAIL-M."""
 _POSE_LEVELS = (16, 32, 64, 128)
@@ -121,3 +118,39 @@ def start_from_stable_diffusion(
         pose_encoder = PoseEncoder(unets[0].config.block_out_channels[0], block_out_channels=levels)
         ifr = IFR(in_features=width, num_tokens=num_tokens, token_dim=unets[0].config.cross_attention_dim)
     return IPGPipeline(vae, unets[0], unets[1], pose_encoder, ifr, encoder, scheduler or make_scheduler())
+
+
+def make_small_networks(
+    model: SmallModel, height: int, width: int
+) -> tuple[UNet2DConditionModel, UNet2DConditionModel, PoseEncoder, IFR]:
+    """The parts of a small generator that are to be trained, with random weights: both UNets, pose encoder, IFR.
+
+    Raises
+    ------
+    ValueError
+        For sizes that do not fit each other.
+    """
+    feature_width = SmallEncoder(img_size=(height, width)).feature_width
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(model.seed)
+            reference_unet, unet = (
+                UNet2DConditionModel(
+                    sample_size=(height // 4, width // 4),
+                    in_channels=model.latent_channels,
+                    out_channels=model.latent_channels,
+                    block_out_channels=model.channels,
+                    down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+                    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+                    layers_per_block=model.layers,
+                    attention_head_dim=model.heads,
+                    norm_num_groups=model.groups,
+                    cross_attention_dim=model.token_width,
+                )
+                for _ in range(2)
+            )
+            pose_encoder = PoseEncoder(model.channels[0], block_out_channels=model.pose_channels)
+            ifr = IFR(feature_width, model.tokens, model.token_width)
+    except Exception as error:  # numbers that do not fit each other make diffusers stumble in many ways
+        raise ValueError(f"model: the networks cannot be built: {one_line(error, 200)}") from error
+    return reference_unet, unet, pose_encoder, ifr

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
 from pose2id.ipg.networks.attention import PoseInput, connect, make_readers, project, record
-
-if TYPE_CHECKING:
-    from pose2id.ipg.pipeline import IPGPipeline
+from pose2id.ipg.pipeline import IPGPipeline
 
 __all__ = [
     "TRAINED",
     "Generator",
     "average",
-    "check_scheduler",
-    "dead_parameters",
+    "check_prediction",
     "draw_noise",
     "ema_decay",
     "loss_weights",
     "noisy_and_target",
     "swapped",
+    "unused_parameters",
     "weighted_error",
 ]
 
@@ -70,10 +67,10 @@ class Generator(nn.Module):
         self,
         rows: torch.Tensor,
         timesteps: torch.Tensor,
-        drawings: torch.Tensor,
+        pose_maps: torch.Tensor,
         latents: torch.Tensor,
         features: torch.Tensor,
-        nothing: torch.Tensor,
+        unconditional: torch.Tensor,
         tokenless: torch.Tensor,
     ) -> torch.Tensor:
         """What the denoiser predicts, to be called inside `connected`.
@@ -83,14 +80,14 @@ class Generator(nn.Module):
         rows : tensor (B, C, h, w)
             Noisy latents.
         timesteps : tensor (B,), int64
-        drawings : tensor (B, 3, H, W)
-            Poses, in [0, 1].
+        pose_maps : tensor (B, 3, H, W)
+            In [0, 1].
         latents, features : tensors (K, C, h, w) and (K, D)
             References of the last K rows; without any `latents`, the reference network is not run, and these rows have
             their tokens only. The B - K rows before them have no condition but their pose: tokens of the
             all-zero image, and self-attention to themselves alone, as the unconditional rows have when pictures are
             drawn.
-        nothing : tensor (1, D)
+        unconditional : tensor (1, D)
             Identity feature of the all-zero image.
         tokenless : tensor (K,), bool
             References that have the tokens of the all-zero image in both networks: what is known of the person then
@@ -101,7 +98,7 @@ class Generator(nn.Module):
         tensor (B, C, h, w)
         """
         count, known = len(rows), len(features)
-        tokens = self.ifr(torch.cat([nothing, features]))  # (1 + K, tokens, width)
+        tokens = self.ifr(torch.cat([unconditional, features]))  # (1 + K, tokens, width)
         zero = tokens[:1]
         own = torch.where(tokenless[:, None, None], zero, tokens[1:])
         bank = None
@@ -112,7 +109,7 @@ class Generator(nn.Module):
             bank = dict(self._bank)
             self._bank.clear()
         memory = project(self.unet, bank, torch.cat([zero.expand(count - known, -1, -1), own]))
-        self._pose.features = self.pose_encoder(drawings)
+        self._pose.features = self.pose_encoder(pose_maps)
         unused = rows.new_zeros(count, 1, self.unet.config.cross_attention_dim)  # see IPGPipeline
         prediction: torch.Tensor = self.unet(
             rows,
@@ -125,7 +122,7 @@ class Generator(nn.Module):
         return prediction
 
 
-def dead_parameters(unet: UNet2DConditionModel) -> list[str]:
+def unused_parameters(unet: UNet2DConditionModel) -> list[str]:
     """Parameters of a reference network that can never get a gradient.
 
     Only what enters its self-attentions is handed on, so all that comes after the last of these inputs, that attention
@@ -144,7 +141,7 @@ def dead_parameters(unet: UNet2DConditionModel) -> list[str]:
     Examples
     --------
     >>> from diffusers import UNet2DConditionModel
-    >>> from pose2id.ipg.training.objective import dead_parameters
+    >>> from pose2id.ipg.training.objective import unused_parameters
     >>> unet = UNet2DConditionModel(
     ...     block_out_channels=[8],
     ...     down_block_types=["CrossAttnDownBlock2D"],
@@ -154,7 +151,7 @@ def dead_parameters(unet: UNet2DConditionModel) -> list[str]:
     ...     attention_head_dim=2,
     ...     cross_attention_dim=8,
     ... )
-    >>> dead_parameters(unet)[-1]
+    >>> unused_parameters(unet)[-1]
     'conv_out.bias'
     """
     parameters = dict(unet.named_parameters())
@@ -200,7 +197,7 @@ def draw_noise(shape: tuple[int, ...], offset: float, generator: torch.Generator
     return noise + offset * torch.randn((*shape[:2], 1, 1), generator=generator)
 
 
-def check_scheduler(scheduler: DDIMScheduler) -> None:
+def check_prediction(scheduler: DDIMScheduler) -> None:
     """Raise ValueError for a scheduler that predicts anything but the velocity."""
     if scheduler.config.prediction_type != "v_prediction":
         raise ValueError(
@@ -247,19 +244,19 @@ def ema_decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def average(ema: dict[str, torch.Tensor], live: Mapping[str, torch.Tensor], decay: float) -> None:
+def average(ema: dict[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], decay: float) -> None:
     """Move averaged weights towards the present ones, in place: decay * averaged + (1 - decay) * present."""
-    torch._foreach_lerp_(list(ema.values()), [live[name].detach() for name in ema], 1 - decay)
+    torch._foreach_lerp_(list(ema.values()), [parameters[name].detach() for name in ema], 1 - decay)
 
 
 @contextmanager
-def swapped(live: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def swapped(parameters: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """While inside, parameters have the values of `other`."""
-    before = {name: live[name].data for name in other}
+    before = {name: parameters[name].data for name in other}
     for name, tensor in other.items():
-        live[name].data = tensor
+        parameters[name].data = tensor
     try:
         yield
     finally:
         for name, tensor in before.items():
-            live[name].data = tensor
+            parameters[name].data = tensor

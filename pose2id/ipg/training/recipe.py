@@ -1,4 +1,4 @@
-"""What a training run is told: settings, stages, and the TOML file that holds them."""
+"""What a training run is told: settings, stages, and the TOML file whose tables hold them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pose2id.ipg.training.configuration import check_keys, read_table
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
 __all__ = ["Recipe", "Settings", "Stage", "learning_rate", "plan_stages", "read_settings"]
 
 _COPY = "copy_denoiser"
-_COUNTS = {
-    **dict.fromkeys(("steps", "batch_size", "height", "width", "gradient_accumulation", "save_every", "keep"), 1),
-    **dict.fromkeys(("warmup", "seed", "validate_every", "workers"), 0),
-    "validation_steps": 1,
-}
-_SHARES = ("condition_drop", "token_drop", "same_picture", "flip", "erase", "flat", "ema")
-_AMOUNTS = ("learning_rate", "weight_decay", "noise_offset", "min_snr_gamma", "clip", "validation_guidance")
-_FLAGS = ("use_reference", "gradient_checkpointing", "cache", "tensorboard")
-_CHOICES = {"decay": ("constant", "cosine"), "mixed_precision": ("no", "fp16", "bf16")}
 _ONE_FOR_ALL = ("mixed_precision", "tensorboard", "keep", "save_every", "validate_every")
 
 
@@ -41,7 +33,7 @@ class Settings:
         Of AdamW. The paper says Adam with a weight decay of 0.01; decoupled decay is what the training scripts of its
         kind use, and keeps the decay from being divided by the gradient's size.
     height, width : int
-        Of pictures and drawings.
+        Of pictures and pose maps.
     condition_drop : float
         Share of the rows without tokens and reference; they teach the unconditional half of guidance. Poses stay.
     token_drop : float
@@ -81,7 +73,7 @@ class Settings:
     validation_steps, validation_guidance
         Of the pipeline, for these sheets.
     cache : bool
-        Keep pictures, pose drawings and the targets' latents in memory.
+        Keep pictures, pose maps and the targets' latents in memory.
     workers : int
         Threads that prepare batches ahead; 0: none.
     tensorboard : bool
@@ -127,16 +119,19 @@ class Settings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in _COUNTS.items():
-            check_count(getattr(self, name), name, least)
-        for name in _SHARES:
+        for name in ("steps", "batch_size", "height", "width", "gradient_accumulation", "save_every", "keep"):
+            check_count(getattr(self, name), name, 1)
+        check_count(self.validation_steps, "validation_steps", 1)
+        for name in ("warmup", "seed", "validate_every", "workers"):
+            check_count(getattr(self, name), name, 0)
+        for name in ("condition_drop", "token_drop", "same_picture", "flip", "erase", "flat", "ema"):
             check_number(getattr(self, name), name, 0, 1)
-        for name in _AMOUNTS:
+        for name in ("learning_rate", "weight_decay", "noise_offset", "min_snr_gamma", "clip", "validation_guidance"):
             check_number(getattr(self, name), name)
-        for name in _FLAGS:
+        for name in ("use_reference", "gradient_checkpointing", "cache", "tensorboard"):
             check_flag(getattr(self, name), name)
-        for name, allowed in _CHOICES.items():
-            check_choice(getattr(self, name), name, allowed)
+        check_choice(self.decay, "decay", ("constant", "cosine"))
+        check_choice(self.mixed_precision, "mixed_precision", ("no", "fp16", "bf16"))
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise TypeError(f"betas must be two numbers, received {self.betas!r}")
         for beta in self.betas:
@@ -190,7 +185,7 @@ def plan_stages(settings: Settings, stages: Sequence[Mapping[str, Any]] | None =
         try:
             given = dict(changes)
             copy = check_flag(given.pop(_COPY, False), _COPY)
-            _check_names(given, {each.name for each in fields(Settings)})
+            check_keys(given, {each.name for each in fields(Settings)})
             plan.append(Stage(replace(settings, **given), copy))
         except (TypeError, ValueError) as error:
             raise type(error)(f"stage {number}: {error}") from error
@@ -248,16 +243,14 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
         raise FileNotFoundError(f"{path} is not a file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        _check_names(content, {"training", "stages", "data", "model"})
+        check_keys(content, {"training", "stages", "data", "model"})
         for name in ("training", "data", "model"):
             if not isinstance(content.get(name, {}), dict):
                 raise TypeError(f"{name} must be a table, received {content[name]!r}")
         stages = content.get("stages", [])
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise TypeError(f"stages must be tables, written as [[stages]], received {stages!r}")
-        given = content.get("training", {})
-        _check_names(given, {each.name for each in fields(Settings)})
-        settings = Settings(**given)
+        settings = read_table(Settings, content.get("training", {}), "training")
         plan_stages(settings, stages)
     except (TypeError, ValueError) as error:
         raise (
@@ -266,9 +259,3 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
             else ValueError(f"{path}: {error}")
         ) from error
     return Recipe(settings, tuple(stages), content.get("data", {}), content.get("model", {}))
-
-
-def _check_names(given: Mapping[str, Any], allowed: set[str]) -> None:
-    unknown = sorted(set(given) - allowed)
-    if unknown:
-        raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {', '.join(sorted(allowed))}")
