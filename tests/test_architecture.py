@@ -210,10 +210,6 @@ STEPS = {"fsync", "link", "mkdtemp", "mkstemp", "NamedTemporaryFile", "rename", 
 DOES_STEPS = {
     "pose2id.atomic": STEPS,
     "pose2id.hub": {"replace"},  # of a download that goes on where it broke off: its partial file shall outlive a kill
-    # Not rewritten yet; whoever does so takes the row out.
-    "pose2id.programs.training": {"rename", "replace"},
-    "pose2id.ipg.training.checkpoints": {"fsync", "replace"},
-    "pose2id.ipg.training.trainer": {"replace"},
 }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pose2id.atomic import write_file
+from pose2id.atomic import sync, write_file
 from pose2id.errors import require
 
 __all__ = ["LossLog", "Reports"]
@@ -69,6 +68,7 @@ class LossLog:
     """
 
     def __init__(self, path: Path, done: int) -> None:
+        self._path = path
         lines = [_HEADER]
         if done:
             read = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
@@ -84,7 +84,7 @@ class LossLog:
     def sync(self) -> None:
         """Have everything on the disk."""
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        sync(self._path)
 
     def close(self) -> None:
         """Close the file."""
