@@ -1,6 +1,7 @@
 """Data sets: readers of the usual folder layouts, and the small real set that ships with the package.
 
 A reader looks at folders and lists and gives paths, identities and cameras; it opens no image and downloads nothing.
+What holds for all of them is written once, at `read_dataset`; each tells what its data set has of its own.
 """
 
 from __future__ import annotations
@@ -52,27 +53,33 @@ READERS: dict[str, Callable[..., DataSet]] = {
 def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> DataSet:
     """Read a data set by its name.
 
+    Images are `.jpg`, `.jpeg`, `.png`, `.bmp`, `.tif`, `.tiff` and `.webp` files, in upper or lower case; hidden files
+    and all others are passed over. Rows come in the order of the lists, otherwise by name.
+
     Parameters
     ----------
     name : str
         A key of `READERS`: "market1501", "dukemtmc", "msmt17", "occluded-reid", "sysu-mm01", "regdb", "mars",
         "veri-776" or "synthetic".
     root : path
-        Its folder, or the one around it.
+        Its folder, or the one around it by one of its usual names, such as `MSMT17_V1`; errors name these.
     **options
         Those of its reader, such as `trial`.
 
     Returns
     -------
     DataSet
-        What its reader gives.
+        With identities and cameras as the data set numbers them, and its protocol.
 
     Raises
     ------
     FileNotFoundError
-        For a missing folder or file.
-    ValueError, TypeError
-        For an unknown name or option, or contents that are not those of the data set.
+        For a missing folder or list, or an image that a list names and that is not there.
+    ValueError
+        For a folder without images; an image with another name than the data set gives, since one that is passed over
+        in silence changes the scores; a list that is damaged or does not fit the others; an unknown name or choice.
+    TypeError
+        For an unknown option, or one of another type.
 
     Examples
     --------

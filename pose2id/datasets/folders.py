@@ -34,7 +34,7 @@ def find_root(name: str, root: str | os.PathLike[str], needed: Needed, nested: t
     if not top.is_dir():
         raise FileNotFoundError(f"{name}: {top} is not a folder")
     folders = [top, *(top / inner for inner in nested if (top / inner).is_dir())]
-    missing = [[_words(each) for each in needed if pick(folder, each) is None] for folder in folders]
+    missing = [[_words(each) for each in needed if not _find(folder, each)] for folder in folders]
     best = min(range(len(folders)), key=lambda place: len(missing[place]))
     if not missing[best]:
         return folders[best]
@@ -45,20 +45,17 @@ def find_root(name: str, root: str | os.PathLike[str], needed: Needed, nested: t
     )
 
 
-def pick(folder: Path, names: str | tuple[str, ...]) -> Path | None:
-    """The first of the alternatives that exists in `folder`."""
-    for name in (names,) if isinstance(names, str) else names:
-        if (folder / name).exists():
-            return folder / name
-    return None
-
-
 def take(folder: Path, names: str | tuple[str, ...]) -> Path:
-    """As `pick`, for what `find_root` has found to be there."""
-    found = pick(folder, names)
-    if found is None:
+    """The first of the alternatives in `folder`; `find_root` has found that there is one."""
+    found = _find(folder, names)
+    if not found:
         raise FileNotFoundError(f"{folder} has no {_words(names)}")
-    return found
+    return found[0]
+
+
+def _find(folder: Path, names: str | tuple[str, ...]) -> list[Path]:
+    places = [folder / name for name in ((names,) if isinstance(names, str) else names)]
+    return [place for place in places if place.exists()]
 
 
 def _words(names: str | tuple[str, ...]) -> str:
@@ -83,9 +80,10 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")  # macOS writes ._0001.jpg beside 0001.jpg
 
 
-def match_names(name: str, names: Sequence[str], pattern: str, example: str, where: Path) -> list[re.Match[str]]:
-    """The matches of `pattern` with every file name up to its suffix; ValueError with the names that have none."""
+def match_names(name: str, files: Sequence[str | Path], pattern: str, example: str, where: Path) -> list[re.Match[str]]:
+    """The matches of `pattern` with every file's name up to its suffix; ValueError with the names that have none."""
     compiled = re.compile(rf"(?:{pattern})(?:\.\w+)+", re.ASCII)
+    names = [each if isinstance(each, str) else each.name for each in files]
     matches = [compiled.fullmatch(each) for each in names]
     strange = [each for each, match in zip(names, matches, strict=True) if match is None]
     if strange:

@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 
 
 class Frames(Sequence[tuple[Path, ...]]):
-    """The frames of tracklets, a tuple of paths each.
+    """The frames of tracklets, a tuple of paths each, made when they are asked for: MARS has a million.
 
-    The paths are made when they are asked for: MARS has a million.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where the files are.
-    names : sequence of str
-        Paths of all frames from there, those of a tracklet one after the other.
-    bounds : (N, 2) int64 array
-        Of each tracklet, the first of its `names` and the one after its last.
+    `names` are paths of all frames from `folder`, those of a tracklet one after the other; `bounds` (N, 2) holds, of
+    each tracklet, the first of its `names` and the one after its last.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], bounds: NDArray[np.int64]) -> None:
@@ -75,14 +67,6 @@ class ImageSet:
     ------
     ValueError
         When these differ in length.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from pose2id.datasets import ImageSet
-    >>> images = ImageSet((Path("0007_c1.jpg"), Path("0009_c2.jpg")), [7, 9], [1, 2])
-    >>> len(images), images.ids.dtype.name
-    (2, 'int64')
     """
 
     paths: tuple[Path, ...]
