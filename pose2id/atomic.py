@@ -18,7 +18,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +43,19 @@ def write_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Itera
     path : path
         The target; its folder must exist. Of a symbolic link the target is written, the link stays.
     overwrite : bool
-        Replace an existing file. Otherwise also a file that appears meanwhile is kept, by whomever it is; on file
-        systems without hard links (such as FAT) there remains a moment in which it would be replaced.
+        Replace what is there. Otherwise also what appears meanwhile is kept, by whomever it is; on file systems without
+        hard links (such as FAT) there remains a moment in which a file would be replaced.
 
     Yields
     ------
     pathlib.Path
         A path where nothing is yet, with the suffix of the target. The file gets the mode of the one that it replaces,
-        or the usual one.
+        or the usual one, whatever mode it is given.
 
     Raises
     ------
     ValueError
-        When the file exists and `overwrite` is False.
+        When the target exists and `overwrite` is False.
     OSError
         When it cannot be written, also for one raised inside; names the target.
 
@@ -70,87 +70,83 @@ def write_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Itera
     ...     target.read_text()
     'all of it'
     """
-    with _naming(path) as target, _workplace(target) as place:
-        _check_free(path, target, overwrite)
-        new, mode = place / f"new{target.suffix}", _usual_mode(place)
+    with _write(path, overwrite=overwrite) as new:
         yield new
-        new.chmod(stat.S_IMODE(target.stat().st_mode) if overwrite and target.exists() else mode)
-        sync(new)
-        _check_free(path, target, overwrite)
-        if overwrite:
-            new.replace(target)
-        else:
-            try:
-                _rename_onto_nothing(new, target)
-            except FileExistsError:
-                _check_free(path, target, overwrite)
-                raise
-        _sync_names(target.parent)
 
 
 @contextmanager
 def write_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Write a folder whole or not at all: give an empty folder to fill, and rename it at the end.
+    """Write a folder whole or not at all: as `write_file`, with an empty folder to fill, in which modes are the usual.
 
     A folder that is replaced is moved away first, and comes back if the last step fails. A process that is killed
-    between these two steps leaves neither; then the next writer, or `clear_leftovers`, brings the former one back.
-
-    Parameters
-    ----------
-    path : path
-        The target; its parent must exist. Of a symbolic link the target is written, the link stays.
-    overwrite : bool
-        Replace an existing folder. Otherwise also one that appears meanwhile is kept, unless it is empty.
-
-    Yields
-    ------
-    pathlib.Path
-        An empty folder beside the target. What is put there gets the usual modes.
-
-    Raises
-    ------
-    ValueError
-        When the folder exists and `overwrite` is False.
-    OSError
-        When it cannot be written, also for one raised inside; names the target.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> from pose2id.atomic import write_folder
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with write_folder(pathlib.Path(parent, "set")) as temporary:
-    ...         _ = (temporary / "a.txt").write_text("a")
-    ...     sorted(path.name for path in pathlib.Path(parent).rglob("*"))
-    ['a.txt', 'set']
+    between these two steps leaves neither; then the next writer, or `clear_leftovers`, brings the former one back. An
+    empty folder that appears meanwhile is replaced.
     """
-    with _naming(path) as target, _workplace(target) as place:
-        _check_free(path, target, overwrite)
-        new, mode = place / "new", _usual_mode(place)
+    with _write(path, overwrite=overwrite) as new:
         new.mkdir()
-        folder_mode = stat.S_IMODE(new.stat().st_mode)
         yield new
-        made = [each for each in new.rglob("*") if not each.is_symlink()]
-        for each in made:
-            each.chmod(folder_mode if each.is_dir() else mode)
-        with ThreadPoolExecutor(8) as pool:  # for a thousand small files 0.3 s; one after the other, 3 s
-            list(pool.map(sync, [*made, new]))
-        _check_free(path, target, overwrite)
+
+
+@contextmanager
+def _write(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
+    target = Path(path).resolve()
+    try:
+        with _workplace(target) as place:
+            _check_free(path, target, overwrite)
+            new, (file_mode, folder_mode) = place / f"new{target.suffix}", _usual_modes(place)
+            if overwrite and target.is_file():
+                file_mode = stat.S_IMODE(target.stat().st_mode)
+            yield new
+            made = [new, *(each for each in new.rglob("*") if not each.is_symlink())]
+            for each in made:
+                each.chmod(folder_mode if each.is_dir() else file_mode)
+            with ThreadPoolExecutor(8) as pool:  # for a thousand small files 0.3 s; one after the other, 3 s
+                list(pool.map(sync, made))
+            _check_free(path, target, overwrite)
+            try:
+                _rename(new, target, place / _FORMER, overwrite)
+            except OSError:
+                _check_free(path, target, overwrite)
+                raise
+            sync(target.parent)
+    except OSError as error:
+        raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
+
+
+def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    if not overwrite and target.exists():
+        raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
+
+
+def _usual_modes(place: Path) -> tuple[int, int]:
+    """Modes of new files and folders. The packages that write make private ones; to ask the umask is to change it."""
+    (place / "file").touch()
+    (place / "folder").mkdir()
+    return stat.S_IMODE((place / "file").stat().st_mode), stat.S_IMODE((place / "folder").stat().st_mode)
+
+
+def _rename(new: Path, target: Path, former: Path, overwrite: bool) -> None:
+    """Bring what is made to its place; a folder that is there is moved into the folder `former` first."""
+    if new.is_dir():
         if overwrite and target.is_dir():
-            (place / _FORMER).mkdir()
-            target.rename(place / _FORMER / target.name)
+            former.mkdir()
+            target.rename(former / target.name)
         new.rename(target)
-        _sync_names(target.parent)
+    elif overwrite:
+        new.replace(target)
+    elif os.name == "posix":  # where a rename would replace a file
+        try:
+            os.link(new, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            new.rename(target)
+    else:
+        new.rename(target)
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Remove a folder so that nobody ever sees a part of it.
-
-    Raises
-    ------
-    OSError
-        When it is not there or cannot be removed.
-    """
+    """Remove a folder so that nobody ever sees a part of it; OSError when it is not there or cannot be removed."""
     target = Path(path).resolve()
     with _workplace(target) as place:
         target.rename(place / "removed")
@@ -163,12 +159,16 @@ def clear_leftovers(folder: str | os.PathLike[str]) -> None:
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Have a file, or the names in a folder, on the disk before this returns."""
-    if Path(path).is_dir():
-        _sync_names(Path(path))
-    else:
-        with Path(path).open("rb" if os.name == "posix" else "r+b") as stream:
-            os.fsync(stream.fileno())
+    """Have a file, or the names in a folder, on the disk before this returns; names where the system can."""
+    folder, posix = Path(path).is_dir(), os.name == "posix"
+    if folder and not posix:
+        return
+    handle = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
+    try:
+        with suppress(OSError) if folder else nullcontext():  # some file systems sync no folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -182,16 +182,7 @@ def lock(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     path : path
         The lock file, which may stay afterwards; its folder must exist.
     wait : bool
-        Wait while another process holds it.
-
-    Raises
-    ------
-    ValueError
-        When another process (or thread) holds it and `wait` is False; names the process where that is known.
-    MissingExtraError
-        Without filelock.
-    OSError
-        When the file cannot be made.
+        Wait while another process (or thread) holds it. Otherwise that is a ValueError, which names the process.
     """
     path = Path(path)
     try:
@@ -234,15 +225,6 @@ def _acquire(path: Path, *, wait: bool) -> Any:
             return None
         raise
     return held
-
-
-@contextmanager
-def _naming(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The target without links; errors of the system name the path as given."""
-    try:
-        yield Path(path).resolve()
-    except OSError as error:
-        raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
 
 
 @contextmanager
@@ -296,40 +278,3 @@ def _end(place: Path, held: Any) -> None:
             held.release()
     with suppress(OSError):  # others may have come in, to remove it as well
         place.rmdir()
-
-
-def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    if not overwrite and target.exists():
-        raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
-
-
-def _usual_mode(folder: Path) -> int:
-    """Mode of a new file. The packages that write may make private ones, and to ask the umask is to change it."""
-    trial = folder / "trial"
-    trial.touch()
-    return stat.S_IMODE(trial.stat().st_mode)
-
-
-def _rename_onto_nothing(new: Path, target: Path) -> None:
-    """Rename a file; raises where there is one of that name, which a rename alone would replace on POSIX."""
-    try:
-        if os.name == "posix":
-            os.link(new, target)
-        else:
-            new.rename(target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        new.rename(target)
-
-
-def _sync_names(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # what was renamed is there already; some file systems sync no folders
-            os.fsync(handle)
-    finally:
-        os.close(handle)
