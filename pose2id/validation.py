@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     Labels = Sequence[int] | Sequence[str] | npt.NDArray[Any] | torch.Tensor
 
 
-def check_count(value: object, name: str, minimum: int) -> int:
-    """A real integer (numpy's included, bool excluded) of at least `minimum` that a table could have columns."""
+def check_count(value: object, name: str, minimum: int, maximum: int | None = None) -> int:
+    """A real integer (numpy's included, bool excluded) from `minimum` to `maximum`; None: to what arrays have rows."""
     if isinstance(value, bool | np.bool_) or "bool" in str(getattr(value, "dtype", "")):
         raise TypeError(f"{name} must be an integer >= {minimum}, received the bool {value}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be an integer >= {minimum}, received {value!r}") from None
-    if not minimum <= number < 2**31:
-        limit = f">= {minimum}" if number < minimum else "below 2**31"
-        raise ValueError(f"{name} must be an integer {limit}, received {number}")
-    return number
+    if minimum <= number <= (2**31 - 1 if maximum is None else maximum):
+        return number
+    limit = "below 2**31" if maximum is None else f"from {minimum} to {maximum}"
+    raise ValueError(f"{name} must be an integer {f'>= {minimum}' if number < minimum else limit}, received {number}")
 
 
 def check_number(value: object, name: str, low: float = 0.0, high: float = math.inf) -> float:

@@ -135,7 +135,7 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     >>> len(data.train), len(data.query), len(data.gallery)  # doctest: +SKIP
     (4120, 2060, 2060)
     """
-    trial = check_trial(trial)
+    trial = check_count(trial, "trial", 1, TRIALS)
     check_choice(direction, "direction", _REGDB_DIRECTIONS)
     name = "RegDB"
     lists = [f"idx/{part}_{kind}_{trial}.txt" for part in ("train", "test") for kind in ("visible", "thermal")]
@@ -153,14 +153,6 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     query, gallery = sides[2:] if direction == _REGDB_DIRECTIONS[0] else sides[:1:-1]
     notes = f"Trial {trial} of {TRIALS}, {direction.replace('-', ' queries, ')} gallery."
     return DataSet(name, folder, train, query, gallery, "all", (notes,))
-
-
-def check_trial(trial: object) -> int:
-    """A trial from 1 to 10."""
-    number = check_count(trial, "trial", 1)
-    if number > TRIALS:
-        raise ValueError(f"trial must be an integer from 1 to {TRIALS}, received {number}")
-    return number
 
 
 def read_mars(root: str | os.PathLike[str], *, junk: bool = True, query_in_gallery: bool = True) -> DataSet:

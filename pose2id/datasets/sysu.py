@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pose2id.datasets.folders import check_some, find_root, list_images, match_names, named, read_lines, read_mat, take
-from pose2id.datasets.listed import TRIALS, check_trial
+from pose2id.datasets.listed import TRIALS
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -79,7 +79,7 @@ def read_sysu_mm01(
     (3803, 112)
     """
     cameras = _GALLERY[check_choice(mode, "mode", tuple(_GALLERY))]
-    shots, trial = check_count(shots, "shots", 1), check_trial(trial)
+    shots, trial = check_count(shots, "shots", 1), check_count(trial, "trial", 1, TRIALS)
     check_flag(validation, "validation")
     parts = ["train", *(["val"] if validation else []), "test"]
     lists = {part: (f"exp/{part}_id.txt", f"exp/{part}_id.mat") for part in parts}

@@ -55,14 +55,12 @@ def write_dataset(
         Will be made; its parent must exist. It appears only when it is complete.
     ids : int
         So many identities, 2 to 9999. Many readers of Market-1501 insist on at most 1,501.
-    seed : int
-        Of the world.
     cams : int
         Cameras, 2 to 9; the names have room for one digit. Many readers of Market-1501 insist on at most 6.
     per_cam : int
         Pictures of each identity from each camera, 2 to 99: one for the query, the others for the gallery.
-    height, width : int
-        Size of the pictures, at least 8.
+    seed, height, width, progress
+        As for `make_set`.
     occluded : bool
         In every query something stands before the person; nothing else changes. Otherwise in 25 % of all pictures. Half
         of the time it covers more than a fifth of the person, in one of twelve less than a twentieth.
@@ -71,8 +69,6 @@ def write_dataset(
         infrared and the gallery is not. Infrared pictures are grey RGB files.
     overwrite : bool
         Replace a folder that this function made.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -103,8 +99,8 @@ def write_dataset(
     ['0002_c1s1_000003_00.jpg', '0002_c2s1_000003_00.jpg', 'keypoints.json']
     """
     folder = Path(folder).expanduser()
-    ids, cams = _limited(ids, "ids", 2, 9999), _limited(cams, "cams", 2, 9)
-    per_cam = _limited(per_cam, "per_cam", 2, 99)
+    ids, cams = check_count(ids, "ids", 2, 9999), check_count(cams, "cams", 2, 9)
+    per_cam = check_count(per_cam, "per_cam", 2, 99)
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
     overwrite, progress = check_flag(overwrite, "overwrite"), check_flag(progress, "progress")
     world = World(seed, cams, max(1, cams // 3) if infrared else 0, height, width)
@@ -117,18 +113,6 @@ def write_dataset(
     return folder
 
 
-def _is_ours(folder: Path) -> bool:
-    readme = folder / "README.txt"
-    return not folder.is_symlink() and readme.is_file() and readme.read_bytes().startswith(MARKER.encode())
-
-
-def _limited(value: object, name: str, low: int, high: int) -> int:
-    number = check_count(value, name, low)
-    if number > high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}, received {number}")
-    return number
-
-
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
     """Raise ValueError unless the folder may be made, or replaced."""
     if not folder.parent.is_dir():
@@ -137,7 +121,8 @@ def _check_folder(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(f"folder {folder} exists already; name another, or overwrite it (overwrite=True, --overwrite)")
-    if not _is_ours(folder):
+    readme = folder / "README.txt"
+    if folder.is_symlink() or not (readme.is_file() and readme.read_bytes().startswith(MARKER.encode())):
         raise ValueError(
             f"folder {folder} is not one that write_dataset made (no README.txt that begins with {MARKER!r}), and is "
             "not replaced; name another or remove it yourself"
@@ -175,9 +160,8 @@ def _write_folders(
         points[folder][name] = rows
 
     shots = list(_shots(world, ids, per_cam, occluded=occluded))
-    for folder, name, number, cam, shot, occlusion in tqdm(
-        shots, desc="synthetic", unit="picture", disable=not progress
-    ):
+    bar = tqdm(shots, desc="synthetic", unit="picture", disable=not progress)
+    for folder, name, number, cam, shot, occlusion in bar:
         picture, _ = world.take(number, cam, shot, occlusion)
         save(folder, name, picture.image, picture.pose.keypoints)
     special = range(ids // 2 + 1, ids + 1, 2)
@@ -195,8 +179,7 @@ def _write_folders(
 
 
 def _describe(world: World, ids: int, per_cam: int, occluded: bool, counts: dict[str, int]) -> str:
-    from PIL import __version__ as pillow
-
+    pillow = require("PIL", "ipg", PURPOSE).__version__
     infrared = ", ".join(str(cam + 1) for cam in world.infrared)
     queries = ["Every query is occluded."] if occluded else []
     if infrared:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from pose2id.errors import require
 from pose2id.poses import Pose
 from pose2id.synthetic.cameras import PURPOSE, Camera, draw_background, expose, make_camera
-from pose2id.synthetic.people import Person, make_person
+from pose2id.synthetic.people import make_person
 from pose2id.synthetic.pictures import Picture, canvas_size, render
 from pose2id.synthetic.walking import sample_pose
 from pose2id.validation import check_count, check_flag, check_number
@@ -54,28 +54,11 @@ class SyntheticSet:
         return [Pose(points) for points in self.keypoints]
 
     def select(self, rows: Any) -> SyntheticSet:
-        """The pictures with these indices, or where a mask (N,) is True, or of a slice; in this order.
-
-        Parameters
-        ----------
-        rows : slice or array_like of int or bool
-            Anything that picks rows of a numpy array.
-
-        Returns
-        -------
-        SyntheticSet
-        """
+        """The pictures with these indices, or where a mask (N,) is True, or of a slice; in this order."""
         if not isinstance(rows, slice):
             rows = np.atleast_1d(np.asarray(rows))
             rows = rows if rows.size else rows.astype(np.int64)
-        return SyntheticSet(
-            images=self.images[rows],
-            keypoints=self.keypoints[rows],
-            ids=self.ids[rows],
-            cams=self.cams[rows],
-            yaws=self.yaws[rows],
-            occluded=self.occluded[rows],
-        )
+        return SyntheticSet(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def make_set(
@@ -93,7 +76,7 @@ def make_set(
     """Synthetic pictures of some people, by identity, then camera, then shot.
 
     A picture depends on the seed, its identity, camera and shot only (and on size and occlusion), not on what else is
-    made. It is the same on every run; other versions of Pillow or numpy may round a few pixels differently.
+    made.
 
     Parameters
     ----------
@@ -172,10 +155,7 @@ class World:
         self.height, self.width = check_count(height, "height", 8), check_count(width, "width", 8)
         self.infrared = [(place + 1) * cams // infrared_cams - 1 for place in range(infrared_cams)]
         self.cameras: list[Camera] = [make_camera(self.seed, c, infrared=c in self.infrared) for c in range(cams)]
-        self.person = lru_cache(16)(self._person)
-
-    def _person(self, number: int) -> Person:
-        return make_person(self.seed, number)
+        self.person = lru_cache(16)(partial(make_person, self.seed))
 
     def take(self, number: int, cam: int, shot: int, occlusion: float) -> tuple[Picture, float]:
         """That shot of that identity by that camera, and the yaw."""
