@@ -54,16 +54,8 @@ def fetch(
         When the file is not there and cannot be fetched; FileNotFoundError where HF_HUB_OFFLINE forbids it.
     ValueError
         When it has another size or SHA-256.
-
-    Examples
-    --------
-    >>> from pose2id.hub import fetch
-    >>> commit = "31f26fdeee1355a5c34592e401dd41e45d25a493"
-    >>> fetch("stabilityai/sd-vae-ft-mse", "config.json", commit, size=547)  # doctest: +SKIP
-    PosixPath('.../config.json')
     """
-    client = require("huggingface_hub", "ipg", purpose)
-    constants = require("huggingface_hub.constants", "ipg", purpose)
+    client, constants = (require(name, "ipg", purpose) for name in ("huggingface_hub", "huggingface_hub.constants"))
     try:
         try:
             _resume(repository, filename, revision, purpose)
@@ -123,14 +115,8 @@ def _resume(repository: str, filename: str, revision: str, purpose: str) -> None
             if stream.tell() > known.size:
                 stream.seek(0)
                 stream.truncate()
-            downloads.http_get(
-                url,
-                stream,
-                resume_size=stream.tell(),
-                headers=utils.build_hf_headers(),
-                expected_size=known.size,
-                displayed_filename=filename,
-            )
+            sizes = {"resume_size": stream.tell(), "expected_size": known.size}
+            downloads.http_get(url, stream, headers=utils.build_hf_headers(), displayed_filename=filename, **sizes)
         if (digest := hash_file(partial)) != known.etag:
             partial.unlink()
             raise OSError(f"what came has SHA-256 {digest}, must have {known.etag}; it was deleted, try again")

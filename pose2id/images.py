@@ -34,13 +34,7 @@ PURPOSE = "reading images"
 
 
 def take_image(image: Image.Image | str | os.PathLike[str], name: str = "image") -> Image.Image:
-    """A path, or an opened image, as `read_image` gives one; an 8-bit RGB image without orientation stays as it is.
-
-    Raises
-    ------
-    TypeError
-        For anything else; `name` says in the message which argument it was.
-    """
+    """A path, or an opened image, as `read_image` gives one; an 8-bit RGB image without orientation stays as it is."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
     if not hasattr(image, "convert"):
@@ -162,7 +156,7 @@ def draw_sheet(
     labels: Sequence[Sequence[str]] | None = None,
     resampling: str = "lanczos",
 ) -> Image.Image:
-    """A contact sheet: rows of pictures of one size on white.
+    """A contact sheet: rows of pictures of one size on white, RGB.
 
     Parameters
     ----------
@@ -174,16 +168,6 @@ def draw_sheet(
         A text below each picture, of at most five lines.
     resampling : str
         Pillow's name of the filter that resizes the pictures.
-
-    Returns
-    -------
-    PIL image
-        Mode "RGB".
-
-    Raises
-    ------
-    MissingExtraError
-        Without Pillow.
 
     Examples
     --------

@@ -31,19 +31,14 @@ def require_runtime(purpose: str) -> ModuleType:
 def load_session(
     path: str | os.PathLike[str], *, providers: Sequence[Any] | None = None, purpose: str = "pose2id.onnx"
 ) -> Session:
-    """Load an ONNX file.
+    """Load an ONNX file, as an `onnxruntime.InferenceSession`.
 
     Parameters
     ----------
-    path : path
     providers : sequence, optional
         As onnxruntime takes them. None: CUDA where this onnxruntime has it, else the CPU.
     purpose : str
         Who needs onnxruntime, for the error where it is missing.
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
 
     Raises
     ------
@@ -51,13 +46,6 @@ def load_session(
         Without onnxruntime.
     FileNotFoundError, ValueError
         When there is no such file, or it is no model.
-
-    Examples
-    --------
-    >>> from pose2id.onnx import load_session, read_input
-    >>> session = load_session("encoder.onnx")  # doctest: +SKIP
-    >>> read_input(session)  # doctest: +SKIP
-    ('images', [None, 3, 256, 128])
     """
     runtime = require_runtime(purpose)
     path = Path(path)

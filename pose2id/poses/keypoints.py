@@ -11,8 +11,8 @@ and comes out of the network, `wholebody.py` for the neck and the threshold.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,7 @@ _PURPOSE = "pose2id.poses.keypoints"
 
 
 def download_model() -> Path:
-    """Fetch the DWPose model (134 MB) into the cache of the Hugging Face Hub and check its hash.
-
-    What is there already is not fetched again, what broke off goes on. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are
-    honoured.
+    """Fetch the DWPose model (134 MB) into the cache of the Hugging Face Hub, unless it is there, and check its hash.
 
     Returns
     -------
@@ -65,12 +62,8 @@ def download_model() -> Path:
 
     Raises
     ------
-    MissingExtraError
-        Without huggingface_hub.
-    OSError
-        When the file is not there and cannot be fetched; says where it was looked for.
-    ValueError
-        When its size or SHA-256 is not the one pinned here.
+    MissingExtraError, OSError, ValueError
+        As `pose2id.hub.fetch`.
     """
     return fetch(
         *(REPOSITORY, FILE, REVISION),
@@ -156,7 +149,7 @@ def extract_poses(
     session = load_session() if session is None else session
     entry, fixed = _read_form(session)
     waiting, poses = iter(images), list[Pose]()
-    labels = None if names is None else iter(names)
+    labels = repeat("") if names is None else iter(names)
     while pictures := list(islice(waiting, fixed or batch_size)):
         pixels = [_take_pixels(picture, len(poses) + n) for n, picture in enumerate(pictures)]
         batch = np.stack([_prepare(array) for array in pixels])
@@ -164,20 +157,13 @@ def extract_poses(
             batch = np.concatenate([batch, np.zeros((fixed - len(batch), *batch.shape[1:]), np.float32)])
         points, scores = _decode(session.run(None, {entry: batch}), len(batch))
         for array, place, score in zip(pixels, points, scores, strict=False):
+            if (name := next(labels, None)) is None:
+                raise ValueError(f"names must be as many as images, received only {len(poses)}")
             height, width = array.shape[:2]
-            poses.append(_make_pose(place, score, width, height, threshold, _next_name(labels, len(poses))))
-    if labels is not None and next(labels, None) is not None:
+            poses.append(_make_pose(place, score, width, height, threshold, name))
+    if names is not None and next(labels, None) is not None:
         raise ValueError(f"names must be as many as images, received more than the {len(poses)} images")
     return poses
-
-
-def _next_name(labels: Iterator[str] | None, number: int) -> str:
-    if labels is None:
-        return ""
-    name = next(labels, None)
-    if name is None:
-        raise ValueError(f"names must be as many as images, received only {number}")
-    return name
 
 
 def _read_form(session: Session) -> tuple[str, int]:

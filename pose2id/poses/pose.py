@@ -83,21 +83,7 @@ class Pose:
 
     @classmethod
     def from_pixels(cls, keypoints: Any, width: float, height: float, name: str = "") -> Pose:
-        """A pose from 18 keypoints in pixels of a picture of that width and height.
-
-        Parameters
-        ----------
-        keypoints : array_like, shape (18, 2)
-            As for `Pose`, but in pixels.
-        width, height : float
-            Size of the picture, positive.
-        name : str
-            What the pose is called.
-
-        Returns
-        -------
-        Pose
-        """
+        """A pose from 18 keypoints, as for `Pose` but in pixels of a picture of that width and height."""
         return cls(_take_rows(keypoints, len(KEYPOINTS), "keypoints") / _take_size(width, height), name)
 
     @classmethod
@@ -119,7 +105,7 @@ class Pose:
         threshold : float
             See `scores`; 0.3 is DWPose's.
         name : str
-            What the pose is called.
+            As for `Pose`.
 
         Returns
         -------
@@ -143,9 +129,8 @@ class Pose:
     ) -> Image.Image:
         """The pose map that the pose encoder takes: canonical DWPose colours on black.
 
-        At 64 x 128 the pixels are those of the released pose files. DWPose draws with OpenCV: limbs are filled
-        ellipses, the canvas is darkened to 0.6, joints are discs; positions are cut to whole pixels. OpenCV's
-        ellipse2Poly, fillConvexPoly and circle are reproduced here, also where a limb leaves the picture.
+        At 64 x 128 the pixels are those of the released pose files: limbs are filled ellipses, the canvas is darkened
+        to 0.6, joints are discs, positions are cut to whole pixels.
 
         Parameters
         ----------
