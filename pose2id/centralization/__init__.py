@@ -7,11 +7,12 @@ Two steps, each optional, in this order: add the mean of features of *generated*
 - `queries`: `centralize_queries`, one query at a time against a fixed gallery.
 - `fusion`: equation 9, and where the fused rows stand while they are needed.
 - `mutual`: the rule of algorithm 1, and the sums.
-- `arguments`: what `generated` and `neighbors` may be.
+- `arguments`: what the arguments may be.
 
 The search itself is the room `pose2id.neighbors`.
 """
 
+from pose2id.centralization.arguments import check_parameters
 from pose2id.centralization.fusion import FusedRows
 from pose2id.centralization.mutual import mutual_neighbors
 from pose2id.centralization.queries import centralize_queries, gallery_radius, prepare_gallery, pull_toward
@@ -21,6 +22,7 @@ __all__ = [
     "FusedRows",
     "centralize",
     "centralize_queries",
+    "check_parameters",
     "gallery_radius",
     "mutual_neighbors",
     "prepare_gallery",

@@ -1,4 +1,4 @@
-"""What `generated` and `neighbors` may be: their forms, checked."""
+"""What the arguments of the method may be: numbers and flags, `generated`, `neighbors`; checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Any
 import torch
 
 from pose2id.arrays import Kind, check_same_kind, row_blocks, take_array, take_features
-from pose2id.neighbors import Neighbors
+from pose2id.neighbors import Neighbors, check_engine
+from pose2id.validation import check_count, check_flag, check_number
+
+
+def check_parameters(
+    eta: Any, k1: Any, k2: Any, alpha: Any, normalize: Any, engine: Any, progress: Any = False
+) -> tuple[float, int, int, float]:
+    """Check all of them; the numbers as Python has them."""
+    numbers = check_number(eta, "eta"), check_count(k1, "k1", 0), check_count(k2, "k2", 0), check_number(alpha, "alpha")
+    check_flag(normalize, "normalize")
+    check_flag(progress, "progress")
+    check_engine(engine)
+    return numbers
 
 
 def take_generated(generated: Any, rows: torch.Tensor, kind: Kind) -> list[torch.Tensor]:

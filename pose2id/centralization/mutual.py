@@ -29,13 +29,11 @@ def search_neighbors(
 
     `searched` holds the nonzero rows only; `nonzero`, (N,) bool, says which they are.
     """
-    if not k or bool(nonzero.all()):
-        return find_neighbors(searched, searched, k, labels, labels, within=True, engine=engine, progress=progress)[0]
-    at = nonzero.nonzero().flatten()
-    part = None if labels is None else labels[at]
-    found, _ = find_neighbors(searched, searched, k, part, part, within=True, engine=engine, progress=progress)
     table = torch.full((len(nonzero), k), -1, dtype=torch.int64, device=nonzero.device)
-    if len(at):
+    at = nonzero.nonzero().flatten()
+    if k and len(at):
+        part = None if labels is None else labels[at]
+        found, _ = find_neighbors(searched, searched, k, part, part, within=True, engine=engine, progress=progress)
         table[at] = torch.where(found >= 0, at[found.clamp(min=0)], -1)
     return table
 

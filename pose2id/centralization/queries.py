@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from pose2id.arrays import ArrayT, cached_blocks, check_same_kind, take_features, work_dtype
-from pose2id.centralization.arguments import take_generated
+from pose2id.centralization.arguments import check_parameters, take_generated
 from pose2id.centralization.fusion import FusedRows, check_fits
 from pose2id.centralization.mutual import add_weighted
 from pose2id.distances import scale_to_unit
-from pose2id.neighbors import check_engine, find_neighbors
-from pose2id.validation import check_count, check_flag, check_number
+from pose2id.neighbors import find_neighbors
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
@@ -48,10 +47,10 @@ def centralize_queries(
         all: pass centralized rows to pull toward these.
     generated : (Q, M, D) or (Q, D) array, or a sequence of M arrays (Q, D), optional
         Features of M generated images of each query, as for `centralize`.
-    eta, alpha, normalize, engine, progress
-        As for `centralize`.
     k1, k2 : int
         As above; 0 for either leaves the gallery out. A gallery of fewer than k2 other rows lets every row count.
+    eta, alpha, normalize, engine, progress
+        As for `centralize`.
 
     Returns
     -------
@@ -71,11 +70,7 @@ def centralize_queries(
     >>> centralize_queries(np.array([[0.96, 0.28]]), gallery, k1=1, k2=1).round(2).tolist()
     [[0.99, 0.14]]
     """
-    eta, alpha = check_number(eta, "eta"), check_number(alpha, "alpha")
-    k1, k2 = check_count(k1, "k1", 0), check_count(k2, "k2", 0)
-    check_flag(normalize, "normalize")
-    check_flag(progress, "progress")
-    check_engine(engine)
+    eta, k1, k2, alpha = check_parameters(eta, k1, k2, alpha, normalize, engine, progress)
     rows, kind = take_features(query, "query", "(Q, D)")
     items, other = take_features(gallery, "gallery", "(G, D)")
     check_same_kind(kind, other, ("query", "gallery"))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pose2id.arrays import ArrayT, take_features, take_output
-from pose2id.centralization.arguments import pair_generated, take_generated, take_table
+from pose2id.centralization.arguments import check_parameters, pair_generated, take_generated, take_table
 from pose2id.centralization.fusion import FusedRows
 from pose2id.centralization.mutual import add_mutual_neighbors, drop_neighbors, mutual_neighbors, search_neighbors
-from pose2id.neighbors import Neighbors, check_engine, take_exclude
-from pose2id.validation import check_count, check_flag, check_number
+from pose2id.neighbors import Neighbors, take_exclude
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
@@ -118,11 +117,7 @@ def centralize(
     >>> centralize(features, k1=1, k2=1).round(3).tolist()
     [[0.894, 0.447], [0.894, 0.447], [0.0, -1.0]]
     """
-    eta, alpha = check_number(eta, "eta"), check_number(alpha, "alpha")
-    k1, k2 = check_count(k1, "k1", 0), check_count(k2, "k2", 0)
-    check_flag(normalize, "normalize")
-    check_flag(progress, "progress")
-    check_engine(engine)
+    eta, k1, k2, alpha = check_parameters(eta, k1, k2, alpha, normalize, engine, progress)
     rows, kind = take_features(features)
     averaged = [] if generated is None else take_generated(generated, rows, kind)
     labels = take_exclude(exclude, rows)

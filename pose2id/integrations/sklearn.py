@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pose2id.arrays import take_array, take_features, work_dtype
-from pose2id.centralization import FusedRows, centralize, gallery_radius, prepare_gallery, pull_toward
+from pose2id.centralization import FusedRows, centralize, check_parameters, gallery_radius, prepare_gallery, pull_toward
 from pose2id.errors import MissingExtraError
-from pose2id.neighbors import check_engine
-from pose2id.validation import check_count, check_flag, check_number
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -81,15 +79,16 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
 
     def fit(self, X: Any, y: object = None) -> NeighborCentralizer:  # noqa: ARG002
         """Keep X (G, D) as the gallery and measure within what radius each of its rows counts. `y` is ignored."""
-        self._check_parameters()
-        self._fit(self._take(X, reset=True))
+        check_parameters(1.0, self.k1, self.k2, self.alpha, self.normalize, self.engine)
+        rows, _ = take_features(self._take(X, reset=True), "X")
+        gallery = prepare_gallery(rows, work_dtype(rows.dtype), normalize=self.normalize)
+        self.gallery_ = gallery.numpy()
+        self.radius_ = gallery_radius(gallery, self.k2, engine=self.engine).numpy()
         return self
 
     def fit_transform(self, X: Any, y: object = None, **fit_params: Any) -> Floats:  # noqa: ARG002
         """Fit, and return `pose2id.centralize(X)`: the published method within one set."""
-        self._check_parameters()
-        X = self._take(X, reset=True)
-        self._fit(X)
+        X = self.fit(X)._take(X, reset=False)  # an array, whatever it was
         return centralize(X, k1=self.k1, k2=self.k2, alpha=self.alpha, normalize=self.normalize, engine=self.engine)
 
     def transform(self, X: Any) -> Floats:
@@ -100,19 +99,6 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         queries = FusedRows(rows, normalize=self.normalize)
         pulled = pull_toward(queries, gallery, radius, self.k1, self.alpha, engine=self.engine)
         return kind.give_back(pulled)  # type: ignore[no-any-return]
-
-    def _fit(self, X: Floats) -> None:
-        rows, _ = take_features(X, "X")
-        gallery = prepare_gallery(rows, work_dtype(rows.dtype), normalize=self.normalize)
-        self.gallery_ = gallery.numpy()
-        self.radius_ = gallery_radius(gallery, self.k2, engine=self.engine).numpy()
-
-    def _check_parameters(self) -> None:
-        check_count(self.k1, "k1", 0)
-        check_count(self.k2, "k2", 0)
-        check_number(self.alpha, "alpha")
-        check_flag(self.normalize, "normalize")
-        check_engine(self.engine)
 
     def _take(self, X: Any, *, reset: bool) -> Floats:
         taken: Floats = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32, np.float16])
