@@ -101,8 +101,10 @@ class Batches:
         count = settings.batch_size
         alone = int(rng.binomial(count, settings.condition_drop))
         pairs = [self._pair(rng) for _ in range(count)]
-        views = [augment(self._read(reference), rng, settings.flip, settings.erase) for reference, _ in pairs[alone:]]
-        pictures = [Image.fromarray(view) for view in views]
+        pictures = [
+            Image.fromarray(augment(self._read(reference), rng, settings.flip, settings.erase))
+            for reference, _ in pairs[alone:]
+        ]
         size = settings.height, settings.width
         targets = [target for _, target in pairs]
         pose_maps = [self._pose_maps[row] if row in self._pose_maps else self._pose_map(row) for row in targets]

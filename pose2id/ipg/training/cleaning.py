@@ -277,11 +277,11 @@ def draw_dropped(
     size = max(96, height), height
     cells = [ImageOps.pad(_open(images[row]), size, color="white") for row in rows]
     labels = [f"{row}: {cleaned.reasons[row]}" for row in rows] or ["nothing dropped"]
-    starts = range(0, len(labels), columns)
+    lines = [slice(first, first + columns) for first in range(0, len(labels), columns)]
     return draw_sheet(
-        [cells[start : start + columns] or [None] for start in starts],
+        [cells[line] or [None] for line in lines],
         size,
-        labels=[labels[start : start + columns] for start in starts],
+        labels=[labels[line] for line in lines],
     )
 
 

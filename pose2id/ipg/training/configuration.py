@@ -220,13 +220,7 @@ class StableDiffusionModel(_Table):
 
 
 def read_data(table: Mapping[str, Any] | WorldData | FolderData, readers: Collection[str]) -> WorldData | FolderData:
-    """Table ``[data]``, or what was made of it; `readers` are the kinds of `FolderData`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming table and key.
-    """
+    """Table ``[data]``, or what was made of it; `readers` are the kinds of `FolderData`."""
     if not isinstance(table, Mapping):
         return table
     kind = table.get("kind")
@@ -238,13 +232,7 @@ def read_data(table: Mapping[str, Any] | WorldData | FolderData, readers: Collec
 
 
 def read_model(table: Mapping[str, Any] | SmallModel | StableDiffusionModel) -> SmallModel | StableDiffusionModel:
-    """Table ``[model]``, or what was made of it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming table and key.
-    """
+    """Table ``[model]``, or what was made of it."""
     if not isinstance(table, Mapping):
         return table
     kind = table.get("kind")
