@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pose2id.arrays import Array
     from pose2id.evaluation import Protocol
     from pose2id.validation import Labels
+
+    _Side = tuple[str, "Setting"]
 
 __all__ = ["FeatureSet", "Row", "Setting", "centralize_sets", "run_study", "standard_error"]
 
@@ -59,10 +62,8 @@ class Setting:
         Whether this side is centralized; the other one is only scaled.
     eta : float
         Weight of the mean generated feature, on the sides that have some; 0 leaves them out.
-    k1, k2 : int
-        As in `pose2id.centralize`; 0 leaves the neighbours out.
-    alpha : float
-        As in `pose2id.centralize`.
+    k1, k2, alpha : int, int and float
+        As in `pose2id.centralize`; k1 = 0 or k2 = 0 leaves the neighbours out.
     other_cameras : bool
         Whether neighbours come from other cameras only (``exclude=cams``).
     normalize : bool
@@ -89,59 +90,43 @@ class Setting:
     rerank_lambda: float = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """What one setting comes to.
 
     Attributes
     ----------
     setting : Setting
-        What was done.
-    mAP, rank1, rank5, rank10, mINP : float
-        Fractions in [0, 1].
+        What was done; `name` and `table` (its group) are those of the setting.
+    scores : Scores
+        All that was measured; of it `mAP`, `mINP`, `rank1`, `rank5`, `rank10`, `valid_queries` and `tied_rank1` are
+        attributes of the row as well.
     id2_paper, id2_released : float
-        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser.
-        Re-ranking changes distances, not features, so it leaves ID² as it is. NaN where it was not asked for.
-    valid_queries : int
-        Queries that have a right answer.
-    tied_rank1 : int
-        Queries whose first answer hangs on an exact tie of distances.
+        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser. `id2` is that of
+        the paper. Re-ranking changes distances, not features, so it leaves ID² as it is. NaN where it was not asked for.
     error : float
         Standard error of mAP over identities; see `standard_error`.
     encoder : str
         Whose features they are, where several encoders are compared.
-    scores : Scores
-        All that was measured: the curve, and the average precision of each query.
     """
 
     setting: Setting
-    mAP: float
-    rank1: float
-    rank5: float
-    rank10: float
-    mINP: float
+    scores: Scores
     id2_paper: float = math.nan
     id2_released: float = math.nan
-    valid_queries: int = 0
-    tied_rank1: int = 0
     error: float = math.nan
     encoder: str = ""
-    scores: Scores | None = field(default=None, repr=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        """Name of the setting."""
-        return self.setting.name
-
-    @property
-    def table(self) -> str:
-        """Group of the setting: the heading that the row stands under."""
-        return self.setting.group
-
-    @property
-    def id2(self) -> float:
-        """ID² by the paper's formula."""
-        return self.id2_paper
+    name = property(attrgetter("setting.name"))
+    table = property(attrgetter("setting.group"))
+    mAP = property(attrgetter("scores.mAP"))
+    mINP = property(attrgetter("scores.mINP"))
+    rank1 = property(lambda row: row.scores.rank(1))
+    rank5 = property(lambda row: row.scores.rank(5))
+    rank10 = property(lambda row: row.scores.rank(10))
+    valid_queries = property(attrgetter("scores.valid_queries"))
+    tied_rank1 = property(attrgetter("scores.tied_rank1"))
+    id2 = property(attrgetter("id2_paper"))
 
 
 def run_study(
@@ -154,33 +139,26 @@ def run_study(
     density: bool = True,
     encoder: str = "",
     engine: str = "auto",
-    on_row: Callable[[Row], object] | None = None,
     progress: bool = False,
 ) -> list[Row]:
     """Centralize both sides, re-rank or not, score, ID²: for every setting.
 
     Query and gallery are centralized separately, as published: no feature of one ever enters the other. Settings that
-    ask for the same features of a side share them, and they are held only as long as one needs them.
+    ask for the same features of a side share them; they are held only as long as one needs them.
 
     Parameters
     ----------
     query, gallery : FeatureSet
         Of the same container and device.
     settings : iterable of Setting
-    protocol
-        As for `pose2id.evaluate`.
-    metric : {"euclidean", "cosine"}
-        As for `pose2id.evaluate_features`, for settings without re-ranking.
+    protocol, metric
+        As for `pose2id.evaluate_features`; the metric is for settings without re-ranking.
     density : bool
         False leaves out ID².
     encoder : str
         Noted in the rows.
-    engine : str
-        Who searches neighbours; see `pose2id.knn_graph`.
-    on_row : callable, optional
-        Called with each row once it is known, for instance to move a bar.
-    progress : bool
-        Bars of each centralization, evaluation and re-ranking on stderr.
+    engine, progress
+        As for `pose2id.centralize`, in every step.
 
     Returns
     -------
@@ -212,42 +190,24 @@ def run_study(
     for setting in settings:
         _check(setting, query, gallery)
     labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    options: dict[str, Any] = {"engine": engine, "progress": progress}
     uses = Counter(side for setting in settings for side in _sides(setting))
     features: dict[_Side, Any] = {}
-    densities: dict[tuple[_Side, _Side], dict[str, float]] = {}
     rows = []
     for setting in settings:
         sides = _sides(setting)
         for side, data in zip(sides, (query, gallery), strict=True):
             if side not in features:
-                features[side] = _treat(data, side, engine=engine, progress=progress)
-        one, other = (features[side] for side in sides)
+                features[side] = _centralize(data, side[1], **options)
+        both = [features[side] for side in sides]
         if setting.reranked:
-            distances = _rerank(one, other, setting, engine=engine, progress=progress)
-            scores = evaluate(distances, *labels, protocol=protocol)
-            del distances
+            k1, k2, share = setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda
+            scores = evaluate(rerank(*both, k1=k1, k2=k2, lambda_value=share, **options), *labels, protocol=protocol)
         else:
-            scores = evaluate_features(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
-        if density and sides not in densities:
-            densities[sides] = _measure_density((one, other), query.ids, gallery.ids)
-        del one, other  # as the distances: not held while the next setting is worked on
-        row = Row(
-            setting,
-            mAP=scores.mAP,
-            rank1=scores.rank(1),
-            rank5=scores.rank(5),
-            rank10=scores.rank(10),
-            mINP=scores.mINP,
-            valid_queries=scores.valid_queries,
-            tied_rank1=scores.tied_rank1,
-            error=standard_error(scores, query.ids),
-            encoder=encoder,
-            scores=scores,
-            **densities.get(sides, {}),
-        )
-        rows.append(row)
-        if on_row:
-            on_row(row)
+            scores = evaluate_features(*both, *labels, protocol=protocol, metric=metric, progress=progress)
+        id2 = _measure_density(both, labels[:2]) if density else {}
+        rows.append(Row(setting, scores, error=standard_error(scores, query.ids), encoder=encoder, **id2))
+        del both  # not held while the next setting is worked on
         uses.subtract(sides)
         features = {side: array for side, array in features.items() if uses[side]}
     return rows
@@ -260,11 +220,10 @@ def centralize_sets(
 
     Parameters
     ----------
-    query, gallery : FeatureSet
-    setting : Setting
-        Of its re-ranking, which changes distances, nothing is seen here.
-    engine, progress
+    query, gallery, engine, progress
         As for `run_study`.
+    setting : Setting
+        Its re-ranking changes distances, so nothing of it is seen here.
 
     Returns
     -------
@@ -279,11 +238,9 @@ def centralize_sets(
     (array([[0.6, 0.8]]), array([[0., 1.]]))
     """
     _check(setting, query, gallery)
-    of_query, of_gallery = (
-        _treat(data, side, engine=engine, progress=progress)
-        for data, side in zip((query, gallery), _sides(setting), strict=True)
-    )
-    return of_query, of_gallery
+    options: dict[str, Any] = {"engine": engine, "progress": progress}
+    (_, of_query), (_, of_gallery) = _sides(setting)
+    return _centralize(query, of_query, **options), _centralize(gallery, of_gallery, **options)
 
 
 def standard_error(scores: Scores, ids: Labels) -> float:
@@ -318,28 +275,18 @@ def standard_error(scores: Scores, ids: Labels) -> float:
     return float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else math.nan
 
 
-class _Side(NamedTuple):
-    """What is done to one side; settings that agree in it share its features."""
-
-    name: str
-    normalize: bool
-    eta: float = 0.0
-    k1: int = 0
-    k2: int = 0
-    alpha: float = 0.0
-    other_cameras: bool = False
-
-
 def _sides(setting: Setting) -> tuple[_Side, _Side]:
-    method = (setting.eta, setting.k1, setting.k2, setting.alpha, setting.other_cameras)
-    query = _Side("query", setting.normalize, *(method if setting.query else ()))
-    return query, _Side("gallery", setting.normalize, *(method if setting.gallery else ()))
+    """What is done to the queries, and to the gallery; settings that agree in it share the features."""
+    plain = Setting("", normalize=setting.normalize)
+    method = replace(
+        plain, eta=setting.eta, k1=setting.k1, k2=setting.k2, alpha=setting.alpha, other_cameras=setting.other_cameras
+    )
+    return ("query", method if setting.query else plain), ("gallery", method if setting.gallery else plain)
 
 
 def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
     """Raise where a setting would silently be another one."""
-    chosen = {"query": query} if setting.query else {}
-    chosen |= {"gallery": gallery} if setting.gallery else {}
+    chosen = {name: data for name, data in (("query", query), ("gallery", gallery)) if getattr(setting, name)}
     for name, data in chosen.items():
         if setting.other_cameras and data.cams is None:
             raise ValueError(f"setting {setting.name!r} takes neighbours from other cameras, but {name} has no cams")
@@ -348,29 +295,15 @@ def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
         raise ValueError(f"setting {setting.name!r} has eta = {setting.eta}, but {lack}")
 
 
-def _treat(data: FeatureSet, side: _Side, *, engine: str, progress: bool) -> Any:
-    if not (side.normalize or side.eta or (side.k1 and side.k2)):
+def _centralize(data: FeatureSet, how: Setting, **options: Any) -> Any:
+    if not (how.normalize or how.eta or (how.k1 and how.k2)):
         return data.features
-    return centralize(
-        data.features,
-        data.generated if side.eta else None,
-        side.eta,
-        side.k1,
-        side.k2,
-        alpha=side.alpha,
-        normalize=side.normalize,
-        exclude=data.cams if side.other_cameras else None,
-        engine=engine,
-        progress=progress,
-    )
+    generated, exclude = data.generated if how.eta else None, data.cams if how.other_cameras else None
+    options |= {"alpha": how.alpha, "normalize": how.normalize, "exclude": exclude}
+    return centralize(data.features, generated, how.eta, how.k1, how.k2, **options)
 
 
-def _rerank(query: Any, gallery: Any, setting: Setting, *, engine: str, progress: bool) -> Any:
-    k1, k2, share = setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda
-    return rerank(query, gallery, k1=k1, k2=k2, lambda_value=share, engine=engine, progress=progress)
-
-
-def _measure_density(both: Sequence[Any], *ids: Labels) -> dict[str, float]:
+def _measure_density(both: Sequence[Any], ids: Sequence[Labels]) -> dict[str, float]:
     together = torch.cat(list(both)) if is_tensor(both[0]) else np.concatenate(both)
     labels = np.concatenate([take_labels(part, len(rows), "ids") for part, rows in zip(ids, both, strict=True)])
     return {f"id2_{variant}": id_density(together, labels, variant=variant) for variant in VARIANTS}

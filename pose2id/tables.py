@@ -32,7 +32,7 @@ def format_text(
         "<" or ">" for each column; the last one counts for all that follow. By default the first column is aligned
         to the left and the others to the right.
     widths : sequence of int
-        Least width of each column, in characters; columns beyond its end are as wide as their widest cell.
+        Least width of each column, in characters; those beyond its end are as wide as their widest cell.
     gap : str
         Between columns.
     headings : sequence of str, optional
@@ -82,22 +82,7 @@ def format_text(
 
 
 def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *, align: str = "<>") -> str:
-    """Write a table in Markdown, its source aligned as well.
-
-    Parameters
-    ----------
-    head, rows, align
-        As for `format_text`; a "|" inside a cell is escaped.
-
-    Returns
-    -------
-    str
-        Lines without a final line break.
-
-    Raises
-    ------
-    ValueError
-        If a row has more or fewer cells than the head.
+    """Write a table in Markdown, its source aligned as well; all else as for `format_text`.
 
     Examples
     --------
@@ -116,26 +101,13 @@ def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *,
 
 
 def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Take attributes of each row into a dictionary, ready for JSON.
-
-    Parameters
-    ----------
-    rows : iterable of objects
-    keys : sequence of str
-        Names of attributes; a dotted one is called by its last part.
-
-    Returns
-    -------
-    list of dict
-        One for each row, in the order of `keys`.
+    """Take attributes of each row into a dictionary, ready for JSON; a dotted key is called by its last part.
 
     Examples
     --------
     >>> from pose2id.tables import as_dicts
     >>> as_dicts([1 + 2j], ["real", "imag.real"])
     [{'real': 2.0}]
-    >>> as_dicts([1 + 2j], ["real", "imag"])
-    [{'real': 1.0, 'imag': 2.0}]
     """
     take = {key.rpartition(".")[2]: attrgetter(key) for key in keys}
     return [{name: get(row) for name, get in take.items()} for row in rows]
@@ -146,10 +118,9 @@ def _measure(cells: Sequence[Sequence[str]], align: str, widths: Sequence[int] =
     for row in cells:
         if len(row) != len(cells[0]):
             raise ValueError(f"every row must have {len(cells[0])} cells as the head has, received {list(row)}")
-    found = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    least = [*widths, *[0] * len(found)]
-    sides = align.ljust(len(found), align[-1])
-    return [(sides[i], max(width, least[i])) for i, width in enumerate(found)]
+    least = [*widths, *[0] * len(cells[0])]
+    sides = align.ljust(len(cells[0]), align[-1])
+    return [(sides[i], max(least[i], *map(len, column))) for i, column in enumerate(zip(*cells, strict=True))]
 
 
 def _pad(row: Sequence[str], columns: Sequence[tuple[str, int]]) -> list[str]:

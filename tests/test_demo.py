@@ -170,7 +170,7 @@ def test_reranking_leaves_id2_and_is_evaluated(rows) -> None:
 
 
 def test_chosen_settings_and_progress(data, rows, capsys) -> None:
-    assert run_demo(data, settings=SETTINGS[:1], progress=True) == rows[:1]
+    assert rows_as_dicts(run_demo(data, settings=SETTINGS[:1], progress=True)) == rows_as_dicts(rows[:1])
     captured = capsys.readouterr()
     assert "demo" in captured.err
     assert captured.out == ""
@@ -221,7 +221,7 @@ def test_dictionaries_survive_json(rows) -> None:
         numbers = ("mAP", "rank1", "rank5", "rank10", "mINP", "id2_paper", "id2_released", "tied_rank1")
         assert list(entry) == [*of_setting, *numbers]
         assert {name: entry[name] for name in of_setting} == {name: vars(row.setting)[name] for name in of_setting}
-        assert {name: entry[name] for name in numbers} == {name: vars(row)[name] for name in numbers}
+        assert {name: entry[name] for name in numbers} == {name: getattr(row, name) for name in numbers}
 
 
 def test_pictures_are_written_and_replaced(data, tmp_path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, rerank, study
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study, standard_error
+from pose2id.tables import as_dicts
 
 RNG = np.random.default_rng(0)
 
@@ -50,6 +51,11 @@ SETTINGS = {
 }
 
 
+def numbers(row: Row) -> dict[str, object]:
+    names = ("mAP", "rank1", "rank5", "rank10", "mINP", "id2_paper", "id2_released", "valid_queries", "tied_rank1")
+    return as_dicts([row], (*names, "error", "encoder"))[0]
+
+
 @pytest.mark.parametrize("reranked", [False, True])
 @pytest.mark.parametrize(("setting", "options"), SETTINGS.values(), ids=SETTINGS.keys())
 def test_the_four_steps(setting, options, reranked) -> None:
@@ -60,18 +66,18 @@ def test_the_four_steps(setting, options, reranked) -> None:
         scores = evaluate(rerank(*sides, k1=7, k2=3, lambda_value=0.5), *LABELS, protocol="all")
     both, ids = np.concatenate(sides), np.concatenate([QUERY.ids, GALLERY.ids])
     (row,) = run_study(QUERY, GALLERY, [setting], protocol="all", metric="cosine", encoder="mine")
-    assert row == Row(
-        setting,
-        scores.mAP,
-        *(scores.rank(k) for k in (1, 5, 10)),
-        scores.mINP,
-        id2_paper=id_density(both, ids),
-        id2_released=id_density(both, ids, variant="released"),
-        valid_queries=scores.valid_queries,
-        tied_rank1=scores.tied_rank1,
-        error=standard_error(scores, QUERY.ids),
-        encoder="mine",
-    )
+    assert row.setting == setting
+    assert numbers(row) == {
+        "mAP": scores.mAP,
+        **{f"rank{k}": scores.rank(k) for k in (1, 5, 10)},
+        "mINP": scores.mINP,
+        "id2_paper": id_density(both, ids),
+        "id2_released": id_density(both, ids, variant="released"),
+        "valid_queries": scores.valid_queries,
+        "tied_rank1": scores.tied_rank1,
+        "error": standard_error(scores, QUERY.ids),
+        "encoder": "mine",
+    }
     np.testing.assert_array_equal(row.scores.average_precision, scores.average_precision)
     np.testing.assert_array_equal(row.scores.cmc, scores.cmc)
     for mine, other in zip(centralize_sets(QUERY, GALLERY, setting), sides, strict=True):
@@ -98,7 +104,8 @@ def test_tensors_and_names_give_the_same() -> None:
     ]
     settings = [BASE, FULL, replace(FULL, reranked=True)]
     for row, other in zip(run_study(*sides, settings), run_study(QUERY, GALLERY, settings), strict=True):
-        assert vars(row) | {"scores": None} == pytest.approx(vars(other) | {"scores": None}, abs=1e-12)
+        assert row.setting == other.setting
+        assert numbers(row) == pytest.approx(numbers(other), abs=1e-12)
 
 
 def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
@@ -123,10 +130,9 @@ def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
     assert [row.setting for row in rows] == settings
 
 
-def test_rows_are_told_as_they_come() -> None:
-    told = []
-    rows = run_study(QUERY, GALLERY, (setting for setting in (BASE, FULL)), on_row=told.append)
-    assert told == rows
+def test_settings_are_any_iterable() -> None:
+    rows = run_study(QUERY, GALLERY, (setting for setting in (BASE, FULL)))
+    assert [row.setting for row in rows] == [BASE, FULL]
     assert run_study(QUERY, GALLERY, []) == []
 
 

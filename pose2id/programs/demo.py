@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from pose2id.datasets import DemoSet
 from pose2id.evaluation import evaluate
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
 from pose2id.tables import as_dicts, format_text
-
-__all__ = ["PICTURES", "SETTINGS", "draw_pictures", "format_table", "rows_as_dicts", "run_demo"]
 
 _BASE = Setting("base", "Features as extracted")
 _NFC = Setting("query and gallery", "Neighbours (NFC), k1 = k2 = 2", k1=2, k2=2)
@@ -77,27 +74,7 @@ PICTURES = ("ranking.png", "cmc.png", "identities.png")
 
 
 def run_demo(data: DemoSet, *, settings: Sequence[Setting] = SETTINGS, progress: bool = False) -> list[Row]:
-    """Evaluate the settings of the table, or chosen ones.
-
-    Query and gallery are centralized separately, as published: no feature of one ever enters the other.
-
-    Parameters
-    ----------
-    data : DemoSet
-        The embedded set, from `pose2id.datasets.load_demo`.
-    settings : sequence of Setting
-        By default the whole table, `SETTINGS`.
-    progress : bool, default False
-        Show a progress bar on stderr.
-
-    Returns
-    -------
-    list of Row
-        One row per setting, in the same order; all scores as fractions.
-
-    References
-    ----------
-    Yuan et al., From Poses to Identity, CVPR 2025, Tables 2-4.
+    """Evaluate the settings of the table, or chosen ones, by `pose2id.study.run_study`; one row for each.
 
     Examples
     --------
@@ -107,29 +84,18 @@ def run_demo(data: DemoSet, *, settings: Sequence[Setting] = SETTINGS, progress:
     >>> print(f"{row.name}: mAP {row.mAP:.4f}, rank-1 {row.rank1:.4f}")
     base: mAP 0.8144, rank-1 0.9125
     """
-    with tqdm(total=len(settings), desc="demo", unit="row", disable=not progress) as bar:
-        return run_study(*_take_sides(data), settings, on_row=lambda _: bar.update())
+    bar = tqdm(settings, desc="demo", unit="row", disable=not progress)
+    return [row for setting in bar for row in run_study(*_take_sides(data), [setting])]
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Write the rows as a fixed-width table, at most 110 columns wide.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        From `run_demo`.
-
-    Returns
-    -------
-    str
-        Lines without a final line break; mAP, rank-k and mINP in percent.
+    """Write the rows as a fixed-width table, at most 110 columns wide; mAP, rank-k and mINP in percent.
 
     Examples
     --------
-    >>> from pose2id.programs.demo import SETTINGS, format_table
-    >>> from pose2id.study import Row
-    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.4986, 0.3403, 0.1263)
-    >>> print(format_table([row]).splitlines()[3])
+    >>> from pose2id.datasets import load_demo
+    >>> from pose2id.programs.demo import SETTINGS, format_table, run_demo
+    >>> print(format_table(run_demo(load_demo(), settings=SETTINGS[:1])).splitlines()[3])
       base                                    81.44  91.25  98.75  99.17  49.86    0.3403    0.1263     0
     """
     head = ("", "mAP", "R1", "R5", "R10", "mINP", "ID2", "ID2 rel.", "ties")
@@ -147,26 +113,14 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Flatten the rows into plain dictionaries, ready for JSON.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        From `run_demo`.
-
-    Returns
-    -------
-    list of dict
-        What the settings are made of, then the numbers of the rows, under the names of `Setting` and `Row`; scores as
-        fractions.
+    """What the settings are made of, then the numbers of the rows, as dictionaries for JSON; scores as fractions.
 
     Examples
     --------
-    >>> from pose2id.programs.demo import SETTINGS, rows_as_dicts
-    >>> from pose2id.study import Row
-    >>> row = Row(SETTINGS[0], 0.8144, 0.9125, 0.9875, 0.9917, 0.5, 0.3, 0.1263)
-    >>> rows_as_dicts([row])[0]["mAP"]
-    0.8144
+    >>> from pose2id.datasets import load_demo
+    >>> from pose2id.programs.demo import SETTINGS, rows_as_dicts, run_demo
+    >>> rows_as_dicts(run_demo(load_demo(), settings=SETTINGS[:1]))[0]["rank1"]
+    0.9125
     """
     names = ("group", "name", "query", "gallery", "k1", "k2", "alpha", "other_cameras", "eta", "reranked")
     numbers = ("mAP", "rank1", "rank5", "rank10", "mINP", "id2_paper", "id2_released", "tied_rank1")
@@ -174,29 +128,13 @@ def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
-    """Draw the ranking sheet, the CMC curves and the map of identities, as `PICTURES` names them.
+    """Draw the ranking sheet, the CMC curves and the map of identities; returns the files, as `PICTURES` names them.
 
-    *After* in the pictures is the recommended setting: k1 = k2 = 3, alpha = 4, neighbours from other cameras,
-    no generated views. The queries of the ranking sheet are not hand-picked: the five characters whose
-    average precision rises most and the two whose average precision falls most, each with its most changed
-    query. The map shows the identities 0, 10, 20, ... 70.
+    *After* in the pictures is the recommended setting, without generated features. The queries of the ranking sheet are
+    not hand-picked: the five characters whose average precision rises most and the two whose average precision falls
+    most, each with its most changed query. The map shows the identities 0, 10, 20, ... 70.
 
-    Parameters
-    ----------
-    data : DemoSet
-        The embedded set, from `pose2id.datasets.load_demo`.
-    folder : path
-        Made if it does not exist. Files of the same names are replaced, each in one step.
-
-    Returns
-    -------
-    list of Path
-        The three files, in the order of `PICTURES`.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed (extra ``plots``). Nothing is written then.
+    Files of the same names are replaced, each in one step. Without matplotlib nothing is written (MissingExtraError).
 
     Examples
     --------
@@ -210,10 +148,7 @@ def draw_pictures(data: DemoSet, folder: str | os.PathLike[str]) -> list[Path]:
     plots.check_matplotlib("pose2id.programs.demo.draw_pictures")  # before the work, not after it
     figures = (_draw_ranking(data), _draw_cmc(data), _draw_identities(data))
     target = Path(folder)
-    return [
-        plots.write_picture(target / name, partial(figure.savefig, format="png"))
-        for name, figure in zip(PICTURES, figures, strict=True)
-    ]
+    return [plots.write_picture(target / name, figure.savefig) for name, figure in zip(PICTURES, figures, strict=True)]
 
 
 def _take_sides(data: DemoSet) -> tuple[FeatureSet, FeatureSet]:
@@ -279,8 +214,8 @@ def _draw_cmc(data: DemoSet) -> Any:
         "the same, and views": _RECOMMENDED_GENERATED,
     }
     rows = run_study(*_take_sides(data), compared.values(), density=False)
-    scores = {name: row.scores for name, row in zip(compared, rows, strict=True) if row.scores}
-    queries = next(iter(scores.values())).valid_queries
+    scores = {name: row.scores for name, row in zip(compared, rows, strict=True)}
+    queries = rows[0].valid_queries
     title = f"CMC on the demo set: {queries} queries, {100 / queries:.1f} % each"
     return plots.plot_cmc(scores, title=title).figure
 

@@ -91,11 +91,13 @@ def format_tables(rows: Sequence[Row]) -> str:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from pose2id.programs.walkthrough import format_tables
-    >>> from pose2id.study import Row, Setting
-    >>> row = Row(Setting("base", "Table 2"), 0.1666, 0.204, 0.4, 0.6, 0.1, 0.2231, error=0.0123, encoder="weak")
-    >>> print(format_tables([row]).splitlines()[3])
-      weak       base   16.7   1.2   20.4   0.223
+    >>> from pose2id.study import FeatureSet, Setting, run_study
+    >>> query, gallery = FeatureSet(np.eye(2), [0, 1]), FeatureSet(np.eye(2, 3).T, [0, 1, 2])
+    >>> rows = run_study(query, gallery, [Setting("base", "Table 2")], encoder="weak")
+    >>> print(format_tables(rows).splitlines()[3])
+      weak       base  100.0   0.0  100.0   0.000
     """
     head = ("", "", "mAP", "+-", "R1", "ID2")
     cells = (
