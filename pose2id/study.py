@@ -102,8 +102,8 @@ class Row:
         All that was measured; of it `mAP`, `mINP`, `rank1`, `rank5`, `rank10`, `valid_queries` and `tied_rank1` are
         attributes of the row as well.
     id2_paper, id2_released : float
-        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser. `id2` is that of
-        the paper. Re-ranking changes distances, not features, so it leaves ID² as it is. NaN where it was not asked for.
+        ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser, NaN where it was
+        not asked for; `id2` is the paper's. Re-ranking changes distances, not features, so it leaves ID² as it is.
     error : float
         Standard error of mAP over identities; see `standard_error`.
     encoder : str
@@ -199,15 +199,17 @@ def run_study(
         for side, data in zip(sides, (query, gallery), strict=True):
             if side not in features:
                 features[side] = _centralize(data, side[1], **options)
-        both = [features[side] for side in sides]
+        one, other = (features[side] for side in sides)
         if setting.reranked:
             k1, k2, share = setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda
-            scores = evaluate(rerank(*both, k1=k1, k2=k2, lambda_value=share, **options), *labels, protocol=protocol)
+            distances = rerank(one, other, k1=k1, k2=k2, lambda_value=share, **options)
+            scores = evaluate(distances, *labels, protocol=protocol)
+            del distances
         else:
-            scores = evaluate_features(*both, *labels, protocol=protocol, metric=metric, progress=progress)
-        id2 = _measure_density(both, labels[:2]) if density else {}
+            scores = evaluate_features(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
+        id2 = _measure_density((one, other), labels[:2]) if density else {}
         rows.append(Row(setting, scores, error=standard_error(scores, query.ids), encoder=encoder, **id2))
-        del both  # not held while the next setting is worked on
+        del one, other  # as the distances: not held while the next setting is worked on
         uses.subtract(sides)
         features = {side: array for side, array in features.items() if uses[side]}
     return rows

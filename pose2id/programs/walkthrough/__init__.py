@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.networks import SmallEncoder
-from pose2id.programs.walkthrough.checks import compare_with_poses, count_right_people
 from pose2id.programs.walkthrough.material import (
     TESTED,
     TRAINED,
@@ -26,13 +26,20 @@ from pose2id.programs.walkthrough.material import (
     augment,
     draw_people,
     encode,
+    encode_all,
     make_encoders,
     make_people,
     make_real_views,
     switch_off,
-    view_features,
 )
-from pose2id.programs.walkthrough.pictures import MAP, SHEET, draw_map, draw_sheet
+from pose2id.programs.walkthrough.pictures import (
+    MAP,
+    SHEET,
+    compare_with_poses,
+    count_right_people,
+    draw_map,
+    draw_sheet,
+)
 from pose2id.programs.walkthrough.tables import build_tables, format_tables, rows_as_dicts
 from pose2id.study import FeatureSet, Row, Setting, run_study
 from pose2id.synthetic import SyntheticSet
@@ -137,7 +144,7 @@ def run_walkthrough(
     real = make_real_views(people, queries, world=world, seed=seed)
     augmented = augment(people.images, seed=seed)
     encoders = make_encoders(pipe, seed=seed, progress=progress)
-    views = {name: view_features(encoder, people, drawn, augmented, real) for name, encoder in encoders.items()}
+    views = {name: encode_all(encoder, people, drawn, augmented, real) for name, encoder in encoders.items()}
     rows = build_tables(people, queries, views)
     few = np.sort(np.random.default_rng(seed).permutation(queries)[:ABLATED])
     rows += _ablate(pipe, people, queries, few, drawn, encoders["strong"], seed=seed, progress=progress)
@@ -151,23 +158,20 @@ def _ablate(
     chosen: NDArray[np.int64],
     drawn: Images,
     strong: Encoder,
-    *,
-    seed: int,
-    progress: bool,
+    **options: Any,
 ) -> list[Row]:
     """Fig. 5: generated features alone as queries, with parts of the generator switched off; the same noise in all."""
     few, items = people.select(chosen), people.select(slice(queries, None))
-    gallery = FeatureSet(strong(items.images), items.ids, items.cams)
-    title, rows = "Fig. 5: generated features alone as queries", []
+    pictures = {"tokens and reference": drawn[chosen]}
     for name, off in (
-        ("tokens and reference", {}),
         ("reference only, tokens off", {"tokens": True}),
         ("tokens only, reference off", {"reference": True}),
         ("both off", {"tokens": True, "reference": True}),
     ):
-        seen = drawn[chosen]
-        if off:
-            seen = draw_people(switch_off(pipe, **off), few, seed=seed, keys=list(chosen), progress=progress)
+        pictures[name] = draw_people(switch_off(pipe, **off), few, keys=list(chosen), **options)
+    gallery, rows = FeatureSet(strong(items.images), items.ids, items.cams), []
+    for name, seen in pictures.items():
         query = FeatureSet(strong(seen).mean(1), few.ids, few.cams)
-        rows += run_study(query, gallery, [Setting(name, title)], encoder="strong")
+        setting = Setting(name, "Fig. 5: generated features alone as queries")
+        rows += run_study(query, gallery, [setting], encoder="strong")
     return rows

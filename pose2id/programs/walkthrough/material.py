@@ -18,21 +18,6 @@ from pose2id.ipg.networks import SmallEncoder
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.synthetic import SyntheticSet, make_set
 
-__all__ = [
-    "Encoder",
-    "Features",
-    "Images",
-    "Views",
-    "augment",
-    "draw_people",
-    "encode",
-    "make_encoders",
-    "make_people",
-    "make_real_views",
-    "switch_off",
-    "view_features",
-]
-
 TRAINED = range(2000, 4000)
 """Identities of the generator and of its encoder, seed 0; see ``data/tiny.toml``."""
 VALIDATION = range(5000, 5100)
@@ -47,7 +32,7 @@ Encoder = Callable[[Images], Features]
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Features of one encoder: of the pictures (N, D), of what was generated (N, M, D), and of controls."""
+    """Features of one encoder: of the pictures (N, D), of generated ones (N, M, D), and of controls in their place."""
 
     features: Features
     generated: Features
@@ -62,25 +47,8 @@ def make_people(
     """Held-out people: ten pictures of each, queries first, and the number of queries.
 
     The six cameras have two shots each; the first shot is a query, the second is in the gallery, but the last two
-    cameras have no second one.
-
-    Parameters
-    ----------
-    ids : iterable of int
-        Identities.
-    world : int
-        Seed of people and cameras; the shipped generator was trained on others of world 0.
-    height, width : int
-        Of the pictures.
-    progress : bool
-        A bar on stderr.
-
-    Returns
-    -------
-    people : SyntheticSet
-        Queries first.
-    queries : int
-        How many there are.
+    cameras have no second one. `world` is the seed of people and cameras; the shipped generator was trained on others
+    of world 0.
 
     Examples
     --------
@@ -107,30 +75,19 @@ def draw_people(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Images:
-    """Every picture's person in every pose.
+    """Every picture's person in every pose: uint8, (N, M, H, W, 3), of the pipeline's own size.
 
     Parameters
     ----------
     pipe : IPGPipeline
     people : SyntheticSet
         N pictures.
-    poses : sequence of Pose or PIL image, optional
-        M of them; None: the 8 representative ones.
-    steps, guidance : optional
-        As for `IPGPipeline`; None: its own.
-    seed : int
-        Of the noise.
+    poses, steps, guidance, seed, batch_size
+        As `IPGPipeline` takes them; None stands for the 8 representative poses, and for its own numbers.
     keys : sequence of int, optional
         What the noise of each picture depends on besides the seed; None: its place.
-    batch_size : int
-        Pictures at once.
     progress : bool
         A bar on stderr.
-
-    Returns
-    -------
-    ndarray of uint8, shape (N, M, H, W, 3)
-        Pictures of the pipeline's own size.
 
     Examples
     --------
@@ -226,22 +183,17 @@ def augment(images: Images, count: int = 8, *, seed: int = 0) -> Images:
     """Plain augmentations of each picture: mirrored, shifted, brighter or darker, (N, count, H, W, 3)."""
     rng = np.random.default_rng(seed)
     n, height, width, _ = images.shape
-    views = np.empty((n, count, height, width, 3), np.uint8)
+    augmented = np.empty((n, count, height, width, 3), np.uint8)
     padded = np.pad(images, ((0, 0), (4, 4), (2, 2), (0, 0)), mode="edge")
     for i in range(n):
         for j in range(count):
             top, left = rng.integers(9), rng.integers(5)
-            view = padded[i, top : top + height, left : left + width] * rng.uniform(0.8, 1.2, 3)
-            views[i, j] = np.clip(view[:, ::-1] if j % 2 else view, 0, 255)
-    return views
+            shifted = padded[i, top : top + height, left : left + width] * rng.uniform(0.8, 1.2, 3)
+            augmented[i, j] = np.clip(shifted[:, ::-1] if j % 2 else shifted, 0, 255)
+    return augmented
 
 
-def view_features(encoder: Encoder, people: SyntheticSet, generated: Images, augmented: Images, real: Images) -> Views:
+def encode_all(encoder: Encoder, people: SyntheticSet, generated: Images, augmented: Images, real: Images) -> Views:
     """What one encoder makes of all these pictures."""
-    return Views(
-        features=encoder(people.images),
-        generated=encoder(generated),
-        mirrored=encoder(np.ascontiguousarray(people.images[:, :, ::-1])),
-        augmented=encoder(augmented),
-        real=encoder(real),
-    )
+    mirrored = np.ascontiguousarray(people.images[:, :, ::-1])
+    return Views(*(encoder(images) for images in (people.images, generated, mirrored, augmented, real)))

@@ -11,28 +11,14 @@ from pose2id.study import FeatureSet, Row, Setting, run_study
 from pose2id.synthetic import SyntheticSet
 from pose2id.tables import as_dicts, format_text
 
-__all__ = ["ETAS", "build_tables", "format_tables", "rows_as_dicts"]
-
 ETAS = {"strong": 1.0, "weak": 4.0, "untrained": 4.0, "raw pixels": 4.0}
 """Strong and weak: chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``; the others as weak."""
 
 
 def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) -> list[Row]:
-    """The paper's Tables 2 to 7 and Fig. 8 on these people, with controls.
+    """The paper's Tables 2 to 7 by number, then Fig. 8 and controls, on these people, of which `queries` come first.
 
-    Parameters
-    ----------
-    people : SyntheticSet
-        Queries first.
-    queries : int
-        How many there are.
-    views : dict of str to Views
-        By the encoder's name; see `make_encoders`.
-
-    Returns
-    -------
-    list of Row
-        Tables by their number, then the figure and the controls.
+    `views` holds features by the encoder's name, one of `ETAS`.
     """
     rows: list[Row] = []
     for encoder, seen in views.items():
@@ -77,17 +63,7 @@ def _plan(encoder: str, seen: Views) -> Iterator[tuple[Features, list[Setting]]]
 
 
 def format_tables(rows: Sequence[Row]) -> str:
-    """The rows as text, one block for each table, scores in percent.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        From `build_tables`.
-
-    Returns
-    -------
-    str
-        Lines of equal length, and a legend.
+    """The rows as text, one block for each table, scores in percent, and a legend.
 
     Examples
     --------
