@@ -13,9 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.evaluation.relevance import Matches, Relevance
-from pose2id.evaluation.scores import Ranks
+from pose2id.evaluation.protocols import Matches, Relevance
 from pose2id.evaluation.tiles import Tiles
+
+
+class Ranks(NamedTuple):
+    """Where the matches of a block of queries stand, counted from 1.
+
+    `items` (b, most matches): the ranks of the first, second, ... match, padded with a number above them all. `first`
+    (b,): that of the first match in what CMC counts. `tied`: queries where a right and a wrong item share the smallest
+    distance.
+    """
+
+    items: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    tied: int
 
 
 class RankCounter:
@@ -39,13 +51,18 @@ class RankCounter:
         row, column = (torch.from_numpy(array).to(self._tiles.device) for array in (matches.row, matches.column))
         while (counts := self._count_before(block, row, column)) is None:
             self._product = torch.float64
-        ahead = np.sort(_pad(counts.before.cpu().numpy(), matches.per_query), axis=1)
+        before, identities, tied = counts
+        ahead = np.sort(_pad(before.cpu().numpy(), matches.per_query), axis=1)
         items = ahead + np.arange(1, ahead.shape[1] + 1)
-        first = items[:, 0] if counts.identities is None else counts.identities.cpu().numpy() + 1
-        return Ranks(items, first, counts.tied)
+        return Ranks(items, items[:, 0] if identities is None else identities.cpu().numpy() + 1, tied)
 
-    def _count_before(self, block: slice, row: torch.Tensor, column: torch.Tensor) -> _Counts | None:
-        """Count what stands before the matches (row, column); None if the tile leaves too much open."""
+    def _count_before(
+        self, block: slice, row: torch.Tensor, column: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, int] | None:
+        """How many wrong items stand before each match, rows ascending; of how many identities; how many rows are tied.
+
+        None if the tile leaves too much open.
+        """
         scores, bound = self._tiles.tile(block, self._product)
         right = _Right(scores, row, column)
         lower, upper = (right.score, right.score) if bound is None else bound.limits(right.score, right.row)
@@ -62,11 +79,9 @@ class RankCounter:
             return None
         before, leads, tied = right.count_items(not_farther, wrong.row), not_farther == 0, 0
         if len(unsure):
-            open_ = self._measure(block, right, wrong.take(unsure), nearer[unsure], not_farther[unsure], before)
-            before[open_.matches] = open_.before()
-            leads[unsure[open_.leading()]] = True
-            tied = open_.count_tied(len(scores))
-        return _Counts(before, self._count_identities(wrong.take(leads.nonzero().flatten()), len(scores)), tied)
+            leading, tied = self._measure(block, right, wrong.take(unsure), nearer[unsure], not_farther[unsure], before)
+            leads[unsure[leading]] = True
+        return before, self._count_identities(wrong.take(leads.nonzero().flatten()), len(scores)), tied
 
     def _wrong_items(self, block: slice, scores: torch.Tensor, last: torch.Tensor) -> _Items:
         """The wrong items with scores up to `last` (b,)."""
@@ -87,14 +102,31 @@ class RankCounter:
         nearer: torch.Tensor,
         not_farther: torch.Tensor,
         before: torch.Tensor,
-    ) -> _Open:
-        """Order these wrong items, and the matches that some of them may or may not stand before, by exact values."""
+    ) -> tuple[torch.Tensor, int]:
+        """Order these wrong items, and the matches that some of them may or may not stand before, by exact values.
+
+        Corrects `before`, and tells which of the items stand before all matches, and how many rows are tied: those
+        whose first value belongs to a match and to a wrong item, while nothing is surely nearer.
+        """
         surely = right.count_items(not_farther, wrong.row)
         doubtful = (right.count_items(nearer, wrong.row) > surely).nonzero().flatten()
         row = torch.cat([right.row[doubtful], wrong.row])
         column = torch.cat([right.column[doubtful], wrong.column])
-        closed = torch.cat([(before - surely)[doubtful], nearer])
-        return _Open(row, column, self._tiles.measure(row + block.start, column), closed, doubtful)
+        closed = torch.cat([(before - surely)[doubtful], nearer])  # so many of the other kind surely stand before each
+        value = self._tiles.measure(row + block.start, column) + 0  # -0 is 0
+        order = _order(column, value, row)
+        row, value, closed, is_wrong = row[order], value[order], closed[order], order >= len(doubtful)
+
+        row_start = torch.searchsorted(row, row)
+        wrong_ahead, right_ahead = (_count_ahead(kind, row_start) for kind in (is_wrong, ~is_wrong))
+        before[doubtful[order[~is_wrong]]] = (closed + wrong_ahead)[~is_wrong]
+        leading = order[is_wrong & (right_ahead == 0) & (closed == 0)] - len(doubtful)
+
+        first = value == value[row_start]
+        has_wrong, has_right, has_nearer = torch.zeros(3, len(right.per_row), dtype=torch.bool, device=row.device)
+        for mark, of in ((has_wrong, is_wrong), (has_right, ~is_wrong), (has_nearer, closed > 0)):
+            mark[row[first & of]] = True
+        return leading, int((has_wrong & has_right & ~has_nearer).sum())
 
     def _count_identities(self, wrong: _Items, rows: int) -> torch.Tensor | None:
         """Of how many identities, row by row, these items are; None where CMC does not ask."""
@@ -103,14 +135,6 @@ class RankCounter:
         size = int(self._items.max()) + 1
         pairs = torch.unique(wrong.row * size + self._items[wrong.column])
         return torch.bincount(pairs // size, minlength=rows)
-
-
-class _Counts(NamedTuple):
-    """How many wrong items stand before each match, rows ascending; of how many identities before the first, (b,)."""
-
-    before: torch.Tensor
-    identities: torch.Tensor | None
-    tied: int
 
 
 class _Items(NamedTuple):
@@ -181,55 +205,10 @@ class _Right:
         return table
 
 
-class _Open:
-    """Matches and wrong items whose order was open, in their final order: by row, exact value, place in the gallery.
-
-    Given are first the matches, `doubtful` by their numbers, then the wrong items; `closed` is how many of the other
-    kind surely stand before each.
-    """
-
-    def __init__(
-        self,
-        row: torch.Tensor,
-        column: torch.Tensor,
-        value: torch.Tensor,
-        closed: torch.Tensor,
-        doubtful: torch.Tensor,
-    ) -> None:
-        order = _order(column, value + 0, row)  # + 0: -0 is 0
-        row, value = row[order], value[order]
-        self._row, self._closed = row, closed[order]
-        self._is_wrong = order >= len(doubtful)
-        self.matches = doubtful[order[~self._is_wrong]]
-        self._wrong = order - len(doubtful)
-        at = torch.arange(len(row), device=row.device)
-        new_row = torch.ones_like(self._is_wrong)
-        new_row[1:] = row[1:] != row[:-1]
-        new_value = new_row.clone()
-        new_value[1:] |= value[1:] != value[:-1]
-        self._row_start = torch.where(new_row, at, 0).cummax(0).values
-        self._has_first_value = torch.where(new_value, at, 0).cummax(0).values == self._row_start
-
-    def before(self) -> torch.Tensor:
-        """How many wrong items stand before each of `matches`."""
-        return (self._closed + self._ahead(self._is_wrong))[~self._is_wrong]
-
-    def leading(self) -> torch.Tensor:
-        """Which of the wrong items stand before all matches."""
-        return self._wrong[self._is_wrong & (self._ahead(~self._is_wrong) == 0) & (self._closed == 0)]
-
-    def count_tied(self, rows: int) -> int:
-        """In how many rows the first value belongs to a match and to a wrong item, and nothing is surely nearer."""
-        first, is_wrong = self._has_first_value, self._is_wrong
-        wrong, right, nearer = torch.zeros(3, rows, dtype=torch.bool, device=is_wrong.device)
-        for mark, of in ((wrong, first & is_wrong), (right, first & ~is_wrong), (nearer, first & (self._closed > 0))):
-            mark[self._row[of]] = True
-        return int((wrong & right & ~nearer).sum())
-
-    def _ahead(self, kind: torch.Tensor) -> torch.Tensor:
-        """How many of the marked ones stand before each, in its row."""
-        ahead = kind.cumsum(0) - kind.long()
-        return ahead - ahead[self._row_start]
+def _count_ahead(kind: torch.Tensor, row_start: torch.Tensor) -> torch.Tensor:
+    """How many of the marked ones stand before each, from the start of its row on."""
+    ahead = kind.cumsum(0) - kind.long()
+    return ahead - ahead[row_start]
 
 
 def _pad(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,12 +1,23 @@
-"""Protocols: which gallery items are junk for a query, and what CMC counts. Nothing here imports torch."""
+"""Protocols: which gallery items are junk for a query and which are right, and what CMC counts, by labels alone.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pose2id.validation import check_choice, encode_labels, take_labels
+
+if TYPE_CHECKING:
+    from pose2id.validation import Labels
+
+    Numbers = npt.NDArray[np.int64]
+    Marks = npt.NDArray[np.bool_]
 
 METRICS = ("euclidean", "cosine")
 """How `evaluate_features` may compare rows."""
@@ -54,7 +65,7 @@ class Protocol:
         gallery_ids: npt.NDArray[Any],
         query_cam: object = None,
         gallery_cams: npt.NDArray[Any] | None = None,
-    ) -> npt.NDArray[np.bool_]:
+    ) -> Marks:
         """Mark what is removed from the list of one query, (G,) bool; without cameras nothing is for its camera."""
         junk = self.marked(gallery_ids)
         if self.same_camera_is_junk and gallery_cams is not None:
@@ -62,7 +73,7 @@ class Protocol:
             junk |= self.removed(same_camera, gallery_ids == query_id)
         return junk
 
-    def removed(self, same_camera: npt.NDArray[Any], same_identity: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def removed(self, same_camera: Marks, same_identity: Marks) -> Marks:
         """Mark what the rule for cameras removes, if there is one, by what an item shares with the query."""
         return same_camera if self.whole_camera_is_junk else same_camera & same_identity
 
@@ -78,7 +89,7 @@ class Protocol:
             cams = np.where(cams == label(cam), label(_follow(kept, cam)), cams)
         return cams
 
-    def marked(self, ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def marked(self, ids: npt.NDArray[Any]) -> Marks:
         """Mark which of `ids` carry the junk label."""
         if self.junk_label is None:
             return np.zeros(len(ids), bool)
@@ -107,3 +118,103 @@ PROTOCOLS = {
     )
 }
 """The protocols by name. A further one is one line here."""
+
+
+class Matches(NamedTuple):
+    """The right items of a block of queries, junk removed.
+
+    Pairs of a `row` within the block and a `column` of the gallery, rows ascending; how many each query has,
+    `per_query` (b,); how many entries its whole list has, `listed` (b,), in what CMC counts.
+    """
+
+    row: Numbers
+    column: Numbers
+    per_query: Numbers
+    listed: Numbers
+
+
+class Relevance:
+    """What the labels of Q queries and G gallery items say under a protocol.
+
+    Identities and cameras are kept as numbers 0, 1, ..., the same for both sides, co-located cameras as one; `cams` is
+    None where there are none, or no rule asks for them.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        query_ids: Labels,
+        gallery_ids: Labels,
+        query_cams: Labels | None,
+        gallery_cams: Labels | None,
+        protocol: str | Protocol,
+    ) -> None:
+        if not isinstance(protocol, Protocol):
+            protocol = PROTOCOLS[check_choice(protocol, "protocol", tuple(PROTOCOLS))]
+        self.protocol = protocol
+        ids = [take_labels(query_ids, size[0], "query_ids"), take_labels(gallery_ids, size[1], "gallery_ids")]
+        cams = _take_cams(size, query_cams, gallery_cams, protocol)
+        self.query_ids, self.gallery_ids = encode_labels(ids, ("query_ids", "gallery_ids"))
+        self.query_junk, self.gallery_junk = (protocol.marked(side) for side in ids)
+        self.cams = cams if protocol.same_camera_is_junk else None
+
+        self._by_identity = np.argsort(self.gallery_ids, kind="stable")
+        ordered = self.gallery_ids[self._by_identity]
+        self._first = np.searchsorted(ordered, self.query_ids, "left")
+        self.same = np.searchsorted(ordered, self.query_ids, "right") - self._first
+        """Gallery items of the identity of each query, junk or not, (Q,)."""
+        self._clean = self._count_clean()
+
+    def junk(self, query: Any, item: Any) -> Marks:
+        """Mark what is removed from the list of a query; both index their side, and broadcast."""
+        junk: Marks = self.gallery_junk[item]
+        if self.cams is not None:
+            same_camera = self.cams[0][query] == self.cams[1][item]
+            junk = junk | self.protocol.removed(same_camera, self.right(query, item))
+        return junk
+
+    def right(self, query: Any, item: Any) -> Marks:
+        """Mark items of the query's identity, junk or not; both index their side, and broadcast."""
+        return np.asarray(self.query_ids[query] == self.gallery_ids[item])
+
+    def matches(self, block: slice) -> Matches:
+        """The right items of a block of queries; a query with the junk label has none."""
+        same = np.where(self.query_junk[block], 0, self.same[block])
+        row = np.repeat(np.arange(len(same)), same)
+        nth = np.arange(len(row)) - np.repeat(same.cumsum() - same, same)
+        column = self._by_identity[np.repeat(self._first[block], same) + nth]
+        junk = self.junk(row + block.start, column)
+        listed = self._clean[block]
+        if not (self.protocol.whole_camera_is_junk or self.protocol.cmc_over_identities):
+            listed = listed - np.bincount(row[junk], minlength=len(same))
+        row, column = row[~junk], column[~junk]
+        return Matches(row, column, np.bincount(row, minlength=len(same)), listed)
+
+    def _count_clean(self) -> Numbers:
+        """How many entries the list of each query has, (Q,), before items are removed one by one."""
+        clean = ~self.gallery_junk
+        ids = self.gallery_ids[clean]
+        counts = np.full(len(self.query_ids), self._entries(ids))
+        if self.protocol.whole_camera_is_junk and self.cams is not None:
+            query_cams, gallery_cams = self.cams[0], self.cams[1][clean]
+            for camera in np.unique(query_cams):
+                counts[query_cams == camera] = self._entries(ids[gallery_cams != camera])
+        return counts
+
+    def _entries(self, ids: Numbers) -> int:
+        """How many entries a list of items with these identities has, in what CMC counts."""
+        return len(np.unique(ids)) if self.protocol.cmc_over_identities else len(ids)
+
+
+def _take_cams(
+    size: tuple[int, int], query_cams: Labels | None, gallery_cams: Labels | None, protocol: Protocol
+) -> tuple[Numbers, Numbers] | None:
+    """Cameras of both sides as numbers, None without any."""
+    if (query_cams is None) != (gallery_cams is None):
+        given, missing = ("query_cams", "gallery_cams") if gallery_cams is None else ("gallery_cams", "query_cams")
+        raise ValueError(f"query_cams and gallery_cams must be given together, received {given} without {missing}")
+    if query_cams is None:
+        return None
+    taken = [take_labels(query_cams, size[0], "query_cams"), take_labels(gallery_cams, size[1], "gallery_cams")]
+    query, gallery = encode_labels([protocol.merge_cameras(side) for side in taken], ("query_cams", "gallery_cams"))
+    return query, gallery

@@ -1,18 +1,27 @@
-"""Scores: mAP, CMC and mINP, and how the ranks of the matches add up to them."""
+"""Scores: mAP, CMC and mINP of a matrix of distances, or of features without it; rankings of single queries."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
+from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind, take_features
+from pose2id.distances import full_precision
+from pose2id.evaluation.counting import RankCounter
+from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
+from pose2id.evaluation.tiles import FeatureTiles, MatrixTiles, Tiles, take_distances
 from pose2id.tables import format_text
-from pose2id.validation import check_count
+from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
-    from pose2id.evaluation.relevance import Matches
+    from pose2id.arrays import Array
+    from pose2id.validation import Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +64,231 @@ class Scores:
         return format_text(head, [row], align=">")
 
 
-class Ranks(NamedTuple):
-    """Where the matches of a block of queries stand, counted from 1.
+class Ranking(NamedTuple):
+    """The list of one query.
 
-    `items` (b, most matches): the ranks of the first, second, ... match, padded with a number above them all. `first`
-    (b,): that of the first match in what CMC counts. `tied`: queries where a right and a wrong item share the smallest
-    distance.
+    Attributes
+    ----------
+    rows : (L,) int64 array
+        Gallery rows, nearest first, without junk.
+    right : (L,) bool array
+        Which of them show the query's identity.
+    average_precision : float
+        NaN without a right one.
     """
 
-    items: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    tied: int
+    rows: npt.NDArray[np.int64]
+    right: npt.NDArray[np.bool_]
+    average_precision: float
 
 
-def average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def evaluate(
+    distances: Array,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels | None = None,
+    gallery_cams: Labels | None = None,
+    *,
+    protocol: str | Protocol = "market1501",
+) -> Scores:
+    """Score a matrix of distances.
+
+    Parameters
+    ----------
+    distances : (Q, G) numpy array or torch tensor
+        Any finite real scores, smaller is nearer; negative ones are fine.
+    query_ids, gallery_ids : (Q,) and (G,) integers or strings
+        Identities. -1 (or "-1") in the gallery is junk; a query labelled -1 is not scored; 0 is an ordinary label.
+    query_cams, gallery_cams : (Q,) and (G,) integers or strings, optional
+        Cameras, both or neither; without them nothing is removed for its camera.
+    protocol : {"market1501", "all", "sysu-mm01"} or Protocol
+        "market1501": gallery items of the query's identity *and* camera are removed. "all": no camera rule.
+        "sysu-mm01": a query of camera 3 skips all items of camera 2, and CMC counts identities, not items.
+
+    Returns
+    -------
+    Scores
+        Exactly equal distances stand in the order of the gallery.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only, an unknown protocol, or
+        when no query has a match.
+
+    References
+    ----------
+    Zheng et al., *Scalable Person Re-identification: A Benchmark*, ICCV 2015. Its original code averages
+    neighbouring precisions; this is the plain average precision of the usual toolkits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id import evaluate
+    >>> distances = np.array([[0.1, 0.2, 0.3]])
+    >>> scores = evaluate(distances, query_ids=[7], gallery_ids=[5, 7, 7])
+    >>> round(scores.mAP, 4), scores.rank(1), scores.rank(2)
+    (0.5833, 0.0, 1.0)
+    """
+    values = take_distances(distances)
+    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    check_finite(values, "distances")
+    return _score(relevance, MatrixTiles(values))
+
+
+def evaluate_features(
+    query: ArrayT,
+    gallery: ArrayT,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels | None = None,
+    gallery_cams: Labels | None = None,
+    *,
+    protocol: str | Protocol = "market1501",
+    metric: str = "euclidean",
+    progress: bool = False,
+) -> Scores:
+    """Score features, without ever holding the (Q, G) matrix.
+
+    Parameters
+    ----------
+    query : (Q, D) numpy array or torch tensor
+        float16, bfloat16, float32 or float64; not normalised here.
+    gallery : (G, D) array of the same container and device
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+        As for `evaluate`.
+    metric : {"euclidean", "cosine"}
+        "cosine" ranks by 1 - cosine; a row of zeros has cosine 0 with everything.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Scores
+        Those of `evaluate` on the matrix of float64 distances, rounded to float32 unless the features are float64.
+        A tie is a tie of these values: identical gallery rows are always tied.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `evaluate`; also for different D, container or device, and for an unknown metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id import evaluate_features
+    >>> query, gallery = np.eye(2, dtype=np.float32), np.eye(3, 2, dtype=np.float32)
+    >>> evaluate_features(query, gallery, query_ids=["a", "b"], gallery_ids=["a", "b", "c"]).mAP
+    1.0
+    """
+    check_choice(metric, "metric", METRICS)
+    check_flag(progress, "progress")
+    queries, kind = take_features(query, "query", "(Q, D)")
+    items, other = take_features(gallery, "gallery", "(G, D)")
+    check_same_kind(kind, other, ("query", "gallery"))
+    if queries.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"query and gallery must have equal D, received {tuple(queries.shape)} and {tuple(items.shape)}"
+        )
+    size = len(queries), len(items)
+    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    with full_precision(items.device):
+        return _score(relevance, FeatureTiles(queries, items, metric), progress=progress)
+
+
+def rank_gallery(
+    distances: Array,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels | None = None,
+    gallery_cams: Labels | None = None,
+    *,
+    queries: Sequence[int],
+    protocol: str | Protocol = "market1501",
+) -> list[Ranking]:
+    """The rankings of a few queries, as `evaluate` scores them.
+
+    Parameters
+    ----------
+    distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol
+        As for `evaluate`: of all queries, (Q, G) and (Q,).
+    queries : sequence of int
+        The rows to rank.
+
+    Returns
+    -------
+    list of Ranking
+        One for each of `queries`. Equal distances stand in the order of the gallery.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `evaluate`, except that queries need no match; for `queries` that are no rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.evaluation import rank_gallery
+    >>> (ranking,) = rank_gallery(np.array([[0.3, 0.1, 0.2]]), [7], [7, 7, -1], queries=[0])
+    >>> ranking.rows.tolist(), ranking.right.tolist(), ranking.average_precision
+    ([1, 0], [True, True], 1.0)
+    """
+    values = take_distances(distances)
+    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    check_finite(values, "distances")
+    rankings = []
+    for query in queries:
+        if check_count(query, "queries", 0) >= len(values):
+            raise ValueError(f"queries must be rows 0 to {len(values) - 1}, received {query}")
+        # float64 keeps order and ties of every narrower dtype; numpy has no bfloat16.
+        order = np.argsort(values[query].double().cpu().numpy(), kind="stable")
+        rows = order[~relevance.junk(query, order)]
+        right = relevance.right(query, rows)
+        ranks = np.flatnonzero(right)[None] + 1
+        rankings.append(Ranking(rows, right, float(_average_precision(ranks, np.array([ranks.size]))[0])))
+    return rankings
+
+
+def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:
+    """Walk the queries in blocks, count the ranks of their matches, and add up."""
+    total, counter = len(relevance.query_ids), RankCounter(relevance, tiles)
+    # A block needs tables of rows x matches: few rows where queries have thousands of matches.
+    most = math.isqrt(4 * BLOCK_ELEMENTS // max(1, int(relevance.same.sum()) // max(1, total)))
+    height = max(1, min(tiles.height, most))
+    precision = np.full(total, np.nan)
+    negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
+    with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar:
+        for start in range(0, total, height):
+            block = slice(start, min(start + height, total))
+            matches = relevance.matches(block)
+            if len(matches.row):
+                ranks = counter.count(block, matches)
+                precision[block] = _average_precision(ranks.items, matches.per_query)
+                valid = matches.per_query > 0
+                count = matches.per_query[valid]
+                last = np.take_along_axis(ranks.items[valid], count[:, None] - 1, axis=1)[:, 0]
+                negative_penalty.append(count / last)
+                first.append(ranks.first[valid])
+                longest = max(longest, int(matches.listed[valid].max()))
+                tied += ranks.tied
+            bar.update(block.stop - start)
+    best = np.concatenate(first)
+    if not len(best):
+        raise ValueError(
+            f"at least one query must have a match in the gallery after junk removal, received {total} "
+            f"queries and {len(relevance.gallery_ids)} gallery items without any; check ids, cameras and protocol"
+        )
+    return Scores(
+        mAP=float(np.nanmean(precision)),
+        mINP=float(np.concatenate(negative_penalty).mean()),
+        cmc=np.bincount(best - 1, minlength=longest).cumsum() / len(best),
+        valid_queries=len(best),
+        tied_rank1=tied,
+        average_precision=precision,
+    )
+
+
+def _average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The mean of (matches so far / rank) over the matches, (b,), NaN without any.
 
     `ranks` (b, m) are those of the first, second, ... match, of which `matches` (b,) are real.
@@ -78,38 +298,3 @@ def average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int6
     result = np.full(len(matches), np.nan)
     np.divide(total, matches, out=result, where=matches > 0)
     return result
-
-
-class Tally:
-    """Adds up `Scores` from the ranks of one block of queries after the other."""
-
-    def __init__(self, queries: int) -> None:
-        self._precision = np.full(queries, np.nan)
-        self._inp: list[npt.NDArray[np.float64]] = []
-        self._first: list[npt.NDArray[np.int64]] = []
-        self._longest = self._tied = 0
-        self.queries = 0
-
-    def add(self, block: slice, matches: Matches, ranks: Ranks) -> None:
-        """Count the queries `block` in, those without a match excepted."""
-        self._precision[block] = average_precision(ranks.items, matches.per_query)
-        valid = matches.per_query > 0
-        count = matches.per_query[valid]
-        last = np.take_along_axis(ranks.items[valid], count[:, None] - 1, axis=1)[:, 0]
-        self.queries += len(count)
-        self._inp.append(count / last)
-        self._first.append(ranks.first[valid])
-        self._longest = max(self._longest, int(matches.listed[valid].max()))
-        self._tied += ranks.tied
-
-    def scores(self) -> Scores:
-        """The scores of all that was added, of at least one query with a match."""
-        first = np.concatenate(self._first)
-        return Scores(
-            mAP=float(np.nanmean(self._precision)),
-            mINP=float(np.concatenate(self._inp).mean()),
-            cmc=np.bincount(first - 1, minlength=self._longest).cumsum() / self.queries,
-            valid_queries=self.queries,
-            tied_rank1=self._tied,
-            average_precision=self._precision,
-        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +13,7 @@ QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
 
 
-@dataclass(frozen=True, eq=False)
-class Bound:
+class Bound(NamedTuple):
     """How far scores from a matrix product may be off: by at most `error` (b,) in each row.
 
     They are distances, squared and less `own` (b,). Distances that differ by less than their rounding, `eps`, are
@@ -35,13 +32,6 @@ class Bound:
         return scores - error, scores + error
 
 
-class Tile(NamedTuple):
-    """Scores (b, G) of a block of queries, smaller is nearer; without a bound they are exact."""
-
-    scores: torch.Tensor
-    bound: Bound | None = None
-
-
 class MatrixTiles:
     """A given matrix (Q, G), exact as it is, in blocks of up to `height` queries."""
 
@@ -50,41 +40,30 @@ class MatrixTiles:
         self._values, self._dtype = values, torch.float32 if narrow else torch.float64
         self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
 
-    def tile(self, block: slice, _: torch.dtype) -> Tile:
-        """The scores of a block of queries to all items; there is no product."""
-        return Tile(self._values[block].to(self._dtype).contiguous())
+    def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
+        """The scores of a block of queries to all items, smaller is nearer, exact: without a bound."""
+        return self._values[block].to(self._dtype).contiguous(), None
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The values of pairs of a query and an item, (p,): only equal ones are a tie."""
         return self._values[rows, columns].to(self._dtype)
 
 
-class FeatureTiles(ABC):
-    """Features (Q, D) and (G, D), multiplied a tile at a time, in blocks of up to `height` queries."""
+class FeatureTiles:
+    """Features (Q, D) and (G, D), multiplied a tile at a time, in blocks of up to `height` queries.
 
-    def __init__(self, queries: torch.Tensor, items: torch.Tensor) -> None:
+    Euclidean distances are those of rows moved to the mean of the gallery. Cosine distances are half the squared
+    Euclidean ones of rows of length 1; a row of zeros counts as one, its cosine is 0.
+    """
+
+    def __init__(self, queries: torch.Tensor, items: torch.Tensor, metric: str) -> None:
         self._queries, self._items = queries, items
+        self._frame = Frame(items, queries) if metric == "euclidean" else None
         self._dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
         self.device, self.height = items.device, max(16, min(QUERY_TILE, 2**23 // max(1, len(items))))
 
-    @abstractmethod
-    def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
-        """Rows as they enter the product."""
-
-    @abstractmethod
-    def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Their squared norms, float64, (n,)."""
-
-    @abstractmethod
-    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Distances of pairs of a query and an item, float64, (p,)."""
-
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The values of pairs of a query and an item, (p,): only equal ones are a tie."""
-        return self._distances(rows, columns).to(self._dtype)
-
-    def tile(self, block: slice, product: torch.dtype) -> Tile:
+    def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, Bound]:
         """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
         part = self._prepare(self._queries[block], product)
@@ -95,7 +74,13 @@ class FeatureTiles(ABC):
             torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
-        return Tile(scores, Bound(error, own, torch.finfo(self._dtype).eps))
+        return scores, Bound(error, own, torch.finfo(self._dtype).eps)
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """As for `MatrixTiles`."""
+        if self._frame is None:
+            return pair_cosines(self._queries, self._items, rows, columns).to(self._dtype)
+        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale).to(self._dtype)
 
     def _prepared_items(self, product: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The gallery as it enters products, and its squared norms; kept for the next tile."""
@@ -107,42 +92,17 @@ class FeatureTiles(ABC):
             self._base = prepared, self._norms(prepared)
         return self._base
 
-
-class EuclideanTiles(FeatureTiles):
-    """Euclidean distances, from rows moved to the mean of the gallery."""
-
-    def __init__(self, queries: torch.Tensor, items: torch.Tensor) -> None:
-        super().__init__(queries, items)
-        self._frame = Frame(items, queries)
-
     def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
-        return self._frame.centre_rows(rows, product)
+        """Rows as they enter the product."""
+        return unit(rows.double()).to(product) if self._frame is None else self._frame.centre_rows(rows, product)
 
     def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Their squared norms, float64, (n,)."""
+        if self._frame is None:
+            return torch.ones(len(prepared), dtype=torch.float64, device=self.device)
         return squared_norms(prepared)
 
-    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale)
 
-
-class CosineTiles(FeatureTiles):
-    """Cosine distances, from rows of length 1; of such rows half the squared Euclidean distance."""
-
-    def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
-        return unit(rows.double()).to(product)
-
-    def _norms(self, prepared: torch.Tensor) -> torch.Tensor:
-        return torch.ones(len(prepared), dtype=torch.float64, device=self.device)  # a row of zeros too: its cosine is 0
-
-    def _distances(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        return pair_cosines(self._queries, self._items, rows, columns)
-
-
-FEATURE_TILES: dict[str, type[EuclideanTiles] | type[CosineTiles]] = {
-    "euclidean": EuclideanTiles,
-    "cosine": CosineTiles,
-}
-"""By metric."""
 Tiles = MatrixTiles | FeatureTiles
 
 
