@@ -121,10 +121,9 @@ PROTOCOLS = {
 
 
 class Matches(NamedTuple):
-    """The right items of a block of queries, junk removed.
+    """The right items of a block of queries, junk removed: pairs of a `row` of the block and a `column`; rows ascend.
 
-    Pairs of a `row` within the block and a `column` of the gallery, rows ascending; how many each query has,
-    `per_query` (b,); how many entries its whole list has, `listed` (b,), in what CMC counts.
+    Of each query, (b,): `per_query`, how many these are, and `listed`, how many entries its whole list has for CMC.
     """
 
     row: Numbers
@@ -136,8 +135,8 @@ class Matches(NamedTuple):
 class Relevance:
     """What the labels of Q queries and G gallery items say under a protocol.
 
-    Identities and cameras are kept as numbers 0, 1, ..., the same for both sides, co-located cameras as one; `cams` is
-    None where there are none, or no rule asks for them.
+    Identities and cameras are kept as numbers, the same for both sides, co-located cameras as one; `cams` is None where
+    there are none, or no rule asks for them. `same` (Q,) counts the gallery items of each query's identity.
     """
 
     def __init__(
@@ -151,19 +150,23 @@ class Relevance:
     ) -> None:
         if not isinstance(protocol, Protocol):
             protocol = PROTOCOLS[check_choice(protocol, "protocol", tuple(PROTOCOLS))]
-        self.protocol = protocol
         ids = [take_labels(query_ids, size[0], "query_ids"), take_labels(gallery_ids, size[1], "gallery_ids")]
-        cams = _take_cams(size, query_cams, gallery_cams, protocol)
+        cams = None
+        if (query_cams is None) != (gallery_cams is None):
+            given, missing = ("query_cams", "gallery_cams") if gallery_cams is None else ("gallery_cams", "query_cams")
+            raise ValueError(f"query_cams and gallery_cams must be given together, received {given} without {missing}")
+        if query_cams is not None:
+            sides = [take_labels(query_cams, size[0], "query_cams"), take_labels(gallery_cams, size[1], "gallery_cams")]
+            cams = encode_labels([protocol.merge_cameras(side) for side in sides], ("query_cams", "gallery_cams"))
+        self.protocol, self.cams = protocol, cams if protocol.same_camera_is_junk else None
         self.query_ids, self.gallery_ids = encode_labels(ids, ("query_ids", "gallery_ids"))
         self.query_junk, self.gallery_junk = (protocol.marked(side) for side in ids)
-        self.cams = cams if protocol.same_camera_is_junk else None
 
         self._by_identity = np.argsort(self.gallery_ids, kind="stable")
         ordered = self.gallery_ids[self._by_identity]
         self._first = np.searchsorted(ordered, self.query_ids, "left")
         self.same = np.searchsorted(ordered, self.query_ids, "right") - self._first
-        """Gallery items of the identity of each query, junk or not, (Q,)."""
-        self._clean = self._count_clean()
+        self._listed = self._count_listed()
 
     def junk(self, query: Any, item: Any) -> Marks:
         """Mark what is removed from the list of a query; both index their side, and broadcast."""
@@ -174,7 +177,7 @@ class Relevance:
         return junk
 
     def right(self, query: Any, item: Any) -> Marks:
-        """Mark items of the query's identity, junk or not; both index their side, and broadcast."""
+        """Mark items of the query's identity, junk or not; indices as for `junk`."""
         return np.asarray(self.query_ids[query] == self.gallery_ids[item])
 
     def matches(self, block: slice) -> Matches:
@@ -184,37 +187,19 @@ class Relevance:
         nth = np.arange(len(row)) - np.repeat(same.cumsum() - same, same)
         column = self._by_identity[np.repeat(self._first[block], same) + nth]
         junk = self.junk(row + block.start, column)
-        listed = self._clean[block]
+        listed = self._listed[block]
         if not (self.protocol.whole_camera_is_junk or self.protocol.cmc_over_identities):
             listed = listed - np.bincount(row[junk], minlength=len(same))
         row, column = row[~junk], column[~junk]
         return Matches(row, column, np.bincount(row, minlength=len(same)), listed)
 
-    def _count_clean(self) -> Numbers:
-        """How many entries the list of each query has, (Q,), before items are removed one by one."""
+    def _count_listed(self) -> Numbers:
+        """How many entries the list of each query has for CMC, (Q,), items of its own identity all counted in."""
+        count = (lambda ids: len(np.unique(ids))) if self.protocol.cmc_over_identities else len
         clean = ~self.gallery_junk
-        ids = self.gallery_ids[clean]
-        counts = np.full(len(self.query_ids), self._entries(ids))
+        counts = np.full(len(self.query_ids), count(self.gallery_ids[clean]))
         if self.protocol.whole_camera_is_junk and self.cams is not None:
-            query_cams, gallery_cams = self.cams[0], self.cams[1][clean]
+            query_cams, gallery_cams = self.cams
             for camera in np.unique(query_cams):
-                counts[query_cams == camera] = self._entries(ids[gallery_cams != camera])
+                counts[query_cams == camera] = count(self.gallery_ids[clean & (gallery_cams != camera)])
         return counts
-
-    def _entries(self, ids: Numbers) -> int:
-        """How many entries a list of items with these identities has, in what CMC counts."""
-        return len(np.unique(ids)) if self.protocol.cmc_over_identities else len(ids)
-
-
-def _take_cams(
-    size: tuple[int, int], query_cams: Labels | None, gallery_cams: Labels | None, protocol: Protocol
-) -> tuple[Numbers, Numbers] | None:
-    """Cameras of both sides as numbers, None without any."""
-    if (query_cams is None) != (gallery_cams is None):
-        given, missing = ("query_cams", "gallery_cams") if gallery_cams is None else ("gallery_cams", "query_cams")
-        raise ValueError(f"query_cams and gallery_cams must be given together, received {given} without {missing}")
-    if query_cams is None:
-        return None
-    taken = [take_labels(query_cams, size[0], "query_cams"), take_labels(gallery_cams, size[1], "gallery_cams")]
-    query, gallery = encode_labels([protocol.merge_cameras(side) for side in taken], ("query_cams", "gallery_cams"))
-    return query, gallery

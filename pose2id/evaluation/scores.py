@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
-from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind, take_features
+from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind, take_array, take_features
 from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter
 from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
-from pose2id.evaluation.tiles import FeatureTiles, MatrixTiles, Tiles, take_distances
+from pose2id.evaluation.tiles import FeatureTiles, MatrixTiles, Tiles
 from pose2id.tables import format_text
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -67,14 +68,8 @@ class Scores:
 class Ranking(NamedTuple):
     """The list of one query.
 
-    Attributes
-    ----------
-    rows : (L,) int64 array
-        Gallery rows, nearest first, without junk.
-    right : (L,) bool array
-        Which of them show the query's identity.
-    average_precision : float
-        NaN without a right one.
+    `rows` (L,): the gallery rows, nearest first, without junk. `right` (L,): which of them show the query's identity.
+    `average_precision`: NaN without a right one.
     """
 
     rows: npt.NDArray[np.int64]
@@ -130,9 +125,7 @@ def evaluate(
     >>> round(scores.mAP, 4), scores.rank(1), scores.rank(2)
     (0.5833, 0.0, 1.0)
     """
-    values = take_distances(distances)
-    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
-    check_finite(values, "distances")
+    values, relevance = _take(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     return _score(relevance, MatrixTiles(values))
 
 
@@ -206,24 +199,9 @@ def rank_gallery(
     queries: Sequence[int],
     protocol: str | Protocol = "market1501",
 ) -> list[Ranking]:
-    """The rankings of a few queries, as `evaluate` scores them.
+    """The rankings of a few queries, as `evaluate` scores them: one for each of `queries`, rows of the distances.
 
-    Parameters
-    ----------
-    distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol
-        As for `evaluate`: of all queries, (Q, G) and (Q,).
-    queries : sequence of int
-        The rows to rank.
-
-    Returns
-    -------
-    list of Ranking
-        One for each of `queries`. Equal distances stand in the order of the gallery.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `evaluate`, except that queries need no match; for `queries` that are no rows.
+    All else is as for `evaluate`, except that queries need no match.
 
     Examples
     --------
@@ -233,9 +211,7 @@ def rank_gallery(
     >>> ranking.rows.tolist(), ranking.right.tolist(), ranking.average_precision
     ([1, 0], [True, True], 1.0)
     """
-    values = take_distances(distances)
-    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
-    check_finite(values, "distances")
+    values, relevance = _take(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     rankings = []
     for query in queries:
         if check_count(query, "queries", 0) >= len(values):
@@ -247,6 +223,25 @@ def rank_gallery(
         ranks = np.flatnonzero(right)[None] + 1
         rankings.append(Ranking(rows, right, float(_average_precision(ranks, np.array([ranks.size]))[0])))
     return rankings
+
+
+def _take(
+    distances: Array,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels | None,
+    gallery_cams: Labels | None,
+    protocol: str | Protocol,
+) -> tuple[torch.Tensor, Relevance]:
+    """A matrix of real, finite scores (Q, G), and what its labels say."""
+    values, kind = take_array(distances, "distances")
+    if values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"distances must hold real numbers, received dtype {kind.dtype}")
+    if values.ndim != 2:
+        raise ValueError(f"distances must have shape (Q, G), received {tuple(values.shape)}")
+    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    check_finite(values, "distances")
+    return values, relevance
 
 
 def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:

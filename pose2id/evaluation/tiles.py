@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, take_array, work_dtype
+from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, work_dtype
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
 
 QUERY_TILE, ITEM_TILE = 256, 512
@@ -104,13 +104,3 @@ class FeatureTiles:
 
 
 Tiles = MatrixTiles | FeatureTiles
-
-
-def take_distances(distances: Any) -> torch.Tensor:
-    """A matrix of real scores (Q, G); whether they are finite is seen later."""
-    values, kind = take_array(distances, "distances")
-    if values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"distances must hold real numbers, received dtype {kind.dtype}")
-    if values.ndim != 2:
-        raise ValueError(f"distances must have shape (Q, G), received {tuple(values.shape)}")
-    return values

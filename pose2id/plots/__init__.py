@@ -11,33 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pose2id.atomic import write_file
-from pose2id.plots.cmc import plot_cmc
 from pose2id.plots.drawing import check_matplotlib
 from pose2id.plots.identities import plot_identities
-from pose2id.plots.ranking import plot_ranking
+from pose2id.plots.ranking import plot_cmc, plot_ranking
 
 __all__ = ["check_matplotlib", "plot_cmc", "plot_identities", "plot_ranking", "write_picture"]
 
 
 def write_picture(path: str | os.PathLike[str], save: Callable[[Path], object]) -> Path:
-    """Have `save` write a picture, whole or not at all.
+    """Have `save` write a picture to the path it is given, whole or not at all; its folder is made where there is none.
 
-    Parameters
-    ----------
-    path : path
-        The target; its folder is made if it does not exist.
-    save : callable
-        Given the path to write to, with the suffix of the target.
-
-    Returns
-    -------
-    pathlib.Path
-        The target.
-
-    Examples
-    --------
     >>> import tempfile
-    >>> from pose2id.plots import write_picture
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_picture(f"{folder}/a.png", lambda part: part.write_bytes(b"...")).name
     'a.png'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 MUTED = "#616e7c"
 RULE = "#d9dee4"
-# Bluish green and vermilion of the Okabe-Ito palette stay apart under red-green colour blindness; line style
-# and mark tell right from wrong as well.
+# Bluish green and vermilion of the Okabe-Ito palette stay apart under red-green colour blindness; line style and mark
+# tell right from wrong as well.
 RIGHT = "#009e73"
 WRONG = "#c8203a"
 COLOURS = ("#7b8794", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#3b3f9e", "#56b4e9")
-LINES = ("--", "-", "-", "-", "-.", "-.", ":", ":")
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 DPI = 200
 WIDTH = 8.0  # inches
@@ -73,14 +71,3 @@ def as_rgba(image: ArrayLike) -> NDArray[np.float64]:
     if pixels.shape[2] == 3:
         pixels = np.concatenate([pixels, np.ones((*pixels.shape[:2], 1))], axis=2)
     return pixels.astype(np.float64)
-
-
-def check_named(results: object, name: str) -> None:
-    """Raise unless `results` is a mapping with at least one entry."""
-    if not isinstance(results, Mapping):
-        raise TypeError(
-            f"{name} must be a mapping from names to results, such as {{'base': ...}}; "
-            f"received {type(results).__name__}"
-        )
-    if not results:
-        raise ValueError(f"{name} is empty; give at least one name and result")

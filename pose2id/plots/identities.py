@@ -105,19 +105,20 @@ def plot_identities(
     badges = _place_badges(points, low, high, 0.42 * (high - low).max() / max(_panel_size(low, high)))
     note = f"Both panels: the plane of the centres before; it holds {100 * share:.0f} % of the centres' spread."
     figure, axes = _new_panels(low, high, title, "\n".join(filter(None, [note, caption])))
-    pictures = None
-    if images is not None:
-        pictures = [images[_nearest(panels[0], rows, at)] for rows, at in zip(members, centres, strict=True)]
+    nearest = [
+        int(rows[np.argmin(np.linalg.norm(panels[0][rows] - centre, axis=1))])
+        for rows, centre in zip(members, centres, strict=True)
+    ]
     for ax, name, features, clouds in zip(axes, titles, panels, points, strict=True):
         density = id_density(features, labels, variant="paper")
         ax.set_title(f"{name}: ID² {density:.3f}", loc="left", fontsize=10, color=INK, pad=6)
         for number, (cloud, spot) in enumerate(zip(clouds, badges, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
             _draw_cloud(ax, cloud, colour)
-            if pictures is None:
+            if images is None:
                 ax.text(spot[0], spot[1], str(show[number]), fontsize=9, color=colour, ha="center", va="center")
             else:
-                _draw_badge(ax, pictures[number], spot, colour)
+                _draw_badge(ax, images[nearest[number]], spot, colour)
     return figure
 
 
@@ -168,11 +169,6 @@ def _new_panels(low: Floats, high: Floats, title: str, note: str) -> tuple[Figur
             spine.set_color(RULE)
         axes.append(ax)
     return figure, axes
-
-
-def _nearest(features: Floats, rows: NDArray[np.int64], centre: Floats) -> int:
-    """Which of these rows is nearest to a centre."""
-    return int(rows[np.argmin(np.linalg.norm(features[rows] - centre, axis=1))])
 
 
 def _draw_cloud(ax: Axes, cloud: Floats, colour: str) -> None:

@@ -1,27 +1,16 @@
-"""The ranking sheet: queries with their nearest gallery images, right and wrong ones marked."""
+"""Figures of rankings: CMC curves, and the ranking sheet of queries with their nearest gallery images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pose2id.arrays import take_array
-from pose2id.evaluation import Protocol, Ranking, evaluate, rank_gallery
-from pose2id.plots.drawing import (
-    INK,
-    MUTED,
-    RIGHT,
-    RULE,
-    WIDTH,
-    WRONG,
-    as_rgba,
-    check_named,
-    load_matplotlib,
-    new_figure,
-)
+from pose2id.evaluation import Protocol, Scores, evaluate, rank_gallery
+from pose2id.plots.drawing import COLOURS, INK, MUTED, RIGHT, RULE, WIDTH, WRONG, as_rgba, load_matplotlib, new_figure
 from pose2id.validation import check_count
 
 if TYPE_CHECKING:
@@ -29,6 +18,9 @@ if TYPE_CHECKING:
     from pose2id.plots.drawing import Axes, Figure, Images
     from pose2id.validation import Labels
 
+# Of the curves, with COLOURS.
+_LINES = ("--", "-", "-", "-", "-.", "-.", ":", ":")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # The ranking sheet is measured in tiles: 1 is the width of one. Two blocks of ten answers are WIDTH wide.
 _PITCH = 1.16
 _SCORE_WIDTH = 1.3
@@ -37,6 +29,76 @@ _MARGIN = 0.4
 _TILE = WIDTH / (2 * _MARGIN + 1.0 + 2 * (_BLOCK_GAP + 10 * _PITCH + _SCORE_WIDTH))  # inches
 _HEADING = 0.85  # height of the heading of a group of queries
 _NARROWEST = 22.5  # the key above the sheet needs as much
+
+
+def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int = 20, title: str = "") -> Axes:
+    """Draw cumulative matching characteristic curves.
+
+    Parameters
+    ----------
+    scores : mapping of str to Scores
+        One curve per entry, in this order; the key is its name in the legend.
+    ax : matplotlib Axes, optional
+        Where to draw; without it a new figure is made, reached as ``ax.figure``.
+    top : int, default 20
+        Last rank shown.
+    title : str, optional
+        Text above the curves.
+
+    Returns
+    -------
+    matplotlib Axes
+        Ranks on x, percent of queries on y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `scores` is not a mapping or is empty, or `top` is not a count.
+    MissingExtraError
+        If matplotlib is not installed (extra ``plots``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id import evaluate
+    >>> from pose2id.plots import plot_cmc
+    >>> scores = evaluate(np.array([[0.1, 0.2], [0.1, 0.2]]), [0, 1], [0, 1])
+    >>> ax = plot_cmc({"base": scores}, top=2)
+    >>> [float(value) for value in ax.lines[0].get_ydata()]
+    [50.0, 100.0]
+    """
+    _check_named(scores, "scores")
+    top = check_count(top, "top", 1)
+    if ax is None:
+        ax = new_figure(WIDTH, 4.6).add_axes((0.09, 0.125, 0.88, 0.765))
+    ranks = np.arange(1, top + 1)
+    for number, (name, result) in enumerate(scores.items()):
+        ax.plot(
+            ranks,
+            [100 * result.rank(int(rank)) for rank in ranks],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=_LINES[number % len(_LINES)],
+            marker=_MARKS[number % len(_MARKS)],
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            linewidth=1.8,
+            clip_on=False,
+            label=f"{name}  (mAP {100 * result.mAP:.2f}, rank-1 {100 * result.rank(1):.2f})",
+        )
+    ax.set_xlim(0.5, top + 0.5)
+    ax.set_xticks([rank for rank in (1, 5, 10, 15, 20, 30, 40, 50, 100) if rank <= top])
+    ax.set_xlabel("Rank k", color=INK, fontsize=10.5)
+    ax.set_ylabel("Queries with a right answer in the first k (%)", color=INK, fontsize=10.5)
+    ax.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=10)
+    ax.grid(axis="y", color=RULE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=MUTED, labelsize=9.5, length=0)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(RULE)
+    ax.legend(loc="lower right", frameon=False, fontsize=10, labelcolor=INK, handlelength=3.0)
+    return ax
 
 
 def plot_ranking(
@@ -63,18 +125,13 @@ def plot_ranking(
     Parameters
     ----------
     distances : mapping of str to (Q, G) numpy array or torch tensor
-        One block of columns per entry, in this order; the key is its heading. Smaller is nearer; equal
-        distances are ordered by gallery index, as in `pose2id.evaluate`.
-    query_ids, gallery_ids : (Q,) and (G,) integers or strings
-        Identities.
-    query_cams, gallery_cams : (Q,) and (G,) integers or strings, optional
-        Cameras; both or neither.
+        One block of columns per entry, in this order; the key is its heading.
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+        As for `pose2id.evaluate`.
     queries : sequence of int, or mapping of str to sequence of int
         The query rows to show; a mapping shows them under its keys as headings.
     query_images, gallery_images : sequence of arrays
         One picture per row, (H, W) or (H, W, 3 or 4): bool (True is dark ink), uint8, or floats in [0, 1].
-    protocol : str or Protocol, default "market1501"
-        As in `pose2id.evaluate`.
     top : int, default 10
         Number of answers shown.
     title, caption : str, optional
@@ -105,14 +162,14 @@ def plot_ranking(
     >>> len(figure.axes)
     1
     """
-    check_named(distances, "distances")
+    _check_named(distances, "distances")
     top = check_count(top, "top", 1)
     groups = dict(queries) if isinstance(queries, Mapping) else {"": queries}
     shown = [query for members in groups.values() for query in members]
     if not shown:
         raise ValueError("queries is empty; give at least one query row to show")
-    size = (len(query_images), len(gallery_images))
-    blocks = []
+    size, labels = (len(query_images), len(gallery_images)), (query_ids, gallery_ids, query_cams, gallery_cams)
+    headings, rankings = [], []
     for name, matrix in distances.items():
         tensor, _ = take_array(matrix, f"distances[{name!r}]")
         if tuple(tensor.shape) != size:
@@ -120,78 +177,57 @@ def plot_ranking(
                 f"distances[{name!r}] must have a row per query image and a column per gallery image, "
                 f"shape {size}; received {tuple(tensor.shape)}"
             )
-        labels = (query_ids, gallery_ids, query_cams, gallery_cams)
-        scores = evaluate(tensor, *labels, protocol=protocol)
-        rankings = rank_gallery(tensor, *labels, queries=shown, protocol=protocol)
-        blocks.append(_Block(f"{name}: mAP {100 * scores.mAP:.1f}", dict(zip(shown, rankings, strict=True))))
+        headings.append(f"{name}: mAP {100 * evaluate(tensor, *labels, protocol=protocol).mAP:.1f}")
+        rankings.append(dict(zip(shown, rank_gallery(tensor, *labels, queries=shown, protocol=protocol), strict=True)))
 
-    drawn = {row for block in blocks for ranking in block.rankings.values() for row in ranking.rows[:top]}
-    shapes = [as_rgba(query_images[query]).shape for query in shown]
-    shapes += [as_rgba(gallery_images[row]).shape for row in drawn]
-    sheet = _Sheet(blocks, groups, top, max(shape[0] / shape[1] for shape in shapes), title, caption)
-    figure = new_figure(sheet.width * _TILE, sheet.height * _TILE)
-    ax = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0.0, sheet.width), ylim=(sheet.height, 0.0))
+    drawn = {row for of_query in rankings for ranking in of_query.values() for row in ranking.rows[:top]}
+    pictures = [as_rgba(query_images[query]) for query in shown] + [as_rgba(gallery_images[row]) for row in drawn]
+    tall = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    block_width = _PITCH * top + _SCORE_WIDTH
+    lefts = [_MARGIN + 1.0 + _BLOCK_GAP + number * (block_width + _BLOCK_GAP) for number in range(len(distances))]
+    width = max(lefts[-1] + block_width + _MARGIN, _NARROWEST)
+    key = 1.7 if title else 0.7
+    header, line = key + 1.55, tall + 0.4
+    footer = 0.45 + 0.6 * (caption.count("\n") + 1) if caption else 0.1
+    body = sum(_HEADING * bool(group) + line * len(members) for group, members in groups.items())
+    height = header + body + footer
+
+    figure = new_figure(width * _TILE, height * _TILE)
+    ax = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0.0, width), ylim=(height, 0.0))
     ax.axis("off")
-    sheet.draw_head(ax, title)
-    y = sheet.header
+    ax.text(_MARGIN, 0.8, title, fontsize=12, fontweight="bold", color=INK, va="center")
+    _draw_key(ax, _MARGIN, key)
+    ax.text(_MARGIN, header - 0.45, "Query", fontsize=8.5, color=MUTED, va="center")
+    for left, heading in zip(lefts, headings, strict=True):
+        ax.text(left, header - 0.45, heading, fontsize=8.5, fontweight="bold", color=INK, va="center")
+    y = header
     for group, members in groups.items():
         if group:
-            sheet.draw_heading(ax, group, y)
+            ax.text(_MARGIN, y + 0.4, group, fontsize=8.5, color=MUTED, va="center")
+            ax.plot([_MARGIN, width - _MARGIN], [y, y], color=RULE, linewidth=0.8)
             y += _HEADING
         for query in members:
-            sheet.draw_line(ax, query, query_images, gallery_images, y)
-            y += sheet.line
-    ax.text(_MARGIN, sheet.height - sheet.footer + 0.2, caption, fontsize=8, color=MUTED, va="top", linespacing=1.45)
+            _draw_tile(ax, query_images[query], _MARGIN, y, tall, None)
+            for left, of_query in zip(lefts, rankings, strict=True):
+                rows, right, precision = of_query[query]
+                for place, row in enumerate(rows[:top]):
+                    _draw_tile(ax, gallery_images[row], left + _PITCH * place, y, tall, bool(right[place]))
+                score = f"AP {100 * precision:.0f}" if right.any() else "no\nmatch"
+                ax.text(left + _PITCH * top, y + tall / 2, score, fontsize=8.5, color=INK, va="center")
+            y += line
+    ax.text(_MARGIN, height - footer + 0.2, caption, fontsize=8, color=MUTED, va="top", linespacing=1.45)
     return figure
 
 
-class _Block(NamedTuple):
-    """What one matrix gives: a heading, and the rankings of the queries shown."""
-
-    heading: str
-    rankings: dict[int, Ranking]
-
-
-class _Sheet:
-    """Where things stand on the sheet, in tiles, y downwards; pictures are `tall` high."""
-
-    def __init__(
-        self, blocks: list[_Block], groups: Mapping[str, Sequence[int]], top: int, tall: float, title: str, caption: str
-    ) -> None:
-        self._blocks, self._top, self._tall = blocks, top, tall
-        block_width = _PITCH * top + _SCORE_WIDTH
-        first = _MARGIN + 1.0 + _BLOCK_GAP
-        self._lefts = [first + number * (block_width + _BLOCK_GAP) for number in range(len(blocks))]
-        self.width = max(self._lefts[-1] + block_width + _MARGIN, _NARROWEST)
-        self._key = 1.7 if title else 0.7
-        self.header, self.line = self._key + 1.55, tall + 0.4
-        self.footer = 0.45 + 0.6 * (caption.count("\n") + 1) if caption else 0.1
-        body = sum(_HEADING * bool(group) + self.line * len(members) for group, members in groups.items())
-        self.height = self.header + body + self.footer
-
-    def draw_head(self, ax: Axes, title: str) -> None:
-        """The title, the key, the headings of the columns."""
-        ax.text(_MARGIN, 0.8, title, fontsize=12, fontweight="bold", color=INK, va="center")
-        _draw_key(ax, _MARGIN, self._key)
-        ax.text(_MARGIN, self.header - 0.45, "Query", fontsize=8.5, color=MUTED, va="center")
-        for left, block in zip(self._lefts, self._blocks, strict=True):
-            ax.text(left, self.header - 0.45, block.heading, fontsize=8.5, fontweight="bold", color=INK, va="center")
-
-    def draw_heading(self, ax: Axes, group: str, y: float) -> None:
-        """The heading of a group of queries, under a line across the sheet."""
-        ax.text(_MARGIN, y + 0.4, group, fontsize=8.5, color=MUTED, va="center")
-        ax.plot([_MARGIN, self.width - _MARGIN], [y, y], color=RULE, linewidth=0.8)
-
-    def draw_line(self, ax: Axes, query: int, query_images: Images, gallery_images: Images, y: float) -> None:
-        """A query, and from each block its answers and its average precision."""
-        _draw_tile(ax, query_images[query], _MARGIN, y, self._tall, None)
-        for left, block in zip(self._lefts, self._blocks, strict=True):
-            rows, right, precision = block.rankings[query]
-            for place in range(min(self._top, len(rows))):
-                x = left + _PITCH * place
-                _draw_tile(ax, gallery_images[rows[place]], x, y, self._tall, bool(right[place]))
-            score = f"AP {100 * precision:.0f}" if right.any() else "no\nmatch"
-            ax.text(left + _PITCH * self._top, y + self._tall / 2, score, fontsize=8.5, color=INK, va="center")
+def _check_named(results: object, name: str) -> None:
+    """Raise unless `results` is a mapping with at least one entry."""
+    if not isinstance(results, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping from names to results, such as {{'base': ...}}; "
+            f"received {type(results).__name__}"
+        )
+    if not results:
+        raise ValueError(f"{name} is empty; give at least one name and result")
 
 
 def _draw_tile(ax: Axes, image: ArrayLike, x: float, y: float, tall: float, right: bool | None) -> None:
