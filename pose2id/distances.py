@@ -111,11 +111,7 @@ def split_lengths(rows: torch.Tensor) -> list[torch.Tensor]:
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows (float64) scaled to length 1, a new tensor; a row of zeros stays."""
-    first, *others = split_lengths(rows)
-    rows = rows / first
-    for length in others:
-        rows /= length
-    return rows
+    return scale_to_unit(rows.clone())
 
 
 def scale_to_unit(rows: torch.Tensor) -> torch.Tensor:

@@ -19,18 +19,8 @@ class MissingExtraError(ImportError):
     extra : str
         The extra of pose2id that installs the package, such as ``"plots"``.
     package : str
-        The package that could not be imported, such as ``"matplotlib"``.
-
-    Attributes
-    ----------
-    extra : str
-        As given.
-    package : str
-        As given; also available as ``name``, as on every `ImportError`.
+        The package that could not be imported, such as ``"matplotlib"``; also ``name``, as on every `ImportError`.
     """
-
-    extra: str
-    package: str
 
     def __init__(self, message: str, *, extra: str, package: str) -> None:
         super().__init__(message, name=package)
@@ -56,8 +46,8 @@ def require(module_name: str, extra: str, purpose: str) -> ModuleType:
 
     Returns
     -------
-    module : module
-        The imported module; for a dotted name the innermost one.
+    module
+        For a dotted name the innermost one.
 
     Raises
     ------

@@ -220,9 +220,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, overwrite: bool = False) -> Path:
-    """Write named arrays, the result first; a file for one array gets the first only.
-
-    A failure leaves an existing file as it was.
+    """Write named arrays, whole or not at all: the result first, which is all that a file for one array gets.
 
     Parameters
     ----------
@@ -239,11 +237,9 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
 
     Raises
     ------
-    ValueError, TypeError
-        When the file exists and `overwrite` is False, for an unknown suffix or a missing folder, or for bfloat16
-        in a numpy format; for arrays of objects, which would be pickled.
-    OSError
-        When the file cannot be written.
+    ValueError, TypeError, OSError
+        As `check_output` and `pose2id.atomic.write_file`; for bfloat16 in a numpy format, and for arrays of objects,
+        which would be pickled.
     """
     path = check_output(path, overwrite=overwrite)
     with write_file(path, overwrite=overwrite) as temporary:

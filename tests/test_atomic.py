@@ -513,6 +513,31 @@ def test_killed_at_every_step(tmp_path, kind):
     assert told["old"].count("before rename") == (0 if kind == "file" else 2)
 
 
+# What whole rooms write with it; longer runs have kill tests of their own.
+
+WRITERS = {
+    "features": "import numpy; from pose2id.files import write_arrays as write; what = {'features': numpy.eye(2)}",
+    "poses": "from pose2id.poses import representative_poses, write_poses as write; what = representative_poses()",
+    "pictures": "from pose2id.plots import write_picture; what = lambda part: part.write_bytes(b'picture')\n"
+    "def write(path, what, overwrite): write_picture(path, what)",
+}
+
+
+@posix
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_writer_is_killed_with_all_but_the_last_step_done(tmp_path, writer):
+    target = tmp_path / "x.npz"
+    target.write_bytes(OLD)
+    kill = "import os, signal\nos.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    write = f"{WRITERS[writer]}\nwrite({str(target)!r}, what, overwrite=True)"
+    assert subprocess.run([sys.executable, "-c", f"{kill}\n{write}"], check=False).returncode == -signal.SIGKILL
+    assert target.read_bytes() == OLD
+    assert len(names(tmp_path)) == 2
+    subprocess.run([sys.executable, "-c", write], check=True)
+    assert target.read_bytes() not in (OLD, b"")
+    assert names(tmp_path) == ["x.npz"]
+
+
 # Locks.
 
 

@@ -70,9 +70,7 @@ def centralize(
     out : (N, D) array of the container, device and dtype of `features`, optional
         Receives the result, for instance ``numpy.lib.format.open_memmap(path, "w+", features.dtype, shape)``. It must
         hold its rows one after the other, be in native byte order, and share no memory or file with `features` or
-        `generated` (from their first to their last entry). It is written to before all is known: after an error beyond
-        those of wrong arguments (sums that do not fit, no memory, an engine that is not installed), what it holds is
-        undefined.
+        `generated`. After an error other than those of wrong arguments, what it holds is undefined.
 
     Returns
     -------
@@ -95,12 +93,10 @@ def centralize(
     The bits of a result row depend only on the row, its generated features and its mutual neighbours in order of
     index: not on N, the number of threads or the engine (on one kind of CPU).
 
-    Beyond input and result only the search takes memory worth mentioning (and N lengths and neighbour lists): the
-    result's memory holds the fused rows while it runs, and rows that are needed after that are fused again, a block at
-    a time. So with ``numpy.load(path, mmap_mode="r")`` and an `out` that is a memory-mapped file as well, `features`
-    need not fit into memory; neighbours are read from wherever they lie in the file. Two exceptions: float16 and
-    bfloat16 rows that are fused or scaled are searched in a float32 copy, and an array that torch cannot share
-    (foreign byte order, negative strides) is copied as a whole.
+    Beyond input and result only the search takes memory worth mentioning, because the result's memory holds the fused
+    rows meanwhile. So with ``numpy.load(path, mmap_mode="r")`` and an `out` that is a memory-mapped file as well,
+    `features` need not fit into memory. Two exceptions: float16 and bfloat16 rows that are fused or scaled are searched
+    in a float32 copy, and an array that torch cannot share (foreign byte order, negative strides) is copied.
 
     References
     ----------

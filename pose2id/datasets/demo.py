@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 # eq=False: comparing arrays with == has no single truth value.
 @dataclass(frozen=True, eq=False)
 class DemoSet:
-    """A small query and gallery set with everything the package can use.
-
-    The first ``n_query`` rows are the queries, the others the gallery; ``query`` and ``gallery`` are the two
-    slices.
+    """A small query and gallery set with everything the package can use; the queries come first.
 
     Attributes
     ----------

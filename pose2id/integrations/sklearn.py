@@ -29,9 +29,7 @@ Floats = npt.NDArray[Any]
 
 
 class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Pull features toward their mutual nearest neighbours.
-
-    The two ways to use it are different on purpose:
+    """Pull features toward their mutual nearest neighbours, in two ways that are different on purpose.
 
     - `fit_transform(X)` is `pose2id.centralize(X)`, the published method: the rows of one set pull each other.
     - `fit(gallery).transform(query)` is `pose2id.centralize_queries(query, gallery)`: query rows are pulled toward a

@@ -92,10 +92,8 @@ def load_session(path: str | os.PathLike[str] | None = None, *, providers: Seque
 
     Raises
     ------
-    MissingExtraError
-        Without onnxruntime, or without huggingface_hub when `path` is None.
-    OSError, ValueError
-        When there is no such file, it is no model, or as `download_model`.
+    MissingExtraError, OSError, ValueError
+        As `pose2id.onnx.load_session`, and `download_model` when `path` is None.
     """
     onnx.require_runtime(_PURPOSE)  # before 134 MB are fetched
     return onnx.load_session(download_model() if path is None else path, providers=providers, purpose=_PURPOSE)

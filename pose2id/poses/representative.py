@@ -146,12 +146,10 @@ def select_representative(
         raise ValueError(f"poses must hold one entry for each of the {len(rows)} features, received {len(poses)}")
     count = check_count(count, "count", 1)
 
-    directions = np.array(
-        [
-            math.nan if pose is None or not pose_valid(pose, aspect=aspect) else pose_direction(pose, aspect=aspect)
-            for pose in poses
-        ]
-    )
+    directions = np.full(len(poses), np.nan)
+    for row, pose in enumerate(poses):
+        if pose is not None and pose_valid(pose, aspect=aspect):
+            directions[row] = pose_direction(pose, aspect=aspect)
     candidates = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

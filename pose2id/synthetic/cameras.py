@@ -71,7 +71,7 @@ def make_camera(seed: int, number: int, *, infrared: bool = False) -> Camera:
     Parameters
     ----------
     seed, number : int
-        Not negative.
+        From 0 to 2**31 - 1.
     infrared : bool
         Grey and near infrared, as two of the six cameras of SYSU-MM01.
 
@@ -79,11 +79,6 @@ def make_camera(seed: int, number: int, *, infrared: bool = False) -> Camera:
     -------
     Camera
         The same on every call.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Unless both are integers from 0 to 2**31 - 1 and `infrared` is a bool.
 
     Examples
     --------

@@ -116,17 +116,12 @@ def make_person(seed: int, number: int) -> Person:
     Parameters
     ----------
     seed, number : int
-        Not negative.
+        From 0 to 2**31 - 1.
 
     Returns
     -------
     Person
         The same on every call.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Unless both are integers from 0 to 2**31 - 1.
 
     Examples
     --------

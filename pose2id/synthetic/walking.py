@@ -20,17 +20,11 @@ _MIRRORED = tuple(
     KEYPOINTS.index({"right": "left", "left": "right"}.get(side, side) + gap + rest)
     for side, gap, rest in (name.partition("_") for name in KEYPOINTS)
 )
-_FROM = {
-    3: (2, 0.15),
-    6: (5, 0.15),
-    4: (3, 0.13),
-    7: (6, 0.13),
-    9: (8, 0.21),
-    12: (11, 0.21),
-    10: (9, 0.2),
-    13: (12, 0.2),
-}
-"""Where a missing joint is put: so much below that one, as a fraction of the picture's height."""
+_FROM = (
+    *((3, 2, 0.15), (4, 3, 0.13), (6, 5, 0.15), (7, 6, 0.13)),  # the arms
+    *((9, 8, 0.21), (10, 9, 0.2), (12, 11, 0.21), (13, 12, 0.2)),  # the legs
+)
+"""Where a missing joint is put: below the second, by that fraction of the picture's height."""
 
 
 def sample_pose(rng: np.random.Generator, camera: Camera | None = None) -> tuple[Pose, float]:
@@ -105,7 +99,7 @@ def complete(pose: Pose) -> NDArray[np.float64]:
     if np.isnan(points[1, 0]):
         points[1] = (points[2] + points[5]) / 2
     trunk = abs((points[8, 1] + points[11, 1]) / 2 - points[1, 1]) / 0.31  # that of the representative poses
-    for joint, (parent, below) in sorted(_FROM.items()):
+    for joint, parent, below in _FROM:
         if np.isnan(points[joint, 0]):
             points[joint] = points[parent] + (0.1 * (points[1, 0] - points[parent, 0]), below * trunk)
     face = points[list(_FACE)]
