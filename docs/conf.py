@@ -51,6 +51,7 @@ numpydoc_validation_exclude = {
     r"\.[A-Z]",  # classes: results have attributes instead of parameters
     # Their docstrings say by design less: what fetches or writes has no example, what wraps refers to the other.
     r"\.(centralize_sets|download_model|load_session|pose_valid|write_arrays)$",
+    r"\.datasets\.read_(?!dataset$|synthetic$)\w+$",  # the example is that of read_dataset
 }
 
 

@@ -45,7 +45,7 @@ def read_msmt17(root: str | os.PathLike[str], *, validation: bool = True) -> Dat
     Parameters
     ----------
     root : path
-        The folder with the lists, or the one around it; there V1 is taken before V2.
+        The folder with the lists, or the one around it, V1 before V2; for errors and an example see `read_dataset`.
     validation : bool, default True
         Take the images of `list_val.txt` for training too: they are of the same 1,041 people.
 
@@ -57,13 +57,6 @@ def read_msmt17(root: str | os.PathLike[str], *, validation: bool = True) -> Dat
     References
     ----------
     Wei et al., *Person Transfer GAN to Bridge Domain Gap for Person Re-Identification*, CVPR 2018.
-
-    Examples
-    --------
-    >>> from pose2id.datasets import read_msmt17
-    >>> data = read_msmt17("MSMT17_V1")  # doctest: +SKIP
-    >>> len(data.train), len(data.query), len(data.gallery)  # doctest: +SKIP
-    (32621, 11659, 82161)
     """
     check_flag(validation, "validation")
     name, lists = "MSMT17", ["list_train.txt", "list_query.txt", "list_gallery.txt"]
@@ -111,7 +104,7 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     Parameters
     ----------
     root : path
-        The folder with `idx`, `Visible` and `Thermal`, or the one around it.
+        The folder with `idx`, `Visible` and `Thermal`, or the one around it; for errors and an example see `read_dataset`.
     trial : int, default 1
         From 1 to 10.
     direction : {"visible-thermal", "thermal-visible"}
@@ -127,13 +120,6 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     Nguyen et al., *Person Recognition System Based on a Combination of Body Images from Visible Light and Thermal
     Cameras*, Sensors 17(3), 2017. The splits: Ye et al., *Hierarchical Discriminative Learning for Visible Thermal
     Person Re-Identification*, AAAI 2018.
-
-    Examples
-    --------
-    >>> from pose2id.datasets import read_regdb
-    >>> data = read_regdb("RegDB", trial=3)  # doctest: +SKIP
-    >>> len(data.train), len(data.query), len(data.gallery)  # doctest: +SKIP
-    (4120, 2060, 2060)
     """
     trial = check_count(trial, "trial", 1, TRIALS)
     check_choice(direction, "direction", _REGDB_DIRECTIONS)
@@ -167,8 +153,8 @@ def read_mars(root: str | os.PathLike[str], *, junk: bool = True, query_in_galle
     Parameters
     ----------
     root : path
-        The folder with `bbox_train`, `bbox_test` and `info`, or the one around it. `info` may also be in
-        `MARS-evaluation`, as cloned.
+        The folder with `bbox_train`, `bbox_test` and `info`, or the one around it; `info` may also be in
+        `MARS-evaluation`, as cloned. For errors and an example see `read_dataset`.
     junk : bool, default True
         Keep the 870 junk tracklets in the gallery; see `read_market1501`.
     query_in_gallery : bool, default True
@@ -185,13 +171,6 @@ def read_mars(root: str | os.PathLike[str], *, junk: bool = True, query_in_galle
     ----------
     Zheng et al., *MARS: A Video Benchmark for Large-Scale Person Re-identification*, ECCV 2016, and its evaluation
     code, github.com/liangzheng06/MARS-evaluation.
-
-    Examples
-    --------
-    >>> from pose2id.datasets import read_mars
-    >>> data = read_mars("MARS")  # doctest: +SKIP
-    >>> len(data.train), len(data.query), len(data.gallery)  # doctest: +SKIP
-    (8298, 1980, 12180)
     """
     check_flag(junk, "junk")
     check_flag(query_in_gallery, "query_in_gallery")

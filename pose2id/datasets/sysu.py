@@ -42,7 +42,7 @@ def read_sysu_mm01(
     Parameters
     ----------
     root : path
-        The folder with `cam1` to `cam6` and `exp`, or the one around it.
+        The folder with `cam1` to `cam6` and `exp`, or the one around it; for errors and an example see `read_dataset`.
     mode : {"all", "indoor"}
         All search: gallery from cameras 1, 2, 4 and 5. Indoor search: from 1 and 2. Queries are from 3 and 6 in both.
     shots : int, default 1
@@ -70,13 +70,6 @@ def read_sysu_mm01(
     ----------
     Wu et al., *RGB-Infrared Cross-Modality Person Re-Identification*, ICCV 2017, and the authors' code,
     github.com/wuancong/SYSU-MM01.
-
-    Examples
-    --------
-    >>> from pose2id.datasets import read_sysu_mm01
-    >>> data = read_sysu_mm01("SYSU-MM01", mode="indoor")  # doctest: +SKIP
-    >>> len(data.query), len(data.gallery)  # doctest: +SKIP
-    (3803, 112)
     """
     cameras = _GALLERY[check_choice(mode, "mode", tuple(_GALLERY))]
     shots, trial = check_count(shots, "shots", 1), check_count(trial, "trial", 1, TRIALS)
