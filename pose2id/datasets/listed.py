@@ -104,7 +104,8 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     Parameters
     ----------
     root : path
-        The folder with `idx`, `Visible` and `Thermal`, or the one around it; for errors and an example see `read_dataset`.
+        The folder with `Visible`, `Thermal` and `idx`, or the one around it; for errors and an example see
+        `read_dataset`.
     trial : int, default 1
         From 1 to 10.
     direction : {"visible-thermal", "thermal-visible"}
