@@ -118,3 +118,30 @@ def test_every_page_is_in_the_index() -> None:
         ):
             listed |= {line for line in tree.splitlines() if line and not line.startswith(":")}
     assert pages == listed | {"index"}
+
+
+def table_rows(text: str) -> set[tuple[str, ...]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines}
+
+
+def recorded_rows() -> set[tuple[str, ...]]:
+    pages = [path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/results/*.md")]
+    return set().union(*map(table_rows, pages))
+
+
+def test_the_rows_of_the_performance_page_were_measured() -> None:
+    recorded = {row[:8] for row in recorded_rows()}
+    page = table_rows((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
+    shown = {tuple(cell.removesuffix("x") for cell in row) for row in page if len(row) == 8 and row[0][:1].isalpha()}
+    shown -= {("task", "N", "D", "ours [s]", "peer", "peer [s]", "ratio", "memory")}
+    assert len(shown) > 30
+    assert shown - recorded == set()
+
+
+def test_the_scores_of_the_results_page_were_measured() -> None:
+    recorded = {row[1:5] for row in recorded_rows()}  # mAP, rank-1, rank-5, rank-10
+    page = table_rows((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    shown = {tuple(cell.split(" / ")) for row in page for cell in row[1:] if cell.count(" / ") == 3}
+    assert len(shown) == 30
+    assert shown - recorded == set()
