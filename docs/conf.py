@@ -47,11 +47,19 @@ numpydoc_validation_checks = {
     "SS02",  # the summary does not start with a capital letter
     "SS03",  # the summary does not end with a full stop
 }
-numpydoc_validation_exclude = {
-    r"\.[A-Z]",  # classes: results have attributes instead of parameters
-    # Their docstrings say by design less: what fetches or writes has no example, what wraps refers to the other.
-    r"\.(centralize_sets|download_model|load_session|pose_valid|write_arrays)$",
-    r"\.datasets\.read_(?!dataset$|synthetic$)\w+$",  # the example is that of read_dataset
+numpydoc_validation_exclude = {r"\.[A-Z]"}  # classes: results have attributes instead of parameters
+# A docstring may tell all in its sentences, such as "as for `evaluate`, but ..."; one that lists parameters lists all.
+NO_LISTS = r"\A(?![\s\S]*\n\s*Parameters\n\s*---)"
+numpydoc_validation_overrides = {
+    "EX01": [
+        NO_LISTS,
+        "`read_dataset`",
+        "ONNX",
+        "Replace an existing file",
+    ],  # they need files of others, or write some
+    "PR01": [NO_LISTS],
+    "RT01": [NO_LISTS, r"\A\s*[^\n]*\([A-Z], "],  # or the first line gives the shape of the result
+    "RT03": ["arrays of the kind and dtype"],
 }
 
 

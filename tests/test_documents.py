@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from pose2id import __version__
 from pose2id.cli.arguments import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -145,3 +146,16 @@ def test_the_scores_of_the_results_page_were_measured() -> None:
     shown = {tuple(cell.split(" / ")) for row in page for cell in row[1:] if cell.count(" / ") == 3}
     assert len(shown) == 30
     assert shown - recorded == set()
+
+
+def test_workflows_and_hooks_call_targets_that_there_are() -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for path in (ROOT / ".pre-commit-config.yaml", *sorted(ROOT.glob(".github/workflows/*.yml"))):
+        calls = re.findall(r"(?:run|entry): make (.*)", path.read_text(encoding="utf-8"))
+        named = {word for call in calls for word in call.split() if "=" not in word}
+        assert calls
+        assert named <= targets, f"{path.name}: {named - targets}"
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
