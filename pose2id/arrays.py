@@ -175,7 +175,7 @@ def take_output(out: Any, rows: torch.Tensor, kind: Kind, inputs: Sequence[tuple
     if of_numpy and not out.flags.writeable:
         raise ValueError("out must be writable, received a read-only array; open a file with mode 'r+' or 'w+'")
     if not of_numpy and out.device != rows.device:
-        raise ValueError(f"out must be where features are, on cpu or cuda, received a tensor on {out.device}")
+        raise ValueError(f"out must be where features are worked on, {rows.device}, received a tensor on {out.device}")
     (n, width), item = rows.shape, rows.element_size()
     strides = out.strides if of_numpy else tuple(step * item for step in out.stride())
     if (n and width > 1 and strides[1] != item) or (n > 1 and (strides[0] < width * item or strides[0] % item)):

@@ -87,7 +87,7 @@ def _squared_distances(
         centres = torch.zeros(last - first, rows.shape[1], dtype=torch.float64, device=rows.device)
         begin, end = int(starts[first]), int(starts[last])
         parts = [slice(start, min(start + step, end)) for start in range(begin, end, step)]
-        made = torch.empty(0)
+        made = rows[:0]
         for part in parts:
             made = unit(rows.index_select(0, order[part]).double())
             centres.index_add_(0, own[part.start - begin : part.stop - begin], made)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from standin import reason_to_skip, standin
 
 from pose2id.neighbors._int8 import filter as _filter
 
@@ -108,12 +109,18 @@ def engine(request):
         yield request.param.partition(",")[0]
 
 
-@pytest.fixture(scope="session", params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", "cuda-standin", "cuda"])
 def device(request):
-    """Every kind of device that is present."""
-    if request.param == "cuda" and not torch.cuda.is_available():
+    """Every kind of device that is present, and a stand-in for the one that may be missing, see standin.py."""
+    if request.param == "cuda-standin":
+        if reason_to_skip():
+            pytest.skip(reason_to_skip())
+        with standin():
+            yield "cuda"
+    elif request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return request.param
+    else:
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -577,6 +577,7 @@ def test_mixed_devices(device):
     check(lambda: evaluate_features(there, here, IDS, IDS), EITHER, ("query", "gallery", "cpu", device))
     check(lambda: centralize(here, there), EITHER, ("generated", "cpu", device))
     check(lambda: centralize(there, [here]), EITHER, ("generated", "cpu", device))
+    check(lambda: centralize(there, out=here.clone()), ValueError, ("out", "on cpu", f"on, {device}"))
 
 
 def test_the_table_is_long_enough_and_has_no_name_twice():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pose2id.ipg.training.cleaning import FEWEST, LEAST_SHRINKAGE, clean, draw_dropped, mahalanobis_distances
 from pose2id.poses import Pose, PoseLimits, pose_faults, representative_poses
@@ -86,6 +87,12 @@ def test_distances_of_none_one_and_equal_rows():
 def test_distances_do_not_depend_on_the_scale(scale):
     rows = rows_of((8, 20)) - 7
     np.testing.assert_allclose(mahalanobis_distances(rows * scale), mahalanobis_distances(rows), rtol=1e-9)
+
+
+def test_distances_of_tensors_on_any_device(device):
+    rows = np.random.default_rng(0).standard_normal((6, 9))
+    there = torch.tensor(rows, device=device, requires_grad=True)
+    np.testing.assert_array_equal(mahalanobis_distances(there), mahalanobis_distances(rows))
 
 
 def test_as_many_dimensions_as_the_encoder_has():

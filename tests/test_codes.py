@@ -344,3 +344,19 @@ def test_the_self_test_finds_saturating_products(monkeypatch):
     monkeypatch.undo()
     machine.largest_code.cache_clear()
     assert machine.largest_code("cpu") in (127, 63, 0)
+
+
+def test_a_shortage_of_memory_says_nothing_about_products(monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    machine.largest_code.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        machine.largest_code("cpu")
+    monkeypatch.undo()
+    assert machine.largest_code("cpu") in (127, 63)
+
+
+def test_the_speed_of_a_gpu_is_not_measured_by_launches():
+    assert machine.code_speed("cuda") >= _filter.FAST

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from pose2id import centralize
 from pose2id.errors import MissingExtraError
@@ -123,6 +124,14 @@ def test_the_input_is_left_alone_and_the_gallery_is_kept():
     first = model.transform(query)
     np.testing.assert_array_equal(query, before[0])
     np.testing.assert_array_equal(first, NeighborCentralizer().fit(before[1]).transform(query))
+
+
+def test_tensors_of_any_device(device):
+    queries, gallery = sets()
+    rows, others = (torch.tensor(x, device=device, requires_grad=True) for x in (gallery, queries))
+    mine, expected = NeighborCentralizer().fit(rows), NeighborCentralizer().fit(gallery)
+    np.testing.assert_allclose(mine.transform(others), expected.transform(queries), atol=1e-6)
+    np.testing.assert_allclose(mine.fit_transform(rows), expected.fit_transform(gallery), atol=1e-6)
 
 
 def test_in_a_pipeline_and_cloned():

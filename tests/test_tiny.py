@@ -83,6 +83,27 @@ def test_what_a_call_leaves_out_is_its_own(pipe):
     np.testing.assert_array_equal(features[0], np.asarray(asked).reshape(-1))
 
 
+def test_it_draws_the_same_on_every_device(pipe, device):
+    people, _ = make_people([0])
+    photograph, poses = Image.fromarray(people.images[0]), representative_poses()[:2]
+    drawn = pipe(photograph, poses, num_inference_steps=2, output_type="pt").images
+    try:
+        pipe.to(device)
+        again = pipe(photograph, poses, num_inference_steps=2, output_type="pt").images
+        (features,) = generate_features(
+            pipe,
+            lambda pictures: encode(pipe.identity_encoder, np.stack(pictures)),
+            photograph,
+            poses,
+            num_inference_steps=2,
+        )
+    finally:
+        pipe.to("cpu")
+    assert again.device.type == device
+    np.testing.assert_allclose(again.cpu().numpy(), drawn.numpy(), atol=1e-3)
+    assert np.isfinite(features).all()
+
+
 def test_it_draws_the_right_people(pipe):
     """Of ten people that it was not trained on; far more often than without their photographs."""
     people, queries = make_people(range(10))

@@ -178,6 +178,8 @@ def test_noise_has_an_offset_for_each_channel():
     pure, offset = torch.randn((3, 4, 5, 6), generator=again), torch.randn((3, 4, 1, 1), generator=again)
     assert torch.equal(found, pure + 0.5 * offset)
     assert torch.equal(draw_noise((3, 4, 5, 6), 0.0, torch.Generator().manual_seed(3)), pure)
+    with torch.device("meta"):  # whatever the default device
+        assert torch.equal(draw_noise((3, 4, 5, 6), 0.5, torch.Generator("cpu").manual_seed(3)), found)
 
 
 def test_a_scheduler_that_predicts_noise_is_refused(tmp_path, records):

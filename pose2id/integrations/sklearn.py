@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pose2id.arrays import take_array, take_features, work_dtype
 from pose2id.centralization import FusedRows, centralize, check_parameters, gallery_radius, prepare_gallery, pull_toward
 from pose2id.errors import MissingExtraError
+from pose2id.validation import is_tensor
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -99,6 +100,8 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         return kind.give_back(pulled)  # type: ignore[no-any-return]
 
     def _take(self, X: Any, *, reset: bool) -> Floats:
+        if is_tensor(X):
+            X = X.detach().cpu()
         taken: Floats = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32, np.float16])
         return taken
 

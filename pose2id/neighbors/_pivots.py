@@ -91,7 +91,8 @@ def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tenso
     level = machine.largest_code(rows.device.type) or 127
     wide = torch.float64 if scale > 2.0**120 or rows.dtype == torch.float64 else torch.float32
     sample = rows[_spread(n, 1024, rows.device)].to(wide) * scale
-    centre = sample.median(dim=0).values  # a few rows far out do not move it
+    # The median: a few rows far out do not move it. Sorted, since CUDA has no deterministic `median` along rows.
+    centre = sample.sort(dim=0).values[(len(sample) - 1) // 2]
     step = max(_near_largest(sample - centre) / level, 1e-30)
     codes = machine.allocate_codes(n, -(-width // 16) * 16, rows.device)
     half = torch.empty(n, dtype=torch.int32, device=rows.device)
@@ -116,7 +117,7 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         basis = torch.linalg.qr(sample.T @ (sample @ basis))[0]
     step = _near_largest(basis) / level
     shrink = step * level / max(_near_largest(sample @ basis), 1.0)
-    whole = (basis / step).round_().clamp_(-level, level).to(torch.int8)
+    whole = (basis / step).round_().clamp_(-level, level).to(torch.int8).T.contiguous().T  # as `_Product` wants it
     short = torch.empty(n, PROJECTED, dtype=torch.int8, device=codes.device)
     product = _Product(codes.device, TILE * PROJECTED)
     for part in _tiles(n):
@@ -143,7 +144,7 @@ def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Ten
     groups = min(
         16, len(pivots) // 8
     )  # the best entries lie in the groups with the largest maxima, and maxima are cheap
-    columns, half = pivots.T.contiguous(), pivots.float().square().sum(dim=1).div_(2).int()
+    columns, half = pivots.T, pivots.float().square().sum(dim=1).div_(2).int()
     product = _Product(short.device, TILE * len(pivots))
     nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
     for part in _tiles(len(short)):
@@ -219,7 +220,10 @@ def _measure(
 
 
 class _Product:
-    """Products of codes into one buffer; in float32 where int8 products cannot be used."""
+    """Products of codes into one buffer; in float32 where int8 products cannot be used.
+
+    The left operand must hold its rows, the right one its columns in one piece: CUDA has int8 products for that alone.
+    """
 
     def __init__(self, device: torch.device, size: int) -> None:
         self.exact = machine.largest_code(device.type) > 0
@@ -245,4 +249,4 @@ def _spread(n: int, count: int, device: torch.device) -> torch.Tensor:
 def _near_largest(values: torch.Tensor) -> float:
     """The largest magnitude in a row, of all but the 5 % of rows where it is largest."""
     largest = values.abs().amax(dim=1)
-    return float(largest.kthvalue(max(1, len(largest) * 19 // 20)).values)
+    return float(largest.sort().values[max(1, len(largest) * 19 // 20) - 1])

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from pose2id.images import draw_sheet, take_image
 from pose2id.poses import Pose, PoseLimits, pose_faults
-from pose2id.validation import check_count, check_number, take_labels
+from pose2id.validation import check_count, check_number, is_tensor, take_labels
 
 __all__ = ["Cleaned", "clean", "draw_dropped", "mahalanobis_distances"]
 
@@ -312,7 +312,7 @@ def _kind(fault: str) -> str:
 
 
 def _take_features(features: Any) -> NDArray[np.float64]:
-    rows = np.asarray(features)
+    rows = np.asarray(features.detach().cpu() if is_tensor(features) else features)
     if rows.dtype.kind not in "fiu":
         raise TypeError(f"features must hold real numbers, received dtype {rows.dtype}")
     if rows.ndim != 2 or not rows.shape[1]:

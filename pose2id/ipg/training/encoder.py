@@ -146,9 +146,7 @@ def _triplet_loss(features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 def encode_images(encoder: SmallEncoder, images: NDArray[np.uint8], *, batch_size: int = 256) -> NDArray[np.float32]:
     """Features (N, D) of pictures uint8 (N, H, W, 3) that have the encoder's size already."""
     with torch.no_grad():
-        rows = [
-            encoder(torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1)
-            for start in range(0, len(images), batch_size)
-        ]
-    features: NDArray[np.float32] = torch.cat(rows).numpy()
+        parts = (torch.from_numpy(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
+        rows = [encoder(part.permute(0, 3, 1, 2).float().to(encoder.device) / 127.5 - 1) for part in parts]
+    features: NDArray[np.float32] = torch.cat(rows).cpu().numpy()
     return features

@@ -49,9 +49,10 @@ class Loss:
         features = self._features(batch.encoder_input) if known else self.unconditional[:0]
 
         # 2. Noise.
-        generator = torch.Generator().manual_seed(batch.seed)
+        generator = torch.Generator("cpu").manual_seed(batch.seed)
         scheduler = self.pipe.scheduler
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(targets),), generator=generator)
+        steps = scheduler.config.num_train_timesteps
+        timesteps = torch.randint(steps, (len(targets),), generator=generator, device="cpu")
         timesteps = timesteps.to(self.device)
         noise = draw_noise(tuple(targets.shape), self.settings.noise_offset, generator).to(self.device)
         rows, velocity = noisy_and_target(scheduler, targets, noise, timesteps)

@@ -193,8 +193,8 @@ def draw_noise(shape: tuple[int, ...], offset: float, generator: torch.Generator
 
     The second part lets the mean colour of a picture be learnt (Guttenberg, "Diffusion with offset noise", 2023).
     """
-    noise = torch.randn(shape, generator=generator)
-    return noise + offset * torch.randn((*shape[:2], 1, 1), generator=generator)
+    noise = torch.randn(shape, generator=generator, device="cpu")
+    return noise + offset * torch.randn((*shape[:2], 1, 1), generator=generator, device="cpu")
 
 
 def check_prediction(scheduler: DDIMScheduler) -> None:
