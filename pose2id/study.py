@@ -163,7 +163,7 @@ def run_study(
     Returns
     -------
     list of Row
-        One for each setting, in their order; all scores as fractions.
+        One for each setting, in their order.
 
     Raises
     ------
@@ -218,18 +218,9 @@ def run_study(
 def centralize_sets(
     query: FeatureSet, gallery: FeatureSet, setting: Setting, *, engine: str = "auto", progress: bool = False
 ) -> tuple[Any, Any]:
-    """Features of both sides after a setting, (Q, D) and (G, D): what `run_study` evaluates.
+    """Features of both sides after a setting, (Q, D) and (G, D), arrays as given: what `run_study` evaluates.
 
-    Parameters
-    ----------
-    query, gallery, engine, progress
-        As for `run_study`.
-    setting : Setting
-        Its re-ranking changes distances, so nothing of it is seen here.
-
-    Returns
-    -------
-    query, gallery : arrays of the kind and dtype of the features given
+    Parameters are those of `run_study`. Re-ranking changes distances, so nothing of it is seen here.
 
     Examples
     --------
@@ -248,17 +239,8 @@ def centralize_sets(
 def standard_error(scores: Scores, ids: Labels) -> float:
     """Standard error of mAP over identities: that of the mean of their mean average precisions.
 
-    Parameters
-    ----------
-    scores : Scores
-        From `pose2id.evaluate` or `pose2id.evaluate_features`.
-    ids : (Q,) integers or strings
-        Identities of the queries. One without a right answer in the gallery does not count.
-
-    Returns
-    -------
-    float
-        NaN for fewer than two identities.
+    `ids` (Q,) are those of the queries. One without a right answer in the gallery does not count; NaN for fewer than
+    two.
 
     Examples
     --------

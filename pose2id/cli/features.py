@@ -25,28 +25,24 @@ def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
         raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
 
 
-def _method(arguments: argparse.Namespace, file: FeatureFile, *, normalize: bool = True) -> Any:
-    """The features of one file, centralized with the options given."""
+def run_centralize(arguments: argparse.Namespace) -> None:
+    """`pose2id centralize`."""
+    check_output(arguments.output, overwrite=arguments.overwrite)
+    file = read_features(arguments.features)
     _check_cams(arguments, file)
-    return centralize(
+    features = centralize(
         file.features,
         file.generated,
         arguments.eta,
         arguments.k1,
         arguments.k2,
         alpha=arguments.alpha,
-        normalize=normalize,
+        normalize=not arguments.no_normalize,
         exclude=file.cams if arguments.exclude_cams else None,
         engine=arguments.engine,
         progress=arguments.progress,
     )
-
-
-def run_centralize(arguments: argparse.Namespace) -> None:
-    """`pose2id centralize`."""
-    check_output(arguments.output, overwrite=arguments.overwrite)
-    file = read_features(arguments.features)
-    arrays = {"features": _method(arguments, file, normalize=not arguments.no_normalize)}
+    arrays = {"features": features}
     for name, labels in (("ids", file.ids), ("cams", file.cams)):
         if labels is not None:
             take_labels(labels, len(file.features), f"{file.path}: {name}")  # they go into the output as they are
@@ -76,26 +72,20 @@ def run_density(arguments: argparse.Namespace) -> None:
 def run_rerank(arguments: argparse.Namespace) -> None:
     """`pose2id rerank`."""
     check_output(arguments.output, overwrite=arguments.overwrite)
-    query, gallery = read_features(arguments.query), read_features(arguments.gallery)
-    distances = rerank(*_same_kind(query.features, gallery.features), **_reranking(arguments), engine=arguments.engine)
+    query, gallery = (read_features(path).features for path in (arguments.query, arguments.gallery))
+    if is_tensor(query) != is_tensor(gallery):  # files of two kinds
+        query, gallery = take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
+    distances = rerank(
+        query,
+        gallery,
+        k1=arguments.rerank_k1,
+        k2=arguments.rerank_k2,
+        lambda_value=arguments.rerank_lambda,
+        engine=arguments.engine,
+        progress=arguments.progress,
+    )
     path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
     print(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
-
-
-def _reranking(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "k1": arguments.rerank_k1,
-        "k2": arguments.rerank_k2,
-        "lambda_value": arguments.rerank_lambda,
-        "progress": arguments.progress,
-    }
-
-
-def _same_kind(query: Any, gallery: Any) -> tuple[Any, Any]:
-    """Features of two files as one kind of array: tensors if one of them is a tensor."""
-    if is_tensor(query) == is_tensor(gallery):
-        return query, gallery
-    return take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:

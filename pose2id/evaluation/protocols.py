@@ -195,7 +195,7 @@ class Relevance:
 
     def _count_listed(self) -> Numbers:
         """How many entries the list of each query has for CMC, (Q,), items of its own identity all counted in."""
-        count = (lambda ids: len(np.unique(ids))) if self.protocol.cmc_over_identities else len
+        count = _count_unique if self.protocol.cmc_over_identities else len
         clean = ~self.gallery_junk
         counts = np.full(len(self.query_ids), count(self.gallery_ids[clean]))
         if self.protocol.whole_camera_is_junk and self.cams is not None:
@@ -203,3 +203,7 @@ class Relevance:
             for camera in np.unique(query_cams):
                 counts[query_cams == camera] = count(self.gallery_ids[clean & (gallery_cams != camera)])
         return counts
+
+
+def _count_unique(ids: Numbers) -> int:
+    return len(np.unique(ids))

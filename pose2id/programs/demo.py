@@ -181,25 +181,21 @@ _AFTER = "After: centralize(features, k1=3, k2=3, alpha=4, exclude=cams), query 
 def _draw_ranking(data: DemoSet) -> Any:
     (before, worse), (after, better) = _rank(data, _BASE), _rank(data, _RECOMMENDED)
     gains = better - worse
-    query_ids = data.ids[data.query]
+    query, gallery = _take_sides(data)
     rises, falls, stays = int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum())
     return plots.plot_ranking(
         {"Before": before, "After centralization": after},
-        query_ids,
-        data.ids[data.gallery],
-        data.cams[data.query],
-        data.cams[data.gallery],
+        *(query.ids, gallery.ids, query.cams, gallery.cams),
         queries={
-            "AP rises most": _most_changed(gains, query_ids, 5),
-            "AP falls most": _most_changed(-gains, query_ids, 2),
+            "AP rises most": _most_changed(gains, data.ids[data.query], 5),
+            "AP falls most": _most_changed(-gains, data.ids[data.query], 2),
         },
         query_images=data.thumbnails[data.query],
         gallery_images=data.thumbnails[data.gallery],
         title="The ten nearest gallery drawings, before and after centralization",
         caption=(
-            "Chosen by rule, not by eye: the five characters whose AP rises most, the two whose AP falls most"
-            f". Of all {data.n_query} queries AP\n"
-            f"rises for {rises}, falls for {falls} and stays for {stays}. "
+            "Chosen by rule, not by eye: the five characters whose AP rises most, the two whose AP falls most. "
+            f"Of all {data.n_query} queries AP\nrises for {rises}, falls for {falls} and stays for {stays}. "
             "Gallery drawings of the query's identity and camera are removed (Market-1501 rule).\n"
             f"{_AFTER} Drawings: Omniglot (Lake et al. 2015)."
         ),
