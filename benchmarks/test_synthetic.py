@@ -35,8 +35,7 @@ from pose2id.programs.walkthrough import (
     run_walkthrough,
     switch_off,
 )
-from pose2id.programs.walkthrough.material import VALIDATION
-from pose2id.programs.walkthrough.tables import ETAS
+from pose2id.programs.walkthrough.material import ETAS, VALIDATION
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.synthetic import make_set
 

@@ -201,19 +201,14 @@ def _add_weights(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a network as a configuration says")
     networks = train.add_subparsers(dest="network", required=True, metavar="network")
-    short = "the generator, as a configuration says"
-    for parser in (
-        networks.add_parser("generator", help=short, description=f"Train {short}. {_RESUMED}"),
-        commands.add_parser(
-            "ipg-train", help="the same as `train generator`", description=f"Train {short}. {_RESUMED}"
-        ),
-    ):
+    what = "the generator, as a configuration says"
+    text = f"Train {what}. Killed and started again it goes on from its last checkpoint."
+    generator = networks.add_parser("generator", help=what, description=text)
+    alias = commands.add_parser("ipg-train", help="the same as `train generator`", description=text)
+    for parser in (generator, alias):
         parser.add_argument("config", metavar="CONFIG", help="TOML file; see the documentation page Training")
         parser.add_argument("-o", "--output", metavar="OUT", required=True, help="folder of the run")
         _add_common(parser, "train:run_generator", needs_generator=True)
-
-
-_RESUMED = "Killed and started again it goes on from its last checkpoint."
 
 
 def _add_synthetic(commands: Any) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
-from pose2id.errors import require
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.networks import SmallEncoder
 from pose2id.ipg.training.encoder import encode_images, train_encoder
@@ -24,6 +24,8 @@ VALIDATION = range(5000, 5100)
 """Identities on which guidance and eta were chosen, by ``pytest benchmarks/test_synthetic.py --full``."""
 TESTED = range(30)
 WEAK_IDENTITIES, WEAK_STEPS = range(6000, 6100), 200
+ETAS = {"strong": 1.0, "weak": 4.0, "untrained": 4.0, "raw pixels": 4.0}
+"""Strong and weak: chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``; the others as weak."""
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -97,13 +99,12 @@ def draw_people(
     >>> draw_people(pipe, make_people([0])[0].select([0]), steps=1).shape
     (1, 8, 64, 32, 3)
     """
-    pillow = require("PIL.Image", "ipg", "drawing people")
     keys = range(len(people)) if keys is None else keys
     chunk = max(1, batch_size // (8 if poses is None else len(poses)))
     rows: list[Any] = []
     pipe.set_progress_bar_config(disable=True)  # one bar for all
     for start in tqdm(range(0, len(people), chunk), desc="generating", unit="batch", disable=not progress):
-        images = [pillow.fromarray(image) for image in people.images[start : start + chunk]]
+        images = [Image.fromarray(image) for image in people.images[start : start + chunk]]
         drawn: Any = pipe(
             images,
             poses,

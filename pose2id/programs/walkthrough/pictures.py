@@ -15,8 +15,7 @@ from pose2id import images, plots
 from pose2id.centralization import centralize
 from pose2id.distances import unit
 from pose2id.poses import Pose, pose_direction, representative_poses
-from pose2id.programs.walkthrough.material import Encoder, Features, Images
-from pose2id.programs.walkthrough.tables import ETAS
+from pose2id.programs.walkthrough.material import ETAS, Encoder, Features, Images
 from pose2id.synthetic import SyntheticSet, make_camera, make_person, render
 
 SHEET, MAP = "generated.png", "generated-identities.png"
