@@ -13,6 +13,7 @@ import torch
 from pose2id.arrays import take_array, take_features
 from pose2id.centralization import centralize
 from pose2id.density import VARIANTS, id_density
+from pose2id.evaluation import Scores
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
@@ -115,11 +116,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
         print(json.dumps(found, indent=1))
         return
-    cells = []
-    for row in rows:
-        percent = (f"{100 * value:.2f}" for value in (row.mAP, row.mINP, row.rank1, row.rank5, row.rank10))
-        cells.append((row.name, *percent, row.valid_queries, row.tied_rank1))
-    print(format_text(("", "mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1"), cells))
+    print(format_text(("", *Scores.HEAD), [(row.name, *row.scores.cells()) for row in rows]))
 
 
 def _has_length_one(features: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class Scores:
         That of every query, in their order; NaN for skipped ones.
     """
 
+    HEAD: ClassVar = ("mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1")
     mAP: float
     mINP: float
     cmc: npt.NDArray[np.float64]
@@ -58,11 +59,13 @@ class Scores:
         """Share of valid queries with a match among their first k, k >= 1; past the longest list, its end."""
         return float(self.cmc[min(check_count(k, "k", 1), len(self.cmc)) - 1])
 
-    def __str__(self) -> str:
-        head = ("mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1")
+    def cells(self) -> tuple[object, ...]:
+        """What stands under `HEAD` in a table, fractions in percent."""
         fractions = (self.mAP, self.mINP, self.rank(1), self.rank(5), self.rank(10))
-        row = (*(f"{100 * value:.2f}" for value in fractions), self.valid_queries, self.tied_rank1)
-        return format_text(head, [row], align=">")
+        return (*(f"{100 * value:.2f}" for value in fractions), self.valid_queries, self.tied_rank1)
+
+    def __str__(self) -> str:
+        return format_text(self.HEAD, [self.cells()], align=">")
 
 
 class Ranking(NamedTuple):
