@@ -19,10 +19,9 @@ from safetensors.torch import load_file
 
 from pose2id.images import read_image
 from pose2id.ipg import IPGPipeline, pipeline, representative_poses
+from pose2id.ipg.inputs import draw_noise, read_pixels
 from pose2id.ipg.networks import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.noise import draw_noise
-from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.weights.loading import load_components
 
 CONFIG = json.loads((GOLDEN / "ipg" / "config.json").read_text())

@@ -49,9 +49,11 @@ def assert_near(result, expected, tolerance=1e-5):
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_and_feature_are_those_of_the_released_code(case):
     encoder, golden = released(case)
-    tokens = encoder.base(golden["image"])
-    assert_near(tokens, golden["base_tokens"])
-    assert_near(encoder.shuffle(tokens), golden["shuffled_tokens"])
+    tokens = encoder.base(golden["image"])  # up to 8.4
+    # With AVX2 they differ by 1.34e-5 (even) and 1.07e-5 (odd); less than 1e-5 on the CPU of another kind where the
+    # tests were written.
+    assert_near(tokens, golden["base_tokens"], 2e-5)
+    assert_near(encoder.shuffle(tokens), golden["shuffled_tokens"], 2e-5)
     assert_near(encoder(golden["image"]), golden["feature_before"])
 
 

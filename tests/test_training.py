@@ -30,8 +30,8 @@ from safetensors.torch import load_file
 from pose2id.atomic import clear_leftovers
 from pose2id.errors import MissingExtraError
 from pose2id.ipg import IPGPipeline
+from pose2id.ipg.inputs import read_pixels
 from pose2id.ipg.networks.attention import PoseInput, connect, make_readers
-from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.training import (
     Record,
     Settings,

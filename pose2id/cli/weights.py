@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from pose2id.ipg.weights import convert, download, info
+from pose2id.ipg import weights
 from pose2id.tables import format_text
 
 
 def run_info(arguments: argparse.Namespace) -> None:
     """`pose2id weights info`."""
-    rows = info()
+    rows = weights.info()
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
@@ -33,13 +33,13 @@ def run_info(arguments: argparse.Namespace) -> None:
 
 def run_download(arguments: argparse.Namespace) -> None:
     """`pose2id weights download`."""
-    folder = download(progress=arguments.progress)
-    print(folder if arguments.no_convert else convert())
+    folder = weights.download(progress=arguments.progress)
+    print(folder if arguments.no_convert else weights.convert())
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
     """`pose2id weights convert DIR`."""
-    folder = convert(arguments.folder, arguments.output, config=arguments.config, vae=arguments.vae)
+    folder = weights.convert(arguments.folder, arguments.output, config=arguments.config, vae=arguments.vae)
     print(folder)
 
 

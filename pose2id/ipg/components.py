@@ -1,11 +1,21 @@
-"""Which components of a generator fit together."""
+"""The components of a generator: which fit together, and the DDIM scheduler as released."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pose2id.ipg.scheduler import check_scheduler
+from diffusers import DDIMScheduler
+
+from pose2id.ipg.weights.configuration import read_config
+
+PREDICTIONS = ("v_prediction", "epsilon", "sample")
+SPACINGS = ("trailing", "leading", "linspace")
+
+
+def make_scheduler() -> DDIMScheduler:
+    """A new DDIM scheduler with the released settings: zero terminal SNR, v-prediction, trailing timesteps."""
+    return DDIMScheduler(**read_config()["scheduler"])
 
 
 def find_reduction(vae: Any) -> int:
@@ -15,7 +25,7 @@ def find_reduction(vae: Any) -> int:
 
 
 def check_components(components: Mapping[str, Any]) -> None:
-    """Raise ValueError where parts do not fit together; tensors would, but much later and in other words."""
+    """Raise ValueError where parts do not fit together, or settings of the scheduler cannot be drawn with."""
     reference, unet, ifr, pose = (components[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
     vae, encoder = components["vae"], components["identity_encoder"]
     pairs = {
@@ -31,4 +41,6 @@ def check_components(components: Mapping[str, Any]) -> None:
     }
     if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
         raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
-    check_scheduler(components["scheduler"])
+    for name, allowed in {"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS}.items():
+        if (value := components["scheduler"].config[name]) not in allowed:
+            raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")

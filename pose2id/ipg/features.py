@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, take_image
-from pose2id.ipg.noise import Key
 from pose2id.poses import Pose, representative_poses
 from pose2id.validation import check_count, is_tensor
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["generate_features"]
+
+Key = str | int
 
 
 def generate_features(
@@ -111,8 +112,12 @@ def generate_features(
         if not callable(value) and (name, value) != ("on_images", None):
             raise TypeError(f"{name} must be callable, received {type(value).__name__}")
     people, length = _take_people(references, reference_keys)
-    poses = _take_poses(poses)
-    m = len(representative_poses() if poses is None else poses)
+    shown: Any = poses
+    if poses is not None:
+        shown = [poses] if hasattr(poses, "convert") or isinstance(poses, Pose) else list(poses)
+    m = len(representative_poses() if shown is None else shown)
+    if not m:
+        raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
     options = {
         "height": height,
         "width": width,
@@ -128,19 +133,19 @@ def generate_features(
         for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
             images = [take_image(reference, f"references, key {key!r}") for key, reference in chunk]
             keys = [key for key, _ in chunk]
-            rows = pipe(images, poses, reference_keys=keys, **options).images
+            rows = pipe(images, shown, reference_keys=keys, **options).images
             pictures = [picture for row in rows for picture in row]
             if len(pictures) != len(chunk) * m:
                 raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")
             features.append(_encode(encoder, pictures, flip=flip, like=features[0] if features else None))
-            for key, row in zip(keys, rows if on_images else (), strict=bool(on_images)):
-                on_images(key, list(row))  # type: ignore[misc]
+            if on_images is not None:
+                for key, row in zip(keys, rows, strict=True):
+                    on_images(key, list(row))
             bar.update(len(chunk))
     if not features:
         raise ValueError("references must hold at least one image, received none")
-    if is_tensor(features[0]):
-        return torch.cat(features).reshape(-1, m, features[0].shape[1])
-    return np.concatenate(features).reshape(-1, m, features[0].shape[1])
+    joined = torch.cat(features) if is_tensor(features[0]) else np.concatenate(features)
+    return joined.reshape(-1, m, joined.shape[1])
 
 
 def _take_people(references: Any, keys: Iterable[Key] | None) -> tuple[Iterable[Any], int | None]:
@@ -157,16 +162,6 @@ def _take_people(references: Any, keys: Iterable[Key] | None) -> tuple[Iterable[
     if length is not None and isinstance(keys, Sized) and len(keys) != length:
         raise ValueError(f"reference_keys must have {length} keys, one for each reference; received {len(keys)}")
     return people, length
-
-
-def _take_poses(poses: Any) -> list[Any] | None:
-    """The poses as a list; None stays, for the 8 representative ones."""
-    if poses is None:
-        return None
-    taken = [poses] if hasattr(poses, "convert") or hasattr(poses, "keypoints") else list(poses)
-    if not taken:
-        raise ValueError("poses must hold at least one, received none; None means the 8 representative poses")
-    return taken
 
 
 def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Iterator[list[tuple[Key, Any]]]:
@@ -194,14 +189,10 @@ def _encode(encoder: Callable[[list[Image.Image]], Any], pictures: list[Any], *,
 def _check_features(features: Any, n: int, like: Any) -> Any:
     """What the encoder gave for n pictures; `like` is what it gave before."""
     if is_tensor(features):
-        floats, finite = features.is_floating_point(), bool(features.isfinite().all())
         features = features.detach()
-    elif isinstance(features, np.ndarray):
-        floats = features.dtype.kind == "f"
-        finite = not floats or bool(np.isfinite(features).all())
-    else:
+    elif not isinstance(features, np.ndarray):
         raise TypeError(f"encoder must give a numpy array or a torch tensor, received {type(features).__name__}")
-    if not floats:
+    if not (features.is_floating_point() if is_tensor(features) else features.dtype.kind == "f"):
         raise TypeError(f"encoder must give floats, received dtype {features.dtype}")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != n or not shape[1]:
@@ -211,6 +202,6 @@ def _check_features(features: Any, n: int, like: Any) -> Any:
             f"encoder must give one kind of features; received {type(features).__name__} of {features.dtype}, "
             f"D = {shape[1]} after {type(like).__name__} of {like.dtype}, D = {like.shape[1]}"
         )
-    if not finite:
+    if not (features.isfinite() if is_tensor(features) else np.isfinite(features)).all():
         raise ValueError(f"encoder must give finite features, received NaN or inf for some of {n} pictures")
     return features

@@ -16,12 +16,11 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from pose2id.images import take_image
-from pose2id.ipg import arguments, weights
+from pose2id.ipg import inputs, weights
 from pose2id.ipg.components import check_components, find_reduction
+from pose2id.ipg.inputs import Key, draw_noise, read_pixels
 from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
-from pose2id.ipg.noise import Key, draw_noise
-from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.reid import TransReID
 from pose2id.ipg.small import PatchCodec, SmallEncoder
 from pose2id.ipg.weights.configuration import Config
@@ -167,9 +166,9 @@ class IPGPipeline(DiffusionPipeline):
             Holds denoising_unet, reference_unet, IFR, pose_guider and transformer_20 (or transreid), .safetensors or
             .pth.
         config : dict or path to JSON, optional
-            Blocks unet, scheduler, pose_guider, ifr, transreid (and vae). None is the released, full size.
+            Blocks unet, scheduler, pose_guider, ifr, transreid (and vae). None: the released, full size.
         vae : AutoencoderKL, folder or Hub id, optional
-            None is stabilityai/sd-vae-ft-mse at a pinned revision.
+            None: stabilityai/sd-vae-ft-mse at a pinned revision, from the Hub or its cache.
 
         Raises
         ------
@@ -253,23 +252,23 @@ class IPGPipeline(DiffusionPipeline):
         """
         # 1. Check everything before anything is computed.
         own, unit = self.defaults, self.reduction
-        height = arguments.take_size("height", own.sample_size[0] if height is None else height, unit)
-        width = arguments.take_size("width", own.sample_size[1] if width is None else width, unit)
-        people = arguments.take_list(references, "references", Image.Image)
-        shown = representative_poses() if poses is None else arguments.take_list(poses, "poses", (Image.Image, Pose))
-        people_keys = arguments.take_keys(reference_keys, len(people), "reference_keys")
-        shown_keys = arguments.take_keys(pose_keys, len(shown), "pose_keys")
+        height = inputs.take_size("height", own.sample_size[0] if height is None else height, unit)
+        width = inputs.take_size("width", own.sample_size[1] if width is None else width, unit)
+        people = inputs.take_list(references, "references", Image.Image)
+        shown = representative_poses() if poses is None else inputs.take_list(poses, "poses", (Image.Image, Pose))
+        people_keys = inputs.take_keys(reference_keys, len(people), "reference_keys")
+        shown_keys = inputs.take_keys(pose_keys, len(shown), "pose_keys")
         steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
-        steps = arguments.take_size("num_inference_steps", steps, 1)
+        steps = inputs.take_size("num_inference_steps", steps, 1)
         if steps > (most := self.scheduler.config.num_train_timesteps):
             raise ValueError(f"num_inference_steps must be at most {most}; received {steps}")
         guidance = own.guidance_scale if guidance_scale is None else guidance_scale
-        arguments.take_size("batch_size", batch_size, 1)
-        arguments.check_options(seed, guidance, output_type)
+        inputs.take_size("batch_size", batch_size, 1)
+        inputs.check_options(seed, guidance, output_type)
         wanted = callback_on_step_end_tensor_inputs or ()
-        arguments.check_callback(callback_on_step_end, wanted)
+        inputs.check_callback(callback_on_step_end, wanted)
         shape = (self.unet.config.in_channels, height // unit, width // unit)
-        arguments.check_latents(latents, len(people), len(shown), shape)
+        inputs.check_latents(latents, len(people), len(shown), shape)
 
         # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
         pose_features = self.encode_poses(shown, height, width)
@@ -288,7 +287,7 @@ class IPGPipeline(DiffusionPipeline):
                 if callback_on_step_end is None:
                     return moved
                 changed = callback_on_step_end(self, step, int(timestep), {"latents": moved} if wanted else {})
-                return arguments.take_changed(changed, moved)
+                return inputs.take_changed(changed, moved)
 
             for number, batch in enumerate(batches):
                 # 4. Every reference once, one row, whatever the number of its poses and steps.
@@ -312,8 +311,12 @@ class IPGPipeline(DiffusionPipeline):
                 # 7. Back to pixels.
                 results.extend(self._decode(clean, output_type))
         self.maybe_free_model_hooks()
-        rows = [results[start : start + len(shown)] for start in range(0, len(results), len(shown))]
-        images = rows if output_type == "pil" else _stack(rows)
+        images: Any
+        if output_type == "pil":
+            images = [results[start : start + len(shown)] for start in range(0, len(results), len(shown))]
+        else:
+            stacked: Any = np.stack(results) if output_type == "np" else torch.stack(results)
+            images = stacked.reshape(len(people), len(shown), *results[0].shape)
         return IPGOutput(images=images) if return_dict else (images,)
 
     @property
@@ -322,38 +325,35 @@ class IPGPipeline(DiffusionPipeline):
         (height, width), steps, guidance = (self.config[name] for name in weights.Defaults._fields)
         return weights.Defaults((height, width), steps, guidance)
 
+    @torch.no_grad()
     def encode_poses(self, poses: Sequence[Image.Image | Pose], height: int, width: int) -> torch.Tensor:
         """Poses as features (M, C, height / 8, width / 8) of the denoiser's first convolution."""
         pose_maps = [pose.draw() if isinstance(pose, Pose) else pose for pose in poses]
         pixels = torch.stack([read_pixels(pose_map, height, width) for pose_map in pose_maps])
-        with torch.no_grad():
-            return self.pose_encoder(pixels.to(self._execution_device, self.pose_encoder.dtype))
+        return self.pose_encoder(pixels.to(self._execution_device, self.pose_encoder.dtype))
 
+    @torch.no_grad()
     def identity_tokens(self, image: Image.Image | None) -> torch.Tensor:
         """Tokens (1, tokens, width) of a person; of an all-zero network input (mid grey) for None."""
         encoder = self.identity_encoder
         if image is None:
-            height, width = encoder.config.img_size
-            pixels = torch.zeros(1, 3, height, width)
+            pixels = torch.zeros(1, 3, *encoder.config.img_size)
         else:
             pixels = encoder.preprocess([take_image(image)])
-        with torch.no_grad():
-            features = encoder(pixels.to(self._execution_device, encoder.dtype))
-            return self.ifr(features.to(self.ifr.dtype))
+        features = encoder(pixels.to(self._execution_device, encoder.dtype))
+        return self.ifr(features.to(self.ifr.dtype))
 
+    @torch.no_grad()
     def reference_latents(self, image: Image.Image, height: int, width: int) -> torch.Tensor:
         """The mean of the autoencoder's posterior for a person, scaled, (1, C, height / 8, width / 8)."""
         pixels = (2 * read_pixels(image, height, width) - 1)[None].to(self._execution_device, self.vae.dtype)
-        with torch.no_grad():
-            return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
 
+    @torch.no_grad()
     def reference_bank(self, latents: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The memory bank: what enters each self-attention of the reference network at timestep 0, by layer.
-
-        Each (rows, pixels, C).
-        """
+        """The memory bank: what enters the reference network's self-attentions at timestep 0, (rows, pixels, C)."""
         unet = self.reference_unet
-        with torch.no_grad(), record(unet) as bank:
+        with record(unet) as bank:
             timestep = torch.zeros((), dtype=torch.long, device=latents.device)
             unet(latents.to(unet.dtype), timestep, encoder_hidden_states=tokens.to(unet.dtype), return_dict=False)
         return bank
@@ -364,18 +364,15 @@ class IPGPipeline(DiffusionPipeline):
         bank = self.reference_bank(self.reference_latents(image, height, width), tokens)
         return self.project_memory(bank, tokens)
 
+    @torch.no_grad()
     def project_memory(self, bank: dict[str, torch.Tensor] | None = None, tokens: torch.Tensor | None = None) -> Memory:
         """Keys and values that the denoiser makes from a reference's memory bank and from identity tokens."""
         hook = getattr(self.unet, "_hf_hook", None)
         if isinstance(hook, CpuOffload):  # brings the denoiser to the device, as its own call would
             hook.pre_forward(self.unet)
         dtype = self.unet.dtype
-        with torch.no_grad():
-            return project(
-                self.unet,
-                {layer: hidden.to(dtype) for layer, hidden in (bank or {}).items()},
-                None if tokens is None else tokens.to(dtype),
-            )
+        bank = {layer: hidden.to(dtype) for layer, hidden in (bank or {}).items()}
+        return project(self.unet, bank, None if tokens is None else tokens.to(dtype))
 
     def _denoise(
         self,
@@ -423,9 +420,3 @@ class IPGPipeline(DiffusionPipeline):
             else:
                 array = picture.permute(1, 2, 0).cpu().numpy()
                 yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array
-
-
-def _stack(rows: list[list[Any]]) -> Any:
-    if isinstance(rows[0][0], torch.Tensor):
-        return torch.stack([torch.stack(row) for row in rows])
-    return np.stack([np.stack(row) for row in rows])

@@ -1,8 +1,4 @@
-"""A path that saved pipelines name in their model_index.json; see `pose2id.ipg.networks`.
-
-A file format, so it stays. Diffusers takes classes from modules that are loaded already (the pipeline imports this one)
-and looks for their base class beside them.
-"""
+"""Another path that saved pipelines name; see `pose2id.ipg.modules`."""
 
 from diffusers import ModelMixin as ModelMixin
 

@@ -6,19 +6,17 @@ finished when all its pictures are there; an unfinished one is drawn again whole
 at all. What is there when a run ends does not depend on how often it was killed before.
 
 - `generation`: `generate_folder`, the run itself
-- `settings`: `FolderSettings`, what decides its pictures
 - `sources`: photographs by key and poses by name, as the command line and a run take them
-- `manifest`: what a folder holds, and whether it fits what is asked for
+- `manifest`: `FolderSettings`, what a folder holds, and whether it fits what is asked for
 - `plan`: which units are still to be drawn
-- `layout`: where each picture goes
-- `output`: the folder on the disk: what is there, how it is written
+- `output`: the folder on the disk: where each picture goes, what is there, how it is written
 - `sheets`: contact sheets
 """
 
 from __future__ import annotations
 
 from pose2id.ipg.folders.generation import Report, generate_folder
-from pose2id.ipg.folders.settings import LAYOUTS, FolderSettings
+from pose2id.ipg.folders.manifest import LAYOUTS, FolderSettings
 from pose2id.ipg.folders.sources import collect_poses, collect_references
 
 __all__ = ["LAYOUTS", "FolderSettings", "Report", "collect_poses", "collect_references", "generate_folder"]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pose2id.ipg.folders.manifest import describe_request
+from pose2id.ipg.folders.manifest import FolderSettings, describe_request
 from pose2id.ipg.folders.output import OutputFolder
 from pose2id.ipg.folders.plan import make_plan
-from pose2id.ipg.folders.settings import FolderSettings
-from pose2id.ipg.folders.sheets import ContactSheets
+from pose2id.ipg.folders.sheets import draw_sheets
 from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of
 
 if TYPE_CHECKING:
@@ -109,10 +107,10 @@ def generate_folder(
     folder = OutputFolder(output)
     with folder.locked():
         plan = make_plan(folder, photographs, describe_request(settings, pose_maps))
-        sheets = ContactSheets(folder, photographs, pose_maps, plan.paths)
         if sheet:
-            sheets.draw(photographs.hashes)
-        draw, drawn = None, 0
+            draw_sheets(photographs.hashes, folder, photographs, pose_maps, plan.paths)
+        pipe: Callable[..., Any] | None = None
+        drawn = 0
         total = plan.finished + sum(map(len, plan.units))
         with tqdm(total=total, initial=plan.finished, desc="drawing", unit="picture", disable=not progress) as bar:
             for unit in plan.units:
@@ -122,10 +120,16 @@ def generate_folder(
                     for key in unit.references:
                         photographs.skip(key, f"one of its batch cannot be read any more: {reason_of(error)}")
                     continue
-                draw = draw or _load(load, settings)
-                rows = draw(
+                pipe = load() if pipe is None else pipe
+                rows = pipe(
                     people,
                     [pose_maps[name] for name in unit.poses],
+                    height=settings.height,
+                    width=settings.width,
+                    num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale,
+                    seed=settings.seed,
+                    output_type="pil",
                     batch_size=len(unit),
                     reference_keys=list(unit.references),
                     pose_keys=list(unit.poses),
@@ -136,18 +140,5 @@ def generate_folder(
                     drawn += 1
                     bar.update()
                 if sheet:
-                    sheets.draw(unit.references)
+                    draw_sheets(unit.references, folder, photographs, pose_maps, plan.paths)
     return Report(drawn, plan.finished, photographs.skipped, plan.waiting)
-
-
-def _load(load: Callable[[], Callable[..., Any]], settings: FolderSettings) -> Callable[..., Any]:
-    """The pipeline with the settings of the folder."""
-    return partial(
-        load(),
-        height=settings.height,
-        width=settings.width,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed,
-        output_type="pil",
-    )

@@ -1,4 +1,4 @@
-"""What a folder of generated pictures holds, as its manifest.jsonl says: settings, poses, references, units."""
+"""What decides the pictures of a folder: its `FolderSettings`, and the manifest.jsonl that says what it holds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pose2id.errors import one_line
-from pose2id.ipg.folders.settings import FolderSettings
+from pose2id.ipg.weights import RELEASED
+from pose2id.validation import check_count, check_number
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MANIFEST = "manifest.jsonl"
 FORMAT = 1
+LAYOUTS = ("reference", "pose")
+"""One folder for each reference, or for each pose."""
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """What decides the pictures of a folder, beside references and poses; one folder holds pictures of one setting.
+
+    Attributes
+    ----------
+    weights : str
+        Which weights these are, such as a repository with its revision or a hash.
+    seed, num_inference_steps, guidance_scale, height, width, batch_size
+        As for the pipeline.
+    layout : {"reference", "pose"}
+        "reference": ``<reference without suffix>/<pose>.png``. "pose": a folder for each pose (``pose1`` for pose
+        "1") with the names of the references, as the demo of the released code reads them; JPEG (quality 95) where
+        that name says JPEG, else PNG.
+    dtype, device : str
+        What the pipeline computes with.
+    """
+
+    weights: str
+    seed: int = 42
+    num_inference_steps: int = RELEASED.num_inference_steps
+    guidance_scale: float = RELEASED.guidance_scale
+    height: int = RELEASED.sample_size[0]
+    width: int = RELEASED.sample_size[1]
+    batch_size: int = 8
+    layout: str = "reference"
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, low in {"seed": 0, "num_inference_steps": 1, "height": 1, "width": 1, "batch_size": 1}.items():
+            object.__setattr__(self, name, check_count(getattr(self, name), name, low))
+        for name in ("height", "width"):
+            if getattr(self, name) % 8:
+                raise ValueError(f"{name} must be a multiple of 8, received {getattr(self, name)}")
+        object.__setattr__(self, "guidance_scale", check_number(self.guidance_scale, "guidance_scale"))
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, received {self.layout!r}")
 
 
 @dataclass(frozen=True)
@@ -116,16 +159,10 @@ def check_same(root: Path, old: Manifest, asked: Manifest) -> None:
     if not old.settings:
         return
     before, now = _flatten(old.settings), _flatten(asked.settings)
-    faults = [
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    faults += [
-        f"pose {name} was drawn differently"
-        for name, value in asked.poses.items()
-        if old.poses.get(name, value) != value
-    ]
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    redrawn = [name for name, value in asked.poses.items() if old.poses.get(name, value) != value]
+    faults = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed]
+    faults += [f"pose {name} was drawn differently" for name in redrawn]
     if faults:
         raise ValueError(
             f"{root} was begun with other settings: {'; '.join(faults)}. Pictures of two settings do not mix: "

@@ -6,10 +6,8 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pose2id.ipg.folders.layout import place_pictures, sheet_path
-from pose2id.ipg.folders.manifest import MANIFEST, Manifest, Unit, check_same, read_manifest
-from pose2id.ipg.folders.output import OutputFolder
-from pose2id.ipg.folders.settings import LAYOUTS
+from pose2id.ipg.folders.manifest import LAYOUTS, MANIFEST, Manifest, Unit, check_same, read_manifest
+from pose2id.ipg.folders.output import OutputFolder, place_pictures, sheet_path
 from pose2id.ipg.folders.sources import Photographs
 
 

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import nn
 from torch.nn import functional
 
-from pose2id.ipg.pixels import check_shape, stack_images
+from pose2id.ipg.inputs import check_shape, stack_images
 
 __all__ = ["SmallEncoder"]
 

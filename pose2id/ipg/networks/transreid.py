@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,7 +20,7 @@ from PIL.Image import Image
 from torch import nn
 from torch.nn import functional
 
-from pose2id.ipg.pixels import check_shape, stack_images
+from pose2id.ipg.inputs import check_shape, stack_images
 
 __all__ = ["TransReID"]
 
@@ -232,23 +233,9 @@ class TransReID(ModelMixin, ConfigMixin):
             self.add_module(name, nn.BatchNorm1d(embed_dim))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of images.
+        """Features (N, 5 * embed_dim) of images (N, 3, H, W) as `preprocess` makes them, of the encoder's dtype.
 
-        Parameters
-        ----------
-        images : tensor (N, 3, H, W), float
-            RGB in [-1, 1], as `preprocess` makes them, on the encoder's device and in its dtype. H and W are
-            `img_size`.
-
-        Returns
-        -------
-        tensor (N, 5 * embed_dim)
-            ``[whole, part 1 / 4, ..., part 4 / 4]``, not L2-normalised; same dtype and device.
-
-        Raises
-        ------
-        ValueError
-            For images of another shape.
+        They are ``[whole, part 1 / 4, ..., part 4 / 4]``, not L2-normalised. ValueError for images of another shape.
         """
         check_shape(images, *self.img_size)
         tokens = self.base(images)  # (N, 1 + patches, D)
@@ -273,17 +260,9 @@ class TransReID(ModelMixin, ConfigMixin):
         return (1 + LOCALS) * int(self.config.embed_dim)
 
     def shuffle(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Patch tokens in the order of the jigsaw branch.
+        """Patch tokens of (N, 1 + patches, D) in the order of the jigsaw branch, (N, patches, D).
 
-        Parameters
-        ----------
-        tokens : tensor (N, 1 + patches, D)
-            Class token and patch tokens.
-
-        Returns
-        -------
-        tensor (N, patches, D), or (N, patches + 1, D)
-            One longer when the groups need it: the second-to-last of the shifted tokens is there twice.
+        There is one more when the groups need it: the second-to-last of the shifted tokens is there twice.
         """
         tokens = tokens[:, 1:]
         if not self.config.re_arrange:
@@ -297,23 +276,7 @@ class TransReID(ModelMixin, ConfigMixin):
         return tokens.reshape(n, groups, length // groups, dim).transpose(1, 2).flatten(1, 2)
 
     def preprocess(self, images: Sequence[Image]) -> torch.Tensor:
-        """Photographs as the encoder wants them: resized with Lanczos, RGB in [-1, 1].
-
-        Parameters
-        ----------
-        images : sequence of PIL images
-            Any size and mode; what is not RGB is converted.
-
-        Returns
-        -------
-        tensor (N, 3, H, W), float32, on the CPU
-            H and W are `img_size`. Shape (0, 3, H, W) without images.
-
-        Raises
-        ------
-        TypeError
-            For anything but PIL images.
-        """
+        """PIL images of any size and mode as (N, 3, *img_size) float32 in [-1, 1]: RGB, resized with Lanczos."""
         if isinstance(images, Image):
             raise TypeError("images must be a sequence of PIL images, received a single image; put it in a list")
         return (stack_images(images, *self.img_size) / 255 - 0.5) / 0.5
@@ -323,19 +286,8 @@ class TransReID(ModelMixin, ConfigMixin):
 
         Every parameter that the feature needs, with either `neck_feat`, must be there. Parts that only training uses
         (the trunk's last layer, its `norm` and `fc`, the classifiers, counters) may be absent and then stay as
-        they are.
-
-        Parameters
-        ----------
-        state : mapping of str to tensor
-            As in `transformer_20`; a prefix `module.` is removed. Values are converted to the encoder's dtype.
-
-        Raises
-        ------
-        ValueError
-            Naming every key that is missing, unexpected, there twice, or of the wrong shape. Nothing is changed then.
-        TypeError
-            When a value is not a tensor.
+        they are. A prefix "module." is removed; values are converted to the encoder's dtype. The ValueError names every
+        key that is missing, unexpected, there twice, or of the wrong shape; then nothing is changed.
         """
         own = self.state_dict()
         given: dict[str, torch.Tensor] = {}
@@ -375,16 +327,9 @@ def _part_names(name: str) -> list[str]:
     return [name, *(f"{name}_{part}" for part in range(1, LOCALS + 1))]
 
 
-def _normalize(features: torch.Tensor, neck: nn.Module) -> torch.Tensor:
+def _normalize(features: torch.Tensor, neck: Any) -> torch.Tensor:
     """Batch normalisation (N, D) by the stored statistics, in training mode too."""
-    return functional.batch_norm(
-        features,
-        neck.running_mean,  # type: ignore[arg-type]
-        neck.running_var,  # type: ignore[arg-type]
-        neck.weight,  # type: ignore[arg-type]
-        neck.bias,  # type: ignore[arg-type]
-        eps=neck.eps,  # type: ignore[arg-type]
-    )
+    return functional.batch_norm(features, neck.running_mean, neck.running_var, neck.weight, neck.bias, eps=neck.eps)
 
 
 def _pair(values: Sequence[int], name: str) -> tuple[int, int]:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pose2id.ipg.inputs import read_pixels
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.pixels import read_pixels
 from pose2id.ipg.training.erasing import erase
 from pose2id.ipg.training.recipe import Settings
 from pose2id.ipg.training.records import Record, find_people

@@ -10,10 +10,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from pose2id.errors import one_line
-from pose2id.ipg.components import find_reduction
+from pose2id.ipg.components import find_reduction, make_scheduler
 from pose2id.ipg.networks import IFR, PoseEncoder, SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.scheduler import make_scheduler
 from pose2id.ipg.training.configuration import STABLE_DIFFUSION, SmallModel
 
 __all__ = ["STABLE_DIFFUSION_REVISION", "copy_denoiser", "make_small_networks", "start_from_stable_diffusion"]

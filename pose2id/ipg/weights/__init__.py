@@ -3,12 +3,10 @@
 Importing this needs no extra and loads nothing heavy; `loading`, which needs torch and diffusers, is apart.
 """
 
-from pose2id.ipg.weights.card import model_card
+from pose2id.ipg.weights.configuration import RELEASED, Defaults, check_defaults, read_defaults
 from pose2id.ipg.weights.conversion import convert, from_hub
-from pose2id.ipg.weights.defaults import RELEASED, Defaults, check_defaults, read_defaults
-from pose2id.ipg.weights.fetching import download
-from pose2id.ipg.weights.inventory import info
-from pose2id.ipg.weights.table import FILES, REPOSITORY, TINY, ReleasedFile, converted_folder, tiny_folder
+from pose2id.ipg.weights.fetching import download, info
+from pose2id.ipg.weights.table import FILES, REPOSITORY, TINY, ReleasedFile, converted_folder, model_card, tiny_folder
 
 __all__ = [
     "FILES",

@@ -10,11 +10,9 @@ from typing import Any
 
 from pose2id.atomic import lock, write_folder
 from pose2id.errors import one_line, require
-from pose2id.ipg.weights.card import model_card
-from pose2id.ipg.weights.configuration import Config
-from pose2id.ipg.weights.defaults import RELEASED
+from pose2id.ipg.weights.configuration import RELEASED, Config
 from pose2id.ipg.weights.fetching import download
-from pose2id.ipg.weights.table import PURPOSE, REPOSITORY, converted_folder
+from pose2id.ipg.weights.table import PURPOSE, REPOSITORY, converted_folder, model_card
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +32,11 @@ def convert(
     Parameters
     ----------
     folder : path, optional
-        As for `load_components`. None: the released files, downloaded where they are not there.
+        As for `IPGPipeline.from_released_files`. None: the released files, downloaded where they are not there.
     output : path, optional
         The folder to write. None: `converted_folder`, where ``from_pretrained("yuanc3/Pose2ID")`` looks.
     config, vae : optional
-        As for `load_components`; need an `output`.
+        As for `IPGPipeline.from_released_files`; need an `output`.
 
     Returns
     -------
@@ -48,7 +46,7 @@ def convert(
     Raises
     ------
     ValueError
-        When the folder exists already, and as `load_components`.
+        When the folder exists already, and as `IPGPipeline.from_released_files`.
     OSError
         When a file is missing or the folder cannot be written.
     """
@@ -99,13 +97,7 @@ def save_components(components: dict[str, Any], folder: Path) -> None:
 
 
 def from_hub(repository: str = REPOSITORY) -> Path:
-    """The released weights as a folder of `save_pretrained`; downloaded and converted on the first call.
-
-    Raises
-    ------
-    OSError, ValueError
-        For a repository other than "yuanc3/Pose2ID", and as `convert`.
-    """
+    """The released weights as a folder of `save_pretrained`, by `convert`; ValueError for any other repository."""
     if repository != REPOSITORY:
         raise ValueError(f"repository must be {REPOSITORY!r}; received {repository!r}")
     return convert()

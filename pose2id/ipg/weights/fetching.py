@@ -1,14 +1,16 @@
-"""Released files from the Hugging Face Hub into its cache, at their pinned revisions."""
+"""Released files on this machine: which of them are here, and the rest fetched from the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pose2id.errors import require
 from pose2id.hub import fetch
-from pose2id.ipg.weights.table import FILES, PURPOSE
+from pose2id.ipg.weights.table import FILES, PURPOSE, converted_folder
 
 AGAIN = "run: pose2id weights download (goes on where it broke off)"
 
@@ -45,16 +47,31 @@ def download(names: Iterable[str] | None = None, *, progress: bool = True) -> Pa
     hidden = require("huggingface_hub.utils", "ipg", PURPOSE).disable_progress_bars
     with nullcontext() if progress else hidden():
         paths = [
-            fetch(
-                file.repository,
-                file.name,
-                file.revision,
-                size=file.size,
-                sha256=file.sha256,
-                purpose=PURPOSE,
-                again=AGAIN,
-            )
-            for file in FILES
-            if file.name in wanted
+            fetch(f.repository, f.name, f.revision, size=f.size, sha256=f.sha256, purpose=PURPOSE, again=AGAIN)
+            for f in FILES
+            if f.name in wanted
         ]
     return paths[0].parent
+
+
+def info() -> list[dict[str, Any]]:
+    """What the released weights are and which of them are on this machine; nothing is fetched.
+
+    Returns
+    -------
+    list of dict
+        One for each of `FILES`: its fields, "estimate" (bytes if all numbers are float32), "path" (None where it is
+        not in the Hub's cache) and "bytes" (size on this machine, or None). The last one is the converted folder.
+    """
+    find = require("huggingface_hub", "ipg", PURPOSE).try_to_load_from_cache
+    rows: list[dict[str, Any]] = []
+    for file in FILES:
+        found = find(file.repository, file.name, revision=file.revision)
+        path = Path(found) if isinstance(found, str) else None  # else None, or an object: known not to exist
+        rows.append(asdict(file) | {"estimate": file.estimate, "path": path, "bytes": path and path.stat().st_size})
+    row = dict.fromkeys(rows[0])
+    row |= {"name": "converted", "what": "all of these, as from_pretrained reads them", "licence": "as its sources"}
+    if ((folder := converted_folder()) / "model_index.json").is_file():
+        row["path"] = folder
+        row["bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return [{**row, "path": row["path"] and str(row["path"])} for row in [*rows, row]]

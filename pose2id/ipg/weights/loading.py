@@ -30,19 +30,10 @@ PURPOSE = "loading the generator"
 
 
 def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
-    """Tensors of a released file, on the CPU, mapped into memory where the format allows it.
+    """Tensors of the released file ``name.safetensors`` or ``name.pth``, by parameter, on the CPU.
 
-    Parameters
-    ----------
-    folder : path
-        Holds ``name.safetensors`` or ``name.pth``; the first is preferred.
-    name : str
-        Such as "IFR".
-
-    Returns
-    -------
-    dict of str to tensor
-        By parameter name. The prefix "module." is removed; of ``{"state_dict": ...}`` the inner dict is taken.
+    They are mapped into memory where the format allows it. A prefix "module." is removed; of ``{"state_dict": ...}``
+    the inner dict is taken.
 
     Raises
     ------
@@ -96,24 +87,10 @@ def _find(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, absent: Collection[str] = ()) -> None:
-    """Give a module its tensors, strictly.
+    """Give a module, which may be on the meta device, the tensors of a file: every key of it and no other.
 
-    Parameters
-    ----------
-    module : torch module
-        May be on the meta device. Its parameters and buffers become the given tensors, without a copy where these
-        are contiguous and have the dtype that the module has; others are converted.
-    state : mapping of str to tensor
-        Every key of the module and no other.
-    where : str
-        The file, for messages.
-    absent : collection of str
-        Keys of the module that `state` must not have; they become zeros.
-
-    Raises
-    ------
-    ValueError
-        Names every missing key, unexpected key and wrong shape (up to twenty of each).
+    They are not copied where they are contiguous and have the dtype of the module. Keys in `absent` must not be in
+    `state` and become zeros. The ValueError names `where` and every fault (up to twenty of each kind).
 
     Examples
     --------
@@ -124,60 +101,34 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, ab
         ...
     ValueError: a.pth does not fit; missing keys: bias; wrong shapes: weight is (1, 3) float32, must be (1, 2) float32
     """
-    places = module.state_dict()
+
+    def form(tensor: Tensor) -> str:
+        return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+    own = module.state_dict()
     faults = {
-        "missing keys": [key for key in places if key not in state and key not in absent],
-        "unexpected keys": [key for key in state if key not in places or key in absent],
+        "missing keys": [key for key in own if key not in state and key not in absent],
+        "unexpected keys": [key for key in state if key not in own or key in absent],
         "wrong shapes": [
-            f"{key} is {_form(state[key])}, must be {_form(place)}"
-            for key, place in places.items()
-            if key in state
-            and (state[key].shape != place.shape or state[key].is_floating_point() != place.is_floating_point())
+            f"{key} is {form(given)}, must be {form(own[key])}"
+            for key, given in state.items()
+            if key in own
+            and (given.shape != own[key].shape or given.is_floating_point() != own[key].is_floating_point())
         ],
     }
     if any(faults.values()):
         raise ValueError(f"{where} does not fit; {list_faults(faults)}")
-    tensors = {
-        key: torch.zeros(place.shape, dtype=place.dtype)
-        if key in absent
-        else state[key].detach().to(place.dtype).contiguous()
-        for key, place in places.items()
-    }
+    tensors = {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
+    tensors |= {key: given.detach().to(own[key].dtype).contiguous() for key, given in state.items()}
     module.load_state_dict(tensors, strict=True, assign=True)
 
 
-def _form(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
 def load_components(folder: str | os.PathLike[str], config: Config = None, vae: Any = None) -> dict[str, Any]:
-    """All parts of the pipeline, from files with the released names and keys.
+    """All parts of the pipeline by name, from what `IPGPipeline.from_released_files` is given.
 
-    Nothing is initialised to be overwritten: the parts are built without memory and take the tensors of the files,
-    which stay mapped where they are float32.
-
-    Parameters
-    ----------
-    folder : path
-        Holds denoising_unet, reference_unet, IFR, pose_guider and transformer_20 (or transreid), .safetensors or
-        .pth.
-    config : dict or path to JSON, optional
-        See `read_config`.
-    vae : AutoencoderKL, folder or Hub id, optional
-        None: stabilityai/sd-vae-ft-mse at a pinned revision, from the Hub or its cache.
-
-    Returns
-    -------
-    dict
-        "vae", "reference_unet", "unet", "pose_encoder", "ifr", "identity_encoder", "scheduler"; float32 on the CPU
-        (a given AutoencoderKL keeps dtype and device), in eval mode, without gradients.
-
-    Raises
-    ------
-    OSError
-        When a file is missing or cannot be fetched.
-    TypeError, ValueError
-        For damaged files, keys and shapes that are not what they must be, and a config that does not fit.
+    They are in eval mode, without gradients, float32 and on the CPU (a given AutoencoderKL keeps dtype and device).
+    Nothing is initialised to be overwritten: they are built without memory and take the tensors of the files, which
+    stay mapped where they are float32.
     """
     diffusers = require("diffusers", "ipg", PURPOSE)
     blocks = read_config(config)
@@ -223,13 +174,7 @@ def _settings(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
-    """The autoencoder; see `load_components`. `block` is what a config says of it.
-
-    Raises
-    ------
-    OSError, TypeError, ValueError
-        When it is not there, is none, is damaged, or is not as `block` says.
-    """
+    """The autoencoder, as `IPGPipeline.from_released_files` takes it; `block` is what a config says of it."""
     cls = require("diffusers", "ipg", PURPOSE).AutoencoderKL
     if isinstance(vae, cls):
         return vae
@@ -254,13 +199,7 @@ def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
 
 
 def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
-    """The identity encoder alone, from a folder with transformer_20 (or transreid), .safetensors or .pth.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `load_components`.
-    """
+    """The identity encoder alone, from a folder with transformer_20 (or transreid), .safetensors or .pth."""
     path = _find(folder, "transformer_20")
     encoder = _build(TransReID, read_config(config), "transreid")
     encoder.to_empty(device="cpu")

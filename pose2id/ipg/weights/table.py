@@ -1,4 +1,4 @@
-"""Which weights there are: released files (repository, revision, size, hash, licence) and folders on this machine.
+"""Which weights there are: released files (repository, revision, size, hash, licence), their model card, their folders.
 
 Repositories, revisions and hashes are here and nowhere else. Nothing heavy is imported.
 """
@@ -81,3 +81,21 @@ def converted_folder() -> Path:
 def tiny_folder() -> Path:
     """Where the small generator is that ships with this package; its README.md says how it was trained."""
     return Path(str(files("pose2id").joinpath("data", TINY)))
+
+
+def model_card() -> str:
+    """The README.md that `IPGPipeline.save_pretrained` writes: sources, licences, intended use, limits.
+
+    Examples
+    --------
+    >>> from pose2id.ipg.weights import model_card
+    >>> print(model_card().splitlines()[1])
+    library_name: diffusers
+    """
+    sources = [
+        f"| {file.name} | {file.what} | {file.repository}, revision {file.revision} | {file.licence} |"
+        for file in FILES
+        if file.numbers is not None
+    ]
+    card = files("pose2id").joinpath("data", "model_card.md").read_text(encoding="utf-8")
+    return card.replace("SOURCES", "\n".join(sources))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pose2id.atomic import write_folder
+from pose2id.ipg.components import make_scheduler
 from pose2id.ipg.networks import PatchCodec, SmallEncoder
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.scheduler import make_scheduler
 from pose2id.ipg.training import (
     Record,
     Settings,

@@ -1,7 +1,8 @@
-"""What a call of the pipeline is given, checked before anything is computed."""
+"""What the generator is given: arguments checked, pictures as tensors, keys as the noise that pictures begin as."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pose2id.ipg.noise import Key
+from pose2id.images import take_image
 
+Key = str | int
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LARGEST_GUIDANCE = 1e4
 
@@ -104,3 +106,38 @@ def take_changed(changed: Any, latents: torch.Tensor) -> torch.Tensor:
         what = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
         raise ValueError(f"callback_on_step_end must return latents of shape {tuple(latents.shape)}; received {what}")
     return new
+
+
+def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise (float32, on the CPU) that depends on these arguments only."""
+    words = repr((int(seed), *(key if isinstance(key, str) else int(key) for key in (reference_key, pose_key))))
+    number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
+    generator = torch.Generator("cpu").manual_seed(number)
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def read_pixels(image: Image.Image, height: int, width: int) -> torch.Tensor:
+    """An image, turned upright and resized with Lanczos, as (3, height, width) float32 in [0, 1], RGB."""
+    if not image.width * image.height:
+        raise ValueError(f"an image must have pixels; received one of {image.width} x {image.height}")
+    resized = take_image(image).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+
+
+def stack_images(images: Sequence[Image.Image], height: int, width: int) -> torch.Tensor:
+    """PIL images, resized with Lanczos, as (N, 3, height, width) float32 from 0 to 255, RGB; else TypeError."""
+    pixels = np.empty((len(images), height, width, 3), np.float32)
+    for index, image in enumerate(images):
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"images must be PIL images, images[{index}] is a {type(image).__name__}")
+        pixels[index] = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def check_shape(pixels: torch.Tensor, height: int, width: int) -> None:
+    """Raise ValueError unless these are (N, 3, height, width), as an encoder takes them."""
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, height, width):
+        raise ValueError(
+            f"images must have shape (N, 3, {height}, {width}), as preprocess() makes them, "
+            f"received {tuple(pixels.shape)}"
+        )
