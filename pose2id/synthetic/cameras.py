@@ -22,47 +22,21 @@ _DIRECTIONS = (0.0, 180.0, 90.0, 270.0, 45.0, 200.0)
 
 @dataclass(frozen=True)
 class Camera:
-    """All that makes a camera. Every picture varies a little around these values.
+    """All that makes a camera. Every picture varies a little around these values."""
 
-    Attributes
-    ----------
-    number : int
-        From 0.
-    infrared : bool
-        Grey: sees reflectances instead of colours, by the light of a lamp of its own.
-    yaw : float
-        Direction that most people walk in, degrees; see `sample_pose`.
-    gain : (float, float, float)
-        Factor of red, green and blue.
-    gamma, offset : float
-        Contrast, and haze that lifts the dark parts.
-    blur : float
-        Standard deviation in pixels of a picture 64 pixels high.
-    resolution : float
-        The picture is reduced to this fraction of its size and enlarged again.
-    noise : float
-        Standard deviation, where white is 1.
-    wall, ground : (float, float, float)
-        Colours of the background.
-    horizon : float
-        Where the ground begins, as a fraction of the height.
-    clutter : tuple of (float, float, float)
-        Colours of the things that stand about.
-    """
-
-    number: int
-    infrared: bool
-    yaw: float
-    gain: Color
-    gamma: float
-    offset: float
-    blur: float
-    resolution: float
-    noise: float
-    wall: Color
+    number: int  # from 0
+    infrared: bool  # grey: sees reflectances instead of colours, by the light of a lamp of its own
+    yaw: float  # direction that most people walk in, degrees; see `sample_pose`
+    gain: Color  # factor of red, green and blue
+    gamma: float  # contrast
+    offset: float  # haze that lifts the dark parts
+    blur: float  # standard deviation in pixels of a picture 64 pixels high
+    resolution: float  # the picture is reduced to this fraction of its size and enlarged again
+    noise: float  # standard deviation, where white is 1
+    wall: Color  # of the background, as is the ground
     ground: Color
-    horizon: float
-    clutter: tuple[Color, ...]
+    horizon: float  # where the ground begins, as a fraction of the height
+    clutter: tuple[Color, ...]  # colours of the things that stand about
 
 
 def make_camera(seed: int, number: int, *, infrared: bool = False) -> Camera:

@@ -29,85 +29,43 @@ REFLECTANCES = {"cotton": 0.75, "polyester": 0.6, "wool": 0.48, "denim": 0.36, "
 
 @dataclass(frozen=True)
 class Cloth:
-    """A surface: what a colour camera and what an infrared camera sees of it.
-
-    Attributes
-    ----------
-    color : (float, float, float)
-        Red, green and blue, 0 to 1.
-    material : str
-        One of `REFLECTANCES`, or "skin" or "hair".
-    reflectance : float
-        Brightness in the near infrared, 0 to 1.
-    """
+    """A surface: what a colour camera and what an infrared camera sees of it."""
 
     color: Color
-    material: str
-    reflectance: float
+    material: str  # one of `REFLECTANCES`, or "skin" or "hair"
+    reflectance: float  # brightness in the near infrared, 0 to 1
 
 
 @dataclass(frozen=True)
 class Person:
-    """All that makes an identity; `dataclasses.replace` changes single traits.
-
-    Attributes
-    ----------
-    number : int
-        The identity.
-    top, second, bottom, shoes, skin, hair, hat_cloth, bag_cloth, inner, print_cloth : Cloth
-        Surfaces. `second` is the other colour of the pattern, `inner` that of the logo, or of what is worn under an
-        open jacket, `print_cloth` that of the print on the back.
-    pattern : str
-        Of the top: "plain", "horizontal" or "vertical" stripes, "halves" or "check".
-    stripes : int
-        So many stripes from the shoulders to the hips, 3 to 5.
-    long_sleeves, long_hair : bool
-    bottom_kind : str
-        "trousers", "shorts" or "skirt".
-    hat : str
-        "none", "cap" or "beanie".
-    bag : str
-        "none", "backpack" (a box from behind, straps from the front), "shoulder" or "hand".
-    bag_side : str
-        "left" or "right", the person's own.
-    bag_size : float
-        0.8 to 1.2.
-    front : str
-        Seen only from the front: "none", "logo" or "jacket" (open).
-    logo : str
-        "round" or "square".
-    back : str
-        Seen only from behind: "none" or "print".
-    build, head, stature : float
-        Thickness of body and limbs, size of the head, height in the picture; about 1.
-    """
+    """All that makes an identity; `dataclasses.replace` changes single traits."""
 
     number: int
     top: Cloth
-    second: Cloth
-    pattern: str
-    stripes: int
+    second: Cloth  # the other colour of the pattern
+    pattern: str  # of the top: "plain", "horizontal" or "vertical" stripes, "halves" or "check"
+    stripes: int  # so many from the shoulders to the hips, 3 to 5
     long_sleeves: bool
     bottom: Cloth
-    bottom_kind: str
+    bottom_kind: str  # "trousers", "shorts" or "skirt"
     shoes: Cloth
     skin: Cloth
     hair: Cloth
     long_hair: bool
-    hat: str
+    hat: str  # "none", "cap" or "beanie"
     hat_cloth: Cloth
-    bag: str
-    bag_side: str
-    bag_size: float
+    bag: str  # "none", "backpack" (a box from behind, straps from the front), "shoulder" or "hand"
+    bag_side: str  # "left" or "right", the person's own
+    bag_size: float  # 0.8 to 1.2
     bag_cloth: Cloth
-    front: str
-    logo: str
-    inner: Cloth
-    back: str
+    front: str  # seen only from the front: "none", "logo" or "jacket" (open)
+    logo: str  # "round" or "square"
+    inner: Cloth  # the logo, or what is worn under an open jacket
+    back: str  # seen only from behind: "none" or "print"
     print_cloth: Cloth
-    build: float
-    head: float
-    stature: float
+    build: float  # thickness of body and limbs, about 1
+    head: float  # its size, about 1
+    stature: float  # height in the picture, about 1
 
 
 def make_person(seed: int, number: int) -> Person:
