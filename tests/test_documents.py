@@ -50,7 +50,7 @@ def run_examples(text: str, name: str) -> int:
     return blocks_run
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if document.name in NEEDS:
         pytest.importorskip(NEEDS[document.name])
