@@ -9,8 +9,11 @@ from diffusers import DDIMScheduler
 
 from pose2id.ipg.weights.configuration import read_config
 
-PREDICTIONS = ("v_prediction", "epsilon", "sample")
-SPACINGS = ("trailing", "leading", "linspace")
+SCHEDULERS = {
+    "prediction_type": ("v_prediction", "epsilon", "sample"),
+    "timestep_spacing": ("trailing", "leading", "linspace"),
+}
+"""Settings that the pipeline can draw with."""
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -41,6 +44,6 @@ def check_components(components: Mapping[str, Any]) -> None:
     }
     if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
         raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
-    for name, allowed in {"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS}.items():
+    for name, allowed in SCHEDULERS.items():
         if (value := components["scheduler"].config[name]) not in allowed:
             raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")

@@ -19,8 +19,6 @@ from pose2id.validation import check_count, is_tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["generate_features"]
-
 Key = str | int
 
 

@@ -30,8 +30,6 @@ from pose2id.poses import Pose, representative_poses
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["IPGOutput", "IPGPipeline"]
-
 Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 
 

@@ -6,14 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
+from diffusers.utils import logging
 
-from pose2id.errors import one_line, require
+from pose2id.errors import one_line
 from pose2id.hub import hash_file
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
-
-PURPOSE = "pose2id.ipg"
 
 
 def find_weights(name: str) -> tuple[Path | str, str]:
@@ -31,9 +31,8 @@ def find_weights(name: str) -> tuple[Path | str, str]:
         return name, f"{name}@{FILES[0].revision}"
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise FileNotFoundError(f"weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
-    hub = require("huggingface_hub", "ipg", PURPOSE)
     try:
-        snapshot = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
         raise OSError(f"weights {name} cannot be fetched: {one_line(error, 300)}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
@@ -41,7 +40,6 @@ def find_weights(name: str) -> tuple[Path | str, str]:
 
 def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool) -> Any:
     """The pipeline on its device."""
-    logging = require("diffusers.utils.logging", "ipg", PURPOSE)
     if not progress:
         logging.disable_progress_bar()
     logging.set_verbosity_error()  # it warns of every change of dtype

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from pose2id.atomic import lock
 from pose2id.ipg.folders.manifest import FolderSettings, describe_request
-from pose2id.ipg.folders.output import OutputFolder
+from pose2id.ipg.folders.output import LOCK, OutputFolder
 from pose2id.ipg.folders.plan import make_plan
 from pose2id.ipg.folders.sheets import draw_sheets
 from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of
@@ -23,22 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did, in numbers of pictures.
-
-    Attributes
-    ----------
-    drawn, found : int
-        Pictures of the given references and poses: drawn now, and there before.
-    skipped : dict of str to str
-        References without all their pictures, and why.
-    waiting : int
-        Pictures begun by an earlier run with references or poses that were not given to this one.
-    """
+    """What a run did, in numbers of pictures."""
 
     drawn: int
-    found: int
-    skipped: dict[str, str]
-    waiting: int
+    found: int  # of the given references and poses, as those that were drawn
+    skipped: dict[str, str]  # references without all their pictures, and why
+    waiting: int  # of units of an earlier run with references or poses that were not given to this one
 
 
 def generate_folder(
@@ -73,10 +64,6 @@ def generate_folder(
     progress : bool
         Bars on stderr.
 
-    Returns
-    -------
-    Report
-
     Raises
     ------
     ValueError
@@ -84,8 +71,6 @@ def generate_folder(
         a file in the way; a damaged manifest; a second run in the folder.
     OSError
         When a file cannot be written.
-    MissingExtraError
-        Without Pillow.
 
     Examples
     --------
@@ -105,7 +90,7 @@ def generate_folder(
     pose_maps = draw_poses(poses)
     photographs = Photographs(references, on_skip, progress)
     folder = OutputFolder(output)
-    with folder.locked():
+    with lock(folder.root / LOCK):
         plan = make_plan(folder, photographs, describe_request(settings, pose_maps))
         if sheet:
             draw_sheets(photographs.hashes, folder, photographs, pose_maps, plan.paths)

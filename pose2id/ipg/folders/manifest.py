@@ -80,25 +80,13 @@ class Unit:
 
 @dataclass
 class Manifest:
-    """What the manifest holds.
+    """What manifest.jsonl holds."""
 
-    Attributes
-    ----------
-    settings : dict
-        Fields of `FolderSettings`, and the versions of the packages that draw.
-    poses, references : dict of str to str
-        SHA-256 of each pose map's pixels by name, and of each photograph's file by key.
-    units : list of Unit
-        In the order in which they were planned.
-    torn : bool
-        Whether the last line of the file was not written to its end.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    poses: dict[str, str] = field(default_factory=dict)
-    references: dict[str, str] = field(default_factory=dict)
-    units: list[Unit] = field(default_factory=list)
-    torn: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)  # `FolderSettings`, and versions of the packages that draw
+    poses: dict[str, str] = field(default_factory=dict)  # SHA-256 of each pose map's pixels, by name
+    references: dict[str, str] = field(default_factory=dict)  # SHA-256 of each photograph's file, by key
+    units: list[Unit] = field(default_factory=list)  # in the order in which they were planned
+    torn: bool = False  # whether the last line of the file was not written to its end
 
     def text(self) -> str:
         """The content of the file."""

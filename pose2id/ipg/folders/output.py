@@ -7,11 +7,11 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pose2id.atomic import clear_leftovers, lock, write_file
+from pose2id.atomic import clear_leftovers, write_file
 from pose2id.errors import require
 from pose2id.images import PURPOSE, SUFFIXES
 from pose2id.ipg.folders.manifest import MANIFEST, Unit
@@ -23,19 +23,11 @@ LOCK = ".pose2id.lock"
 
 
 class OutputFolder:
-    """The folder that a run writes into.
-
-    Attributes
-    ----------
-    root : pathlib.Path
-        The folder, made where it is not there.
-    files : set of str
-        Finished pictures and sheets, as paths below `root` with "/".
-    """
+    """The folder that a run writes into; made where it is not there."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        self.files: set[str] = set()
+        self.files: set[str] = set()  # finished pictures and sheets, as paths below `root` with "/"
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"output {self.root} must be a folder, it is a file")
         self.root.mkdir(parents=True, exist_ok=True)
@@ -68,10 +60,6 @@ class OutputFolder:
                 texts.add_text("poses", poses)
             picture.save(buffer, "PNG", pnginfo=texts)
         self.write(target, buffer.getvalue())
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process; `ValueError` when another run works in it."""
-        return lock(self.root / LOCK)
 
 
 def place_pictures(units: Iterable[Unit], layout: str) -> dict[tuple[str, str], str]:

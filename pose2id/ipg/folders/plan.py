@@ -13,22 +13,12 @@ from pose2id.ipg.folders.sources import Photographs
 
 @dataclass
 class Plan:
-    """What a run has to do.
+    """What a run has to do."""
 
-    Attributes
-    ----------
-    paths : dict
-        Where each picture goes that this or an earlier run planned: by (reference, pose), below the output folder.
-    units : list of Unit
-        To be drawn.
-    finished, waiting : int
-        Numbers of pictures: asked for and there; of unfinished units that this run was not asked for.
-    """
-
-    paths: dict[tuple[str, str], str]
-    units: list[Unit] = field(default_factory=list)
-    finished: int = 0
-    waiting: int = 0
+    paths: dict[tuple[str, str], str]  # of all pictures that this or an earlier run planned, by (reference, pose)
+    units: list[Unit] = field(default_factory=list)  # to be drawn
+    finished: int = 0  # pictures that are asked for and there
+    waiting: int = 0  # pictures of unfinished units that this run was not asked for
 
 
 def make_plan(folder: OutputFolder, photographs: Photographs, asked: Manifest) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -21,15 +21,9 @@ if TYPE_CHECKING:
 def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, Path], list[str]]:
     """Photographs by key, and entries of lists that are not there.
 
-    The key of a file in a folder is its path below that folder; of a file, its name; of an entry of a list its path
-    below the list's folder, or its name where it lies elsewhere. What lies in `output` is not taken.
-
-    Parameters
-    ----------
-    sources : iterable of str
-        Folders (with the folders in them), files, and "@LIST": a text file with one path a line.
-    output : path
-        The folder for the pictures.
+    Sources are folders (with the folders in them), files, and "@LIST": a text file with one path a line. The key of a
+    file in a folder is its path below that folder; of a file, its name; of an entry of a list its path below the list's
+    folder, or its name where it lies elsewhere. What lies in `output` is not taken.
     """
     references: dict[str, Path] = {}
     missing: list[str] = []
@@ -117,7 +111,7 @@ def draw_poses(poses: Mapping[str, Image.Image | Pose] | None) -> dict[str, Imag
     if not poses:
         raise ValueError("poses must hold at least one, received none")
     for name in poses:
-        if not name.isprintable() or not name or name.strip(".") == "" or any(sign in name for sign in "/\\:"):
+        if not name.isprintable() or name.strip(".") == "" or any(sign in name for sign in "/\\:"):
             raise ValueError(f"a pose's name becomes a file name and must not hold '/', received {name!r}")
     return {name: (pose.draw() if isinstance(pose, Pose) else pose).convert("RGB") for name, pose in poses.items()}
 
@@ -126,13 +120,6 @@ class Photographs:
     """The references of a run by key, and which of them are skipped.
 
     A key becomes a path in the output folder and seeds the noise; `ValueError` for one that leaves the folder.
-
-    Attributes
-    ----------
-    hashes : dict of str to str
-        SHA-256 of the files that can be read, by key.
-    skipped : dict of str to str
-        Why a reference has not all its pictures, by key.
     """
 
     def __init__(
@@ -141,8 +128,7 @@ class Photographs:
         if not paths:
             raise ValueError("references must hold at least one image, received none")
         for key in paths:
-            parts = key.split("/")
-            if any(part in ("", ".", "..") for part in parts) or PurePosixPath(key).is_absolute() or "\0" in key:
+            if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
                 raise ValueError(f"a reference's key must be a relative path without '.' and '..', received {key!r}")
             try:
                 key.encode()
@@ -150,8 +136,8 @@ class Photographs:
                 raise ValueError(
                     f"a reference's name must be valid UTF-8, received {key!r}; rename the file"
                 ) from error
-        self.hashes: dict[str, str] = {}
-        self.skipped: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}  # SHA-256 of the files that can be read
+        self.skipped: dict[str, str] = {}  # why a reference has not all its pictures
         self._paths = {key: Path(path) for key, path in paths.items()}
         self._on_skip = on_skip
         self._progress = progress

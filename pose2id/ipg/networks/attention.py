@@ -17,8 +17,6 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch.nn import functional
 
-__all__ = ["Memory", "PoseInput", "ReferenceReader", "connect", "gather", "project", "record"]
-
 Memory = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Keys and values by the name of the attention layer, each (rows, heads, tokens, width of a head)."""
 

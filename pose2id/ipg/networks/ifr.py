@@ -7,8 +7,6 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-__all__ = ["IFR"]
-
 
 class IFR(ModelMixin, ConfigMixin):
     """Identity Feature Redistribute: LayerNorm(Linear(feature)), cut into tokens (paper, section 3.2.1).

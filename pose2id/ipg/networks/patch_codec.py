@@ -15,8 +15,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["PatchCodec"]
-
 
 class PatchCodec(ModelMixin, ConfigMixin):
     """Pictures as latents by a principal component analysis of their patches; the interface of `AutoencoderKL`.

@@ -11,8 +11,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["PoseEncoder"]
-
 
 class PoseEncoder(ModelMixin, ConfigMixin):
     """Pose maps as features of the denoiser's first convolution, at an eighth of the size.

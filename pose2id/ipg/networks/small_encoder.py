@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from pose2id.ipg.inputs import check_shape, stack_images
 
-__all__ = ["SmallEncoder"]
-
 
 class SmallEncoder(ModelMixin, ConfigMixin):
     """A residual network with pooling over horizontal stripes, for re-identification of small pictures.

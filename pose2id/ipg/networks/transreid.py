@@ -22,8 +22,6 @@ from torch.nn import functional
 
 from pose2id.ipg.inputs import check_shape, stack_images
 
-__all__ = ["TransReID"]
-
 logger = logging.getLogger(__name__)
 
 LOCALS = 4  # parts of the jigsaw branch; a part's weight in the feature is 1 / LOCALS
@@ -122,10 +120,6 @@ class TransReID(ModelMixin, ConfigMixin):
     base_fc_classes, num_class : int
         Outputs of the trunk's classifier and of the five identity classifiers. The feature does not depend on them;
         the released weights hold them.
-    camera_num, view_num : int
-        Cameras and views that have an embedding, if `sie_camera` and `sie_view` say so. Embeddings are not supported.
-    jpm : bool
-        The jigsaw branch. Only True is supported.
     shift_num, shuffle_groups : int
         The jigsaw: patch tokens move by ``shift_num - 1`` places, then are dealt out in `shuffle_groups` groups.
     divide_length : int
@@ -134,12 +128,9 @@ class TransReID(ModelMixin, ConfigMixin):
         False leaves the patch tokens in their order.
     neck_feat : {"before", "after"}
         The feature before or after the parts' batch normalisations.
-    neck : str
-        Only "bnneck" is supported.
-    sie_camera, sie_view : bool
-        Camera and view embeddings; without effect when `camera_num` and `view_num` ask for none.
-    sie_coe : float
-        Weight of those embeddings; recorded only.
+    jpm, neck, sie_camera, sie_view, sie_coe, camera_num, view_num
+        Of the released configuration. Camera and view embeddings are not supported, and the jigsaw branch and the
+        batch normalisations ("bnneck") are always there.
 
     Raises
     ------

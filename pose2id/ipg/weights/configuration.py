@@ -69,19 +69,9 @@ def join_names(names: list[str], limit: int = 20) -> str:
 
 
 class Defaults(NamedTuple):
-    """The defaults of a generator; those of the released weights where none are given.
+    """What a generator draws with unless a call says otherwise; by default as the released weights do."""
 
-    Attributes
-    ----------
-    sample_size : (int, int)
-        Height and width of the pictures that the weights were trained on, in pixels.
-    num_inference_steps : int
-        DDIM steps.
-    guidance_scale : float
-        Classifier-free guidance.
-    """
-
-    sample_size: tuple[int, int] = (512, 256)
+    sample_size: tuple[int, int] = (512, 256)  # height and width in pixels of what the weights were trained on
     num_inference_steps: int = 20
     guidance_scale: float = 3.5
 
@@ -90,12 +80,9 @@ RELEASED = Defaults()
 
 
 def read_defaults(source: str | os.PathLike[str]) -> Defaults:
-    """The defaults of a folder of `save_pretrained`; of anything else those of the released weights.
+    """The defaults of a folder of `save_pretrained`, from its model_index.json; else those of the released weights.
 
-    Raises
-    ------
-    ValueError
-        For a damaged model_index.json, and for one that holds sizes or numbers that cannot be.
+    ValueError where that file is damaged, or holds sizes or numbers that cannot be.
 
     Examples
     --------

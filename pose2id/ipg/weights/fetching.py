@@ -57,11 +57,8 @@ def download(names: Iterable[str] | None = None, *, progress: bool = True) -> Pa
 def info() -> list[dict[str, Any]]:
     """What the released weights are and which of them are on this machine; nothing is fetched.
 
-    Returns
-    -------
-    list of dict
-        One for each of `FILES`: its fields, "estimate" (bytes if all numbers are float32), "path" (None where it is
-        not in the Hub's cache) and "bytes" (size on this machine, or None). The last one is the converted folder.
+    One row for each of `FILES`: its fields, "estimate" (bytes if all numbers are float32), "path" (None where it is not
+    in the Hub's cache) and "bytes" (size on this machine, or None). The last one is the converted folder.
     """
     find = require("huggingface_hub", "ipg", PURPOSE).try_to_load_from_cache
     rows: list[dict[str, Any]] = []

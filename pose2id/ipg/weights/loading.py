@@ -41,15 +41,6 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
         When neither file is there.
     ValueError
         For a damaged file, and one that holds anything but tensors: pickled code is refused and does not run.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from pose2id.ipg.weights.loading import read_state
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     torch.save({"module.weight": torch.ones(2)}, f"{folder}/IFR.pth")
-    ...     read_state(folder, "IFR")
-    {'weight': tensor([1., 1.])}
     """
     path = _find(folder, name)
     try:
@@ -91,15 +82,6 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, ab
 
     They are not copied where they are contiguous and have the dtype of the module. Keys in `absent` must not be in
     `state` and become zeros. The ValueError names `where` and every fault (up to twenty of each kind).
-
-    Examples
-    --------
-    >>> import torch
-    >>> from pose2id.ipg.weights.loading import load_state
-    >>> load_state(torch.nn.Linear(2, 1), {"weight": torch.ones(1, 3)}, where="a.pth")
-    Traceback (most recent call last):
-        ...
-    ValueError: a.pth does not fit; missing keys: bias; wrong shapes: weight is (1, 3) float32, must be (1, 2) float32
     """
 
     def form(tensor: Tensor) -> str:

@@ -23,27 +23,15 @@ PURPOSE = "pose2id.ipg.weights"
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A file on the Hugging Face Hub.
-
-    Attributes
-    ----------
-    repository, revision, name : str
-        Where it is; the revision is a commit.
-    what, licence : str
-        What it holds, under which licence.
-    numbers : int or None
-        How many numbers it holds, from the architecture; None for a text file.
-    size, sha256 : int or None, str or None
-        Bytes and hash of its content; None where they are not known beforehand.
-    """
+    """A file on the Hugging Face Hub."""
 
     repository: str
-    revision: str
+    revision: str  # a commit
     name: str
     what: str
     licence: str
-    numbers: int | None
-    size: int | None = None
+    numbers: int | None  # how many it holds, from the architecture; None for a text file
+    size: int | None = None  # in bytes; None, as the hash, where it is not known beforehand
     sha256: str | None = None
 
     @property
