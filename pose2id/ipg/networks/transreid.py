@@ -111,12 +111,9 @@ class TransReID(ModelMixin, ConfigMixin):
         Steps between patches, down and across.
     embed_dim, depth, num_heads : int
         Width, number of layers, and attention heads.
-    mlp_ratio : float
-        Width of the layers' MLP, in multiples of `embed_dim`.
-    qkv_bias : bool
-        Whether queries, keys and values have a bias.
-    layer_norm_eps : float
-        Of every LayerNorm.
+    mlp_ratio, qkv_bias, layer_norm_eps
+        Width of the layers' MLP in multiples of `embed_dim`; whether queries, keys and values have a bias; the epsilon
+        of every LayerNorm.
     base_fc_classes, num_class : int
         Outputs of the trunk's classifier and of the five identity classifiers. The feature does not depend on them;
         the released weights hold them.
