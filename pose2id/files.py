@@ -279,7 +279,7 @@ def _as_numpy(array: Any, name: str) -> Any:
 
 
 def _as_tensor(array: Any) -> Any:
-    """A contiguous tensor that holds nothing else; torch has one byte order only."""
+    """A contiguous tensor on the CPU that holds nothing else; torch has one byte order only."""
     if is_tensor(array):
-        return array.detach().clone(memory_format=torch.contiguous_format)
+        return array.detach().cpu().clone(memory_format=torch.contiguous_format)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -6,7 +6,7 @@ The `device` fixture runs every test that takes it on this stand-in, so that cod
         rows = torch.ones(3, 2, device="cuda")  # rows.is_cuda, rows.device == torch.device("cuda:0")
         rows + torch.ones(2)  # RuntimeError, as on a GPU: torch.ones without device=
 
-**What it catches**, each with a test of its own in `test_standin.py`:
+**What it catches**, each kind with its faults, and the right way beside them, in `test_standin.py`:
 
 - tensors that meet on two devices: operands, indices, masks, outputs, results of a factory without `device=`. Allowed
   as on CUDA: one number (0-dim) on the CPU beside others, indices on the CPU, copies;
@@ -31,6 +31,7 @@ the stand-in too. All this rests on private names of torch, so it is for the ver
 """
 
 import contextlib
+import functools
 from pathlib import Path
 from unittest import mock
 
@@ -75,13 +76,27 @@ def standin():
         "get_device_name": "stand-in",
         "synchronize": None,
         "_lazy_init": None,
+        "set_device": None,
+        "manual_seed_all": None,
+        "get_rng_state": torch.zeros(0, dtype=torch.uint8),
+        "set_rng_state": None,
+        "empty_cache": None,
+        "is_bf16_supported": True,
+        "get_device_capability": (9, 0),
     }
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=answer)))
+        group = torch._C._group_tensors_by_device_and_dtype
+        stack.enter_context(mock.patch.object(torch._C, group.__name__, functools.partial(_group, group)))
         stack.enter_context(_Functions())
         stack.enter_context(_Operators())
         yield
+
+
+def _group(group, *args):
+    """What optimisers ask in C++ for the device of tensors."""
+    return {(CUDA if at.type == "meta" else at, dtype): found for (at, dtype), found in group(*args).items()}
 
 
 class StandinTensor(torch.Tensor):
@@ -277,7 +292,7 @@ def _check_kernel(operator, args, kwargs):
     if torch.are_deterministic_algorithms_enabled() and (
         operator in NEVER_DETERMINISTIC
         or (operator in (aten.median, aten.nanmedian) and len(args) > 1)
-        or (operator in (aten.cumsum, aten.cumsum_) and kwargs.get("dtype", first.dtype).is_floating_point)
+        or (operator in (aten.cumsum, aten.cumsum_) and (kwargs.get("dtype") or first.dtype).is_floating_point)
         or (operator is aten.bincount and len(tensors) > 1)
     ):
         raise RuntimeError(f"{operator} does not have a deterministic implementation on CUDA")

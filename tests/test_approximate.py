@@ -129,8 +129,9 @@ def test_kinds_of_array(engine, array_kind):
     assert recall(graph, nearest(x, 3, single=array_kind.single)) > 0.9
 
 
-def test_device_is_that_of_the_input(engine, device):
-    features = torch.tensor(people(600, 40), dtype=torch.float32, device=device)
+@pytest.mark.parametrize("width", [40, 300])
+def test_device_is_that_of_the_input(engine, device, width):
+    features = torch.tensor(people(600, width), dtype=torch.float32, device=device)
     graph = knn_graph(features, 3, engine=engine)
     assert graph.indices.device == graph.distances.device == features.device
     assert_real(graph, as_float64(features), 3, single=True)

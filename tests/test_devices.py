@@ -11,6 +11,7 @@ from pose2id import centralize, evaluate, evaluate_features, id_density, knn_gra
 from pose2id.centralization import centralize_queries
 from pose2id.evaluation import tiles
 from pose2id.neighbors import _pivots, describe_engines, find_entered
+from pose2id.study import FeatureSet, Setting, run_study
 
 ROWS, QUERIES, WIDTH = 500, 120, 24
 
@@ -59,6 +60,13 @@ def densities(x, ids):
     return [torch.tensor([id_density(x, ids, variant=variant) for variant in ("paper", "released")], device="cpu")]
 
 
+def studied(x, ids, cams):
+    sides = (FeatureSet(x[part], ids[part], cams[part], x[part]) for part in (slice(QUERIES), slice(QUERIES, None)))
+    settings = Setting("a", eta=1.0, k1=2, k2=2, alpha=1.0), Setting("b", k1=2, k2=2, other_cameras=True, reranked=True)
+    rows = run_study(*sides, settings)
+    return [torch.tensor([[row.mAP, row.mINP, row.error, row.id2] for row in rows], device="cpu")]
+
+
 BY_ENGINE = {
     "knn_graph": lambda x, ids, _, engine: graph(x, ids, engine),
     "centralize": lambda x, ids, _, engine: [centralize(x, [x.flip(0)], k1=3, k2=2, exclude=ids, engine=engine)],
@@ -77,6 +85,7 @@ CALLS = {
     "evaluate_features": of_features,
     "cosine": functools.partial(of_features, metric="cosine"),
     "id_density": lambda x, ids, _: densities(x, ids),
+    "run_study": studied,
 }
 
 

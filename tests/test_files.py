@@ -131,6 +131,18 @@ def test_several_tensors_need_the_name(tmp_path):
         read_features(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npy", ".npz"])
+def test_files_of_tensors_do_not_depend_on_the_device(tmp_path, suffix, device):
+    """A machine without a GPU reads what one with a GPU wrote."""
+    there, here = tmp_path / f"there{suffix}", tmp_path / f"here{suffix}"
+    write_arrays(there, {"features": torch.tensor(ROWS, device=device)})
+    write_arrays(here, {"features": torch.tensor(ROWS)})
+    assert plain(read_features(there).features) == plain(ROWS)
+    if suffix == ".pt":
+        there, here = (torch.load(path, weights_only=True) for path in (there, here))
+        assert there.device == here.device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x", "x.NPZ", "x.pth", "x.npz.gz"])
 def test_other_suffixes_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")

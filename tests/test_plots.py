@@ -215,10 +215,10 @@ def test_two_blocks_of_ten_are_1600_pixels_wide(task, images):
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "int64"])
-def test_ranking_takes_tensors(task, images, kind):
+def test_ranking_takes_tensors(task, images, kind, device):
     distances, *labels = task
     tensor = torch.tensor(distances * 100).to(getattr(torch, kind))
-    figure = plot_ranking({"base": tensor}, *labels, queries=[2], top=10, **images)
+    figure = plot_ranking({"base": tensor.to(device)}, *labels, queries=[2], top=10, **images)
     exact = plot_ranking({"base": tensor.double().numpy()}, *labels, queries=[2], top=10, **images)
     assert levels(figure) == levels(exact)
 
@@ -349,6 +349,14 @@ def test_identities_are_projected_by_the_plane_of_the_centres_before(samples):
         )
     share = 100 * values[-2:].sum() / values.sum()
     assert any(f"holds {share:.0f} %" in text for text in texts(figure))
+
+
+def test_identities_of_tensors(samples, device):
+    before, after, ids = samples
+    tensors = (torch.tensor(rows, device=device) for rows in (before, after))
+    figures = plot_identities(*tensors, ids, show=[1, 3, 4]), plot_identities(before, after, ids, show=[1, 3, 4])
+    one, other = ([line.get_xydata() for ax in figure.axes for line in ax.lines] for figure in figures)
+    np.testing.assert_allclose(np.concatenate(one), np.concatenate(other), atol=1e-5)
 
 
 def test_identities_lines_lead_from_the_centre_to_each_sample(samples):

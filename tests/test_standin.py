@@ -169,6 +169,16 @@ FAULTS = {
         (RuntimeError, "deterministic"),
         lambda: deterministic(lambda: there(3, 1, 2).sort().values[1]),
     ),
+    "histc": (
+        lambda: deterministic(lambda: there(3, 1, 2).histc(2)),
+        (RuntimeError, "deterministic"),
+        lambda: there(3, 1, 2).histc(2),
+    ),
+    "put_": (
+        lambda: deterministic(lambda: there(3, 1).put_(there(0, dtype=torch.long), there(5))),
+        (RuntimeError, "deterministic"),
+        lambda: deterministic(lambda: there(3, 1).index_put_((there(0, dtype=torch.long),), there(5))),
+    ),
     "cumsum": (
         lambda: deterministic(lambda: there(3, 1).cumsum(0)),
         (RuntimeError, "deterministic"),

@@ -560,6 +560,14 @@ def test_a_run_can_be_repeated_to_the_last_bit(whole, tmp_path, records):
     assert same(weights(again), weights(pipe))
 
 
+def test_a_run_on_every_device(whole, tmp_path, records, device):
+    """Where there is a GPU it is taken; and the device of new tensors may be set to it as well."""
+    pipe = random_pipe()
+    with torch.device(device):
+        train(pipe, records, tmp_path, SMALL, stages=STAGES[:1], progress=False)
+    assert losses(tmp_path) == pytest.approx(losses(whole[0])[:3], rel=1e-3)
+
+
 def test_three_hundred_steps_are_deterministic(tmp_path, records):
     """The same losses and weights, to the last bit."""
     stages = [{"steps": 200}, {"steps": 100, "copy_denoiser": True, "token_drop": 0.25}]
