@@ -37,7 +37,7 @@ from pose2id.ipg.training import (
     Settings,
     checkpoints,
     copy_denoiser,
-    loss,
+    objective,
     read_settings,
     start_from_stable_diffusion,
     train,
@@ -47,10 +47,10 @@ from pose2id.ipg.training.batches import Batches, prefetch
 from pose2id.ipg.training.checkpoints import Checkpoint
 from pose2id.ipg.training.erasing import erase
 from pose2id.ipg.training.initialisation import STABLE_DIFFUSION_REVISION
-from pose2id.ipg.training.loss import Loss
 from pose2id.ipg.training.objective import (
     TRAINED,
     Generator,
+    Loss,
     draw_noise,
     loss_weights,
     noisy_and_target,
@@ -763,7 +763,7 @@ def test_learning_rates_are_used(whole):
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, records, monkeypatch):
     weigh = weighted_error
     calls = iter([1, 1, math.nan])
-    monkeypatch.setattr(loss, "weighted_error", lambda *given: weigh(*given) * next(calls))
+    monkeypatch.setattr(objective, "weighted_error", lambda *given: weigh(*given) * next(calls))
     with pytest.raises(FloatingPointError, match=r"the gradient is nan at step 3; .* lower learning_rate"):
         fit(tmp_path, records)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]

@@ -23,9 +23,8 @@ from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.ipg.training.recipe import Settings, read_settings
 from pose2id.programs.training import build_pipeline, read_records, run_training
-from pose2id.programs.training.cleaning import clean_records
 from pose2id.programs.training.models import halve
-from pose2id.programs.training.records import choose_validation
+from pose2id.programs.training.records import choose_validation, clean_records
 from pose2id.synthetic import write_dataset
 
 CONFIG = """
@@ -204,7 +203,7 @@ def test_cleaning_goes_into_a_run_once(config, tmp_path, monkeypatch):
     config.write_text(config.read_text().replace("[model]", "clean = true\nquantile = 0.1\n\n[model]"))
     run_training(config, tmp_path / "run", progress=False)
     losses = (tmp_path / "run" / "losses.csv").read_bytes()
-    monkeypatch.setattr("pose2id.programs.training.cleaning.clean", None)
+    monkeypatch.setattr("pose2id.programs.training.records.clean", None)
     run_training(config, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "losses.csv").read_bytes() == losses
 

@@ -1,27 +1,20 @@
 """Training the generator.
 
 What is told (`recipe`, and other tables in `configuration`), what is learnt from (`records`, cleaned by `cleaning`;
-`batches`, with `erasing`), what is minimised (`objective`, `loss`), the run (`trainer`, with `initialisation`,
-`processes`, `checkpoints`, `reports`, `sheets`), and the small identity encoder (`encoder`).
+`batches`, with `erasing`), what is minimised (`objective`), the run (`trainer`, with `initialisation`, `checkpoints`,
+`reports`), and the small identity encoder (`encoder`).
 """
 
 from pose2id.ipg.training.batches import Batch, Batches
 from pose2id.ipg.training.checkpoints import describe_run
 from pose2id.ipg.training.cleaning import Cleaned, clean, draw_dropped, mahalanobis_distances
-from pose2id.ipg.training.configuration import (
-    STABLE_DIFFUSION,
-    FolderData,
-    SmallModel,
-    StableDiffusionModel,
-    WorldData,
-)
+from pose2id.ipg.training.configuration import STABLE_DIFFUSION, FolderData, SmallModel, StableDiffusionModel, WorldData
 from pose2id.ipg.training.encoder import train_encoder
 from pose2id.ipg.training.initialisation import copy_denoiser, start_from_stable_diffusion
 from pose2id.ipg.training.objective import unused_parameters
-from pose2id.ipg.training.processes import find_processes
 from pose2id.ipg.training.recipe import Recipe, Settings, Stage, read_settings
 from pose2id.ipg.training.records import Record
-from pose2id.ipg.training.trainer import train
+from pose2id.ipg.training.trainer import find_processes, train
 
 __all__ = [
     "STABLE_DIFFUSION",

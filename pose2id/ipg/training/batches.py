@@ -22,73 +22,32 @@ from pose2id.ipg.training.erasing import erase
 from pose2id.ipg.training.recipe import Settings
 from pose2id.ipg.training.records import Record, find_people
 
-__all__ = ["Batch", "Batches", "augment", "prefetch"]
 
-
-# eq=False: comparing tensors with == has no single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing tensors with == has no single truth value
 class Batch:
-    """B pairs of a reference and a target; the first B - K have no condition, so their references are not read.
+    """B pairs of a reference and a target; the first B - K have no condition, so their references are not read."""
 
-    Attributes
-    ----------
-    references : tensor (K, 3, H, W), float32 in [0, 1]
-        After flipping and erasing.
-    encoder_input : tensor (K, 3, h, w)
-        The same, as the identity encoder wants them.
-    targets : list of int
-        Rows of the records.
-    pose_maps : tensor (B, 3, H, W), float32 in [0, 1]
-    tokenless : tensor (K,), bool
-    target_pixels : tensor (B, 3, H, W) or None
-        None where the targets' latents are kept.
-    seed : int
-        Of the noise.
-    """
-
-    references: torch.Tensor
-    encoder_input: torch.Tensor
-    targets: list[int]
-    pose_maps: torch.Tensor
-    tokenless: torch.Tensor
-    target_pixels: torch.Tensor | None
-    seed: int
+    references: torch.Tensor  # (K, 3, H, W), float32 in [0, 1], mirrored and erased
+    encoder_input: torch.Tensor  # (K, 3, h, w): the same, as the identity encoder wants them
+    targets: list[int]  # B rows of the records
+    pose_maps: torch.Tensor  # (B, 3, H, W), float32 in [0, 1]
+    tokenless: torch.Tensor  # (K,), bool: the references that have the tokens of the all-zero image
+    target_pixels: torch.Tensor | None  # (B, 3, H, W); None where the targets' latents are kept
+    seed: int  # of the noise
 
 
 class Batches:
-    """Batches of a stage of training.
-
-    Parameters
-    ----------
-    pipe : IPGPipeline
-        Its `identity_encoder` prepares pictures.
-    records : sequence of Record
-    settings : Settings
-        Sizes, probabilities, seed, and whether pictures are kept in memory.
-
-    Raises
-    ------
-    ValueError
-        When no identity has both a reference and a target.
-    """
+    """Batches of a stage of training, made of records; with `Settings.cache` pictures and pose maps stay in memory."""
 
     def __init__(self, pipe: IPGPipeline, records: Sequence[Record], settings: Settings) -> None:
         self.records, self.settings = records, settings
         self._preprocess = pipe.identity_encoder.preprocess
         self.people = find_people(records)
         self.unconditional = torch.zeros_like(self._preprocess([Image.new("RGB", (8, 16))]))
-        self._pictures: dict[int, NDArray[np.uint8]] = {}
-        self._pose_maps: dict[int, torch.Tensor] = {}
-        if settings.cache:
-            for row in sorted({row for pair in self.people for rows in pair for row in rows}):
-                self._pictures[row] = records[row].read()
-            for row in self.target_rows:
-                self._pose_maps[row] = self._pose_map(row)
-
-    @property
-    def target_rows(self) -> list[int]:
-        """Records that may be targets, ascending."""
-        return sorted(row for _, targets in self.people for row in targets)
+        self.target_rows = sorted(row for _, targets in self.people for row in targets)
+        used = sorted({row for pair in self.people for rows in pair for row in rows})
+        self._pictures = {row: records[row].read() for row in used} if settings.cache else {}
+        self._pose_maps = {row: self._draw_pose(row) for row in self.target_rows} if settings.cache else {}
 
     def pixels(self, row: int) -> torch.Tensor:
         """A record's picture (3, H, W), float32 in [0, 1]."""
@@ -98,21 +57,18 @@ class Batches:
         """The batch that belongs to these numbers, such as step and process."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, *key])
-        count = settings.batch_size
-        alone = int(rng.binomial(count, settings.condition_drop))
-        pairs = [self._pair(rng) for _ in range(count)]
-        pictures = [
-            Image.fromarray(augment(self._read(reference), rng, settings.flip, settings.erase))
-            for reference, _ in pairs[alone:]
-        ]
-        size = settings.height, settings.width
+        alone = int(rng.binomial(settings.batch_size, settings.condition_drop))
+        pairs = [self._pair(rng) for _ in range(settings.batch_size)]
+        pictures = [self._augment(reference, rng) for reference, _ in pairs[alone:]]
+        references, encoder_input = torch.zeros(0, 3, settings.height, settings.width), self.unconditional[:0]
+        if pictures:
+            references = torch.stack([read_pixels(picture, settings.height, settings.width) for picture in pictures])
+            encoder_input = self._preprocess(pictures)
         targets = [target for _, target in pairs]
-        pose_maps = [self._pose_maps[row] if row in self._pose_maps else self._pose_map(row) for row in targets]
+        pose_maps = [self._pose_maps[row] if row in self._pose_maps else self._draw_pose(row) for row in targets]
         return Batch(
-            references=torch.stack([read_pixels(picture, *size) for picture in pictures])
-            if pictures
-            else torch.zeros(0, 3, *size),
-            encoder_input=self._preprocess(pictures) if pictures else self.unconditional[:0],
+            references=references,
+            encoder_input=encoder_input,
             targets=targets,
             pose_maps=torch.stack(pose_maps).float() / 255,
             tokenless=torch.from_numpy(rng.random(len(pictures)) < settings.token_drop),
@@ -121,7 +77,7 @@ class Batches:
         )
 
     def _pair(self, rng: np.random.Generator) -> tuple[int, int]:
-        """A random identity's random reference and random target; two pictures if there are, or the same one twice."""
+        """A random identity's random reference and random target: two pictures, or the same one twice."""
         references, targets = self.people[rng.integers(len(self.people))]
         if self.settings.same_picture and rng.random() < self.settings.same_picture:
             both = [row for row in targets if self.records[row].reference]
@@ -135,22 +91,20 @@ class Batches:
     def _read(self, row: int) -> NDArray[np.uint8]:
         return self._pictures[row] if row in self._pictures else self.records[row].read()
 
-    def _pose_map(self, row: int) -> torch.Tensor:
-        """The pose of a record as the pipeline would draw it, (3, H, W), uint8."""
-        pose = self.records[row].pose
-        if pose is None:
-            raise ValueError(f"record {row} is a target without a pose")
+    def _augment(self, row: int, rng: np.random.Generator) -> Image.Image:
+        """A record's picture, mirrored and with a rectangle erased, each with its probability."""
+        picture = self._read(row)
+        if rng.random() < self.settings.flip:
+            picture = picture[:, ::-1]
+        if rng.random() < self.settings.erase:
+            picture = erase(picture, rng)
+        return Image.fromarray(np.ascontiguousarray(picture))
+
+    def _draw_pose(self, row: int) -> torch.Tensor:
+        """The pose of a target as the pipeline would draw it, (3, H, W), uint8."""
+        pose: Any = self.records[row].pose  # targets have one
         pixels = read_pixels(pose.draw(), self.settings.height, self.settings.width)
         return (pixels * 255).round().to(torch.uint8)
-
-
-def augment(picture: NDArray[np.uint8], rng: np.random.Generator, flip: float, erasing: float) -> NDArray[np.uint8]:
-    """A picture (H, W, 3), mirrored and with a rectangle erased, each with its probability."""
-    if rng.random() < flip:
-        picture = picture[:, ::-1]
-    if rng.random() < erasing:
-        picture = erase(picture, rng)
-    return np.ascontiguousarray(picture)
 
 
 def prefetch(make: Callable[[Any], Batch], keys: Sequence[Any], workers: int) -> Generator[Batch]:

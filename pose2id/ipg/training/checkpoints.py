@@ -26,43 +26,24 @@ from pose2id.atomic import remove_folder, write_file, write_folder
 from pose2id.ipg.training.recipe import Stage
 from pose2id.ipg.training.records import Record, fingerprint
 
-__all__ = ["Checkpoint", "check_same_run", "describe_run", "find_newest", "load", "save"]
-
 _NAME = re.compile(r"step-(\d{6,})")
 _FREE = ("save_every", "keep", "validate_every", "validation_steps", "validation_guidance", "workers", "tensorboard")
 """Settings that do not change what is learnt, so a run may go on with others."""
 
 
-# eq=False: comparing tensors with == has no single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing tensors with == has no single truth value
 class Checkpoint:
-    """What a checkpoint holds; tensors are on the CPU.
+    """What a checkpoint holds."""
 
-    Attributes
-    ----------
-    step : int
-        Optimiser steps done.
-    model, optimizer : dict of str to tensor
-    ema : dict of str to tensor, or None
-    state : dict
-        Anything that JSON can hold.
-    """
-
-    step: int
+    step: int  # of the optimiser, done
     model: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     ema: dict[str, torch.Tensor] | None
-    state: dict[str, Any]
+    state: dict[str, Any]  # what JSON can hold
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint into `folder`, whole or not at all, then remove all but the newest `keep`.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the checkpoint; one of that step that is there already stays.
-    """
+    """Write a checkpoint into `folder`, unless that step is there already; then remove all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:06d}"
     if not target.exists():
@@ -79,18 +60,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def find_newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, None if there is none."""
+    """The newest checkpoint in `folder`, None if there is none."""
     return next(reversed(_complete(folder)), None)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises
-    ------
-    ValueError
-        When it is damaged; names the folder.
-    """
+    """Read a checkpoint; ValueError names one that is damaged."""
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         ema = path / "ema.safetensors"
@@ -117,13 +92,7 @@ def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: in
 
 
 def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
-    """Write down what decides the losses of a run, or compare it with what is there if the run has `begun`.
-
-    Raises
-    ------
-    ValueError
-        Naming what differs.
-    """
+    """Write down what decides the losses of a run; if it has `begun`, ValueError names what differs from before."""
     now = json.loads(json.dumps(run))  # as it will be read
     if begun and path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))

@@ -24,15 +24,12 @@ from pose2id.images import draw_sheet, take_image
 from pose2id.poses import Pose, PoseLimits, pose_faults
 from pose2id.validation import check_count, check_number, is_tensor, take_labels
 
-__all__ = ["Cleaned", "clean", "draw_dropped", "mahalanobis_distances"]
-
 LEAST_SHRINKAGE = 0.01
 FEWEST = 3
 """With fewer pictures no one of an identity lies farther out than another."""
 
 
-# eq=False: comparing arrays with == has no single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing arrays with == has no single truth value
 class Cleaned:
     """What `clean` found; N pictures.
 
@@ -59,20 +56,14 @@ class Cleaned:
 
     def report(self) -> str:
         """A small table: how many pictures are kept, and why others are not."""
-        total = len(self.reference)
-        near, far = (self.distances < self.low).sum(), (self.distances > self.high).sum()
+        faults = [reason.split("; ") for row, reason in self.reasons.items() if self.reference[row]]
+        kinds = Counter(kind for parts in faults for kind in {_kind(part) for part in parts})
         both = np.intersect1d(self.ids[self.reference], self.ids[self.target])
-        kinds = Counter(
-            _kind(fault)
-            for row, reason in self.reasons.items()
-            if self.reference[row]
-            for fault in {_kind(part): part for part in reason.split("; ")}.values()
-        )
         lines: list[tuple[str, int]] = [
-            ("pictures", total),
+            ("pictures", len(self.reference)),
             ("references (S_ref)", int(self.reference.sum())),
-            (f"  farther than {self.high:.3g}", int(far)),
-            (f"  nearer than {self.low:.3g}", int(near)),
+            (f"  farther than {self.high:.3g}", int((self.distances > self.high).sum())),
+            (f"  nearer than {self.low:.3g}", int((self.distances < self.low).sum())),
             ("targets (S_trg)", int(self.target.sum())),
             *((f"  not: {kind}", count) for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))),
             ("identities", len(np.unique(self.ids))),
@@ -268,9 +259,8 @@ def draw_dropped(
     >>> draw_dropped(rng.integers(0, 256, (12, 64, 32, 3), dtype=np.uint8), cleaned, columns=6).mode
     'RGB'
     """
-    columns, height, limit = (
-        check_count(value, name, 1) for value, name in ((columns, "columns"), (height, "height"), (limit, "limit"))
-    )
+    columns, limit = check_count(columns, "columns", 1), check_count(limit, "limit", 1)
+    height = check_count(height, "height", 1)
     if len(images) != len(cleaned.reference):
         raise ValueError(f"images must hold {len(cleaned.reference)} pictures, received {len(images)}")
     rows = sorted(cleaned.reasons, key=lambda row: (bool(cleaned.reference[row]), row))[:limit]
@@ -278,11 +268,7 @@ def draw_dropped(
     cells = [ImageOps.pad(_open(images[row]), size, color="white") for row in rows]
     labels = [f"{row}: {cleaned.reasons[row]}" for row in rows] or ["nothing dropped"]
     lines = [slice(first, first + columns) for first in range(0, len(labels), columns)]
-    return draw_sheet(
-        [cells[line] or [None] for line in lines],
-        size,
-        labels=[labels[line] for line in lines],
-    )
+    return draw_sheet([cells[line] or [None] for line in lines], size, labels=[labels[line] for line in lines])
 
 
 def _estimate_shrinkage(gram: NDArray[np.float64], d: int) -> float:

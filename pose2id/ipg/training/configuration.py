@@ -8,20 +8,7 @@ from typing import Any, TypeVar
 
 from pose2id.validation import check_number
 
-__all__ = [
-    "STABLE_DIFFUSION",
-    "FolderData",
-    "SmallModel",
-    "StableDiffusionModel",
-    "WorldData",
-    "check_keys",
-    "read_data",
-    "read_model",
-    "read_table",
-]
-
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool,),
@@ -31,18 +18,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "dict[str, Any]": (dict,),
 }
 
-
 T = TypeVar("T")
 
 
 def read_table(kind: type[T], table: Mapping[str, Any], name: str) -> T:
-    """A table of a configuration as the dataclass that describes it and checks its values.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming table and key.
-    """
+    """A table of a configuration as the dataclass that describes it; its errors name table and key."""
     known = fields(kind)  # type: ignore[arg-type]
     try:
         check_keys(table, {each.name for each in known})
@@ -91,12 +71,6 @@ class WorldData(_Table):
         Of `make_set`.
     occluded_targets : bool
         Whether pictures of people behind something may be what is to be drawn.
-
-    Examples
-    --------
-    >>> from pose2id.ipg.training import WorldData
-    >>> WorldData(ids=[0, 500]).per_cam
-    2
     """
 
     ids: list[int]
@@ -131,12 +105,6 @@ class FolderData(_Table):
         Leave out outliers and bad poses, see `pose2id.ipg.training.clean`.
     quantile : float
         Of the cleaning.
-
-    Examples
-    --------
-    >>> from pose2id.ipg.training import FolderData
-    >>> FolderData("market1501", "Market-1501-v15.09.15", clean=True).quantile
-    0.005
     """
 
     kind: str
@@ -168,12 +136,6 @@ class SmallModel(_Table):
     pose_channels : list of int
         Of the pose encoder.
     seed : int
-
-    Examples
-    --------
-    >>> from pose2id.ipg.training import SmallModel
-    >>> SmallModel(channels=[32, 64]).tokens
-    6
     """
 
     kind: str = "small"
@@ -203,12 +165,6 @@ class StableDiffusionModel(_Table):
         Folder or Hub id; None: stabilityai/sd-vae-ft-mse.
     tokens, seed : int
         As for `pose2id.ipg.training.start_from_stable_diffusion`.
-
-    Examples
-    --------
-    >>> from pose2id.ipg.training import StableDiffusionModel
-    >>> StableDiffusionModel("released").tokens
-    20
     """
 
     encoder: str

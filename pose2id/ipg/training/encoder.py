@@ -16,13 +16,9 @@ from pose2id.ipg.networks import SmallEncoder
 from pose2id.ipg.training.erasing import draw_rectangle
 from pose2id.validation import check_count, check_number, take_labels
 
-__all__ = ["encode_images", "train_encoder"]
-
 MARGIN = 0.3
 SMOOTHING = 0.1
 WARMUP = 50
-AREAS, LOG_ASPECTS = (0.02, 0.3), (-1.2, 1.2)
-"""Of what is erased: its share of a picture, and the logarithm of its height by its width."""
 
 
 def train_encoder(
@@ -127,7 +123,7 @@ def _augment(pixels: torch.Tensor, generator: np.random.Generator) -> torch.Tens
     mirrored = torch.from_numpy(generator.random(n) < 0.5)
     images[mirrored] = images[mirrored].flip(3)
     for i in np.flatnonzero(generator.random(n) < 0.5):
-        area, aspect = generator.uniform(*AREAS), float(np.exp(generator.uniform(*LOG_ASPECTS)))
+        area, aspect = generator.uniform(0.02, 0.3), float(np.exp(generator.uniform(-1.2, 1.2)))
         rows, columns = draw_rectangle(height, width, area, aspect, generator, rounded=math.ceil)
         patch = images[i, :, rows, columns]
         patch.copy_(torch.from_numpy(generator.standard_normal(tuple(patch.shape), np.float32)))

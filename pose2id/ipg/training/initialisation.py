@@ -15,8 +15,6 @@ from pose2id.ipg.networks import IFR, PoseEncoder, SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.configuration import STABLE_DIFFUSION, SmallModel
 
-__all__ = ["STABLE_DIFFUSION_REVISION", "copy_denoiser", "make_small_networks", "start_from_stable_diffusion"]
-
 STABLE_DIFFUSION_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 """The commit at which others pin that repository; licence CreativeML OpenRAIL-M."""
 _POSE_LEVELS = (16, 32, 64, 128)
@@ -43,16 +41,11 @@ def copy_denoiser(pipe: IPGPipeline) -> None:
     >>> from pose2id.ipg.training import copy_denoiser
     >>> copy_denoiser(pipe)  # doctest: +SKIP
     """
-    state = pipe.unet.state_dict()
-    own = pipe.reference_unet.state_dict()
-    wrong = sorted(name for name in state.keys() | own.keys() if _shape(state.get(name)) != _shape(own.get(name)))
-    if wrong:
+    states = [unet.state_dict() for unet in (pipe.unet, pipe.reference_unet)]
+    shapes, own = ({(name, tensor.shape) for name, tensor in state.items()} for state in states)
+    if wrong := sorted({name for name, _ in shapes ^ own}):
         raise ValueError(f"reference_unet and unet must be built alike; they differ in {', '.join(wrong[:5])}")
-    pipe.reference_unet.load_state_dict(state)
-
-
-def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
+    pipe.reference_unet.load_state_dict(states[0])
 
 
 def start_from_stable_diffusion(
@@ -96,7 +89,7 @@ def start_from_stable_diffusion(
 
     Examples
     --------
-    >>> from pose2id.ipg.training.initialisation import start_from_stable_diffusion
+    >>> from pose2id.ipg.training import start_from_stable_diffusion
     >>> pipe = start_from_stable_diffusion(vae=vae, identity_encoder=encoder)  # doctest: +SKIP
     """
     if revision is None and os.fspath(path_or_id) == STABLE_DIFFUSION:
@@ -122,13 +115,7 @@ def start_from_stable_diffusion(
 def make_small_networks(
     model: SmallModel, height: int, width: int
 ) -> tuple[UNet2DConditionModel, UNet2DConditionModel, PoseEncoder, IFR]:
-    """The parts of a small generator that are to be trained, with random weights: both UNets, pose encoder, IFR.
-
-    Raises
-    ------
-    ValueError
-        For sizes that do not fit each other.
-    """
+    """The parts of a small generator that are to be trained, with random weights: both UNets, pose encoder, IFR."""
     feature_width = SmallEncoder(img_size=(height, width)).feature_width
     try:
         with torch.random.fork_rng(devices=[]):

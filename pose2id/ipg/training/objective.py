@@ -1,4 +1,4 @@
-"""What a training step computes: noisy latents, the prediction under its conditions, and the weighted error.
+"""What a training step computes: the loss of a batch, from noisy latents, a prediction under conditions, and weights.
 
 The paper does not spell these out. The released configuration names v-prediction with zero terminal SNR, a noise offset
 of 0.05 and min-SNR weights with gamma 5.
@@ -15,33 +15,16 @@ from torch import nn
 
 from pose2id.ipg.networks.attention import PoseInput, connect, make_readers, project, record
 from pose2id.ipg.pipeline import IPGPipeline
-
-__all__ = [
-    "TRAINED",
-    "Generator",
-    "average",
-    "check_prediction",
-    "draw_noise",
-    "ema_decay",
-    "loss_weights",
-    "noisy_and_target",
-    "swapped",
-    "unused_parameters",
-    "weighted_error",
-]
+from pose2id.ipg.training.batches import Batch, Batches
+from pose2id.ipg.training.recipe import Settings
 
 TRAINED = ("reference_unet", "unet", "pose_encoder", "ifr")
 """Components of the pipeline that are trained; the autoencoder and the identity encoder stay as they are."""
+_AT_ONCE = 32
 
 
 class Generator(nn.Module):
-    """The trained parts of a pipeline as one module, which predicts for rows with and without a condition.
-
-    Parameters
-    ----------
-    pipe : IPGPipeline
-        Its modules are used, not copied.
-    """
+    """The trained parts of a pipeline as one module, which predicts for rows with and without a condition."""
 
     def __init__(self, pipe: IPGPipeline) -> None:
         super().__init__()
@@ -53,10 +36,7 @@ class Generator(nn.Module):
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """While inside, the networks are joined; gradient checkpointing needs that in the backward pass too.
-
-        The pipeline may draw meanwhile.
-        """
+        """While inside, the networks are joined, for the backward pass too; the pipeline may draw meanwhile."""
         with connect(self.unet, self._readers, self._pose), record(self.reference_unet) as self._bank:
             try:
                 yield
@@ -73,29 +53,14 @@ class Generator(nn.Module):
         unconditional: torch.Tensor,
         tokenless: torch.Tensor,
     ) -> torch.Tensor:
-        """What the denoiser predicts, to be called inside `connected`.
+        """What the denoiser predicts for noisy latents (B, C, h, w), to be called inside `connected`.
 
-        Parameters
-        ----------
-        rows : tensor (B, C, h, w)
-            Noisy latents.
-        timesteps : tensor (B,), int64
-        pose_maps : tensor (B, 3, H, W)
-            In [0, 1].
-        latents, features : tensors (K, C, h, w) and (K, D)
-            References of the last K rows; without any `latents`, the reference network is not run, and these rows have
-            their tokens only. The B - K rows before them have no condition but their pose: tokens of the
-            all-zero image, and self-attention to themselves alone, as the unconditional rows have when pictures are
-            drawn.
-        unconditional : tensor (1, D)
-            Identity feature of the all-zero image.
-        tokenless : tensor (K,), bool
-            References that have the tokens of the all-zero image in both networks: what is known of the person then
-            comes from the reference's latents alone.
-
-        Returns
-        -------
-        tensor (B, C, h, w)
+        The last K rows have references: `latents` (K, C, h, w) and identity `features` (K, D). Without any `latents`
+        the reference network is not run, and these rows have their tokens only. The B - K rows before them have no
+        condition but their pose: tokens of the all-zero image, whose feature is `unconditional` (1, D), and
+        self-attention to themselves alone, as unconditional rows have when pictures are drawn. Rows that are
+        `tokenless` (K,) have the tokens of the all-zero image in both networks: what is known of the person then comes
+        from the reference's latents alone.
         """
         count, known = len(rows), len(features)
         tokens = self.ifr(torch.cat([unconditional, features]))  # (1 + K, tokens, width)
@@ -112,14 +77,68 @@ class Generator(nn.Module):
         self._pose.features = self.pose_encoder(pose_maps)
         unused = rows.new_zeros(count, 1, self.unet.config.cross_attention_dim)  # see IPGPipeline
         prediction: torch.Tensor = self.unet(
-            rows,
-            timesteps,
-            encoder_hidden_states=unused,
-            cross_attention_kwargs={"memory": memory},
-            return_dict=False,
+            rows, timesteps, encoder_hidden_states=unused, cross_attention_kwargs={"memory": memory}, return_dict=False
         )[0]
         self._pose.features = None
         return prediction
+
+
+class Loss:
+    """Computes the losses of a stage's batches; with `Settings.cache`, the latents of all targets are computed once.
+
+    `model` is the `Generator` of the pipeline, as accelerate has prepared it.
+    """
+
+    def __init__(
+        self, pipe: IPGPipeline, model: nn.Module, batches: Batches, settings: Settings, device: torch.device
+    ) -> None:
+        self.pipe, self.model, self.settings, self.device = pipe, model, settings, device
+        self.latents = self._encode_targets(batches) if settings.cache else {}
+        self.unconditional = self._features(batches.unconditional)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch, a scalar with a gradient."""
+        # 1. What is to be drawn, and the references, (B, C, h, w) and (K, C, h, w).
+        if batch.target_pixels is None:
+            targets = torch.stack([self.latents[row] for row in batch.targets])
+        else:
+            targets = self._encode(batch.target_pixels)
+        known = len(batch.references)
+        references = self._encode(batch.references) if known and self.settings.use_reference else targets[:0]
+        features = self._features(batch.encoder_input) if known else self.unconditional[:0]
+
+        # 2. Noise.
+        generator = torch.Generator("cpu").manual_seed(batch.seed)
+        scheduler = self.pipe.scheduler
+        steps = scheduler.config.num_train_timesteps
+        timesteps = torch.randint(steps, (len(targets),), generator=generator, device="cpu").to(self.device)
+        noise = draw_noise(tuple(targets.shape), self.settings.noise_offset, generator).to(self.device)
+        rows, velocity = noisy_and_target(scheduler, targets, noise, timesteps)
+
+        # 3. Prediction and error.
+        pose_maps, tokenless = batch.pose_maps.to(self.device), batch.tokenless.to(self.device)
+        prediction = self.model(rows, timesteps, pose_maps, references, features, self.unconditional, tokenless)
+        return weighted_error(prediction, velocity, loss_weights(scheduler, timesteps, self.settings.min_snr_gamma))
+
+    @torch.no_grad()
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] as scaled latents; the posterior's mean, as the pipeline takes it."""
+        vae = self.pipe.vae
+        given = (2 * pixels - 1).to(self.device, vae.dtype)
+        return (vae.encode(given).latent_dist.mean * vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        encoder = self.pipe.identity_encoder
+        return encoder(images.to(self.device, encoder.dtype)).float()
+
+    def _encode_targets(self, batches: Batches) -> dict[int, torch.Tensor]:
+        latents: dict[int, torch.Tensor] = {}
+        for start in range(0, len(batches.target_rows), _AT_ONCE):
+            rows = batches.target_rows[start : start + _AT_ONCE]
+            encoded = self._encode(torch.stack([batches.pixels(row) for row in rows]))
+            latents |= dict(zip(rows, encoded, strict=True))
+        return latents
 
 
 def unused_parameters(unet: UNet2DConditionModel) -> list[str]:
@@ -140,18 +159,9 @@ def unused_parameters(unet: UNet2DConditionModel) -> list[str]:
 
     Examples
     --------
-    >>> from diffusers import UNet2DConditionModel
-    >>> from pose2id.ipg.training.objective import unused_parameters
-    >>> unet = UNet2DConditionModel(
-    ...     block_out_channels=[8],
-    ...     down_block_types=["CrossAttnDownBlock2D"],
-    ...     up_block_types=["CrossAttnUpBlock2D"],
-    ...     layers_per_block=1,
-    ...     norm_num_groups=4,
-    ...     attention_head_dim=2,
-    ...     cross_attention_dim=8,
-    ... )
-    >>> unused_parameters(unet)[-1]
+    >>> from pose2id.ipg import IPGPipeline
+    >>> from pose2id.ipg.training import unused_parameters
+    >>> unused_parameters(IPGPipeline.from_pretrained("tiny").reference_unet)[-1]
     'conv_out.bias'
     """
     parameters = dict(unet.named_parameters())
@@ -209,10 +219,10 @@ def check_prediction(scheduler: DDIMScheduler) -> None:
 def noisy_and_target(
     scheduler: DDIMScheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy latents, and the velocity that is to be predicted from them.
+    """Noisy latents a x + s n, and the velocity a n - s x that is to be predicted, of latents x and noise n.
 
-    With a the root of the scheduler's cumulative alpha (0 at the last timestep, where its betas are rescaled) and s =
-    sqrt(1 - a^2): a latents + s noise, and a noise - s latents.
+    a is the root of the scheduler's cumulative alpha (0 at the last timestep, where its betas are rescaled), s =
+    sqrt(1 - a^2).
     """
     return scheduler.add_noise(latents, noise, timesteps), scheduler.get_velocity(latents, noise, timesteps)
 

@@ -13,9 +13,6 @@ from typing import Any
 from pose2id.ipg.training.configuration import check_keys, read_table
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
-__all__ = ["Recipe", "Settings", "Stage", "learning_rate", "plan_stages", "read_settings"]
-
-_COPY = "copy_denoiser"
 _ONE_FOR_ALL = ("mixed_precision", "tensorboard", "keep", "save_every", "validate_every")
 
 
@@ -153,38 +150,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a TOML file says.
+    """What the tables of a TOML file say, see `read_settings`."""
 
-    Attributes
-    ----------
-    settings : Settings
-        Table ``training``.
-    stages : tuple of dict
-        Tables ``stages``: what each changes, for `pose2id.ipg.training.train`.
-    data, model : dict
-        Tables ``data`` and ``model``, as they are.
-    """
-
-    settings: Settings
-    stages: tuple[dict[str, Any], ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
+    settings: Settings  # [training]
+    stages: tuple[dict[str, Any], ...] = ()  # [[stages]]: what each changes, for `train`
+    data: dict[str, Any] = field(default_factory=dict)  # [data] and [model], as they are
     model: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_stages(settings: Settings, stages: Sequence[Mapping[str, Any]] | None = None) -> list[Stage]:
-    """The stages of a run, each with all its settings.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown setting or a wrong value, with the number of the stage; for settings that must be the same in all
-        stages and are not.
-    """
+    """The stages of a run, each with all its settings; errors name the stage."""
     plan = []
     for number, changes in enumerate(stages or [{}], 1):
         try:
             given = dict(changes)
-            copy = check_flag(given.pop(_COPY, False), _COPY)
+            copy = check_flag(given.pop("copy_denoiser", False), "copy_denoiser")
             check_keys(given, {each.name for each in fields(Settings)})
             plan.append(Stage(replace(settings, **given), copy))
         except (TypeError, ValueError) as error:
@@ -207,18 +187,18 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 
 def read_settings(path: str | os.PathLike[str]) -> Recipe:
-    r"""Read a TOML file: tables ``training``, optionally ``stages``, ``data`` and ``model``.
+    r"""Read the configuration of a training.
 
     Parameters
     ----------
     path : path
-        ``[training]`` holds fields of `Settings`. Each ``[[stages]]`` holds those that it changes, and optionally
-        ``copy_denoiser = true``. What ``[data]`` and ``[model]`` hold is not looked at.
+        A TOML file. Its table ``[training]`` holds fields of `Settings`, each of its ``[[stages]]`` those that it
+        changes, and optionally ``copy_denoiser = true``. What ``[data]`` and ``[model]`` hold is not looked at.
 
     Returns
     -------
     Recipe
-        Settings, stages, and the two other tables.
+        `settings`, `stages` (tuple of dict), `data` and `model` (dicts).
 
     Raises
     ------
@@ -253,9 +233,6 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
         settings = read_table(Settings, content.get("training", {}), "training")
         plan_stages(settings, stages)
     except (TypeError, ValueError) as error:
-        raise (
-            type(error)(f"{path}: {error}")
-            if type(error) in (TypeError, ValueError)
-            else ValueError(f"{path}: {error}")
-        ) from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError  # the parser has a kind of its own
+        raise kind(f"{path}: {error}") from error
     return Recipe(settings, tuple(stages), content.get("data", {}), content.get("model", {}))

@@ -19,11 +19,8 @@ from pose2id.errors import one_line
 from pose2id.images import read_image
 from pose2id.poses import Pose
 
-__all__ = ["Record", "check_pictures", "find_people", "fingerprint"]
 
-
-# eq=False: comparing arrays with == has no single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing arrays with == has no single truth value
 class Record:
     """A photograph of a person, to train the generator on.
 
@@ -76,13 +73,7 @@ class Record:
 
 
 def find_people(records: Sequence[Record]) -> list[tuple[list[int], list[int]]]:
-    """Rows of references and of targets, for every identity that has both.
-
-    Raises
-    ------
-    ValueError
-        When there is none.
-    """
+    """Rows of references and of targets, for every identity that has both; ValueError when there is none."""
     references: dict[Any, list[int]] = defaultdict(list)
     targets: dict[Any, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
@@ -101,13 +92,7 @@ def find_people(records: Sequence[Record]) -> list[tuple[list[int], list[int]]]:
 
 
 def check_pictures(records: Sequence[Record], *, progress: bool = False) -> None:
-    """Read every picture that is a file once, so that none ends a run after days.
-
-    Raises
-    ------
-    ValueError
-        Naming those that cannot be read.
-    """
+    """Read every picture that is a file once, so that none ends a run after days; ValueError names the bad ones."""
     bad = []
     files = [record for record in records if isinstance(record.image, (str, os.PathLike))]
     for record in tqdm(files, desc="reading", unit="picture", disable=not (progress and files)):

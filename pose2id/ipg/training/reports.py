@@ -1,34 +1,33 @@
-"""What is reported of every step of a training: the table of losses, TensorBoard, and a bar."""
+"""What is reported of a training: the table of losses, TensorBoard, a bar, and sheets of drawn people."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from pose2id.atomic import sync, write_file
 from pose2id.errors import require
-
-__all__ = ["LossLog", "Reports"]
+from pose2id.images import draw_sheet
+from pose2id.ipg.pipeline import IPGPipeline
+from pose2id.ipg.training.objective import TRAINED
+from pose2id.ipg.training.recipe import Settings
+from pose2id.ipg.training.records import Record
+from pose2id.poses import representative_poses
 
 LOSSES = "losses.csv"
 _HEADER = "step,loss,learning_rate,gradient_norm"
+_COLUMNS = 8
 
 
 class Reports:
-    """The reports of a run in a folder, from the process that makes them.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-    done, total : int
-        Steps done, and of the whole run; what was reported of later steps is removed.
-    tensorboard, progress : bool
-    """
+    """The reports of a run of `total` steps; what was reported of steps after those `done` is removed."""
 
     def __init__(self, folder: Path, done: int, total: int, *, tensorboard: bool, progress: bool) -> None:
-        self._losses = LossLog(folder / LOSSES, done)
+        self.losses = LossLog(folder / LOSSES, done)
         self._board: Any = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "train", "Settings.tensorboard").SummaryWriter
@@ -39,33 +38,22 @@ class Reports:
         """Report a step."""
         self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self._bar.update()
-        self._losses.add(step, loss, learning_rate, gradient_norm)
+        self.losses.add(step, loss, learning_rate, gradient_norm)
         if self._board:
             values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
             for name, value in values.items():
                 self._board.add_scalar(f"train/{name}", value, step)
 
-    def sync(self) -> None:
-        """Have the table of losses on the disk, before a checkpoint says that these steps are done."""
-        self._losses.sync()
-
     def close(self) -> None:
         """Close bar and files."""
         self._bar.close()
-        self._losses.close()
+        self.losses.close()
         if self._board:
             self._board.close()
 
 
 class LossLog:
-    """A table of losses that grows by a line a step.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    done : int
-        Lines of later steps are removed: they will be written again.
-    """
+    """A table of losses that grows by a line a step; lines of steps after those `done` are removed."""
 
     def __init__(self, path: Path, done: int) -> None:
         self._path = path
@@ -89,3 +77,30 @@ class LossLog:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def draw_validation(pipe: IPGPipeline, people: Sequence[Record], settings: Settings) -> Image.Image:
+    """A sheet: a row of poses, those of up to 8 of the people, and a row for each person, drawn in these poses."""
+    poses = [person.pose for person in people if person.pose is not None][:_COLUMNS] or list(representative_poses())
+    references = [Image.fromarray(person.read()) for person in people]
+    bar = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(disable=True)
+    for name in TRAINED:
+        getattr(pipe, name).eval()
+    try:
+        drawn = pipe(
+            references,
+            poses,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.validation_steps,
+            guidance_scale=settings.validation_guidance,
+            seed=settings.seed,
+            return_dict=False,
+        )[0]
+    finally:
+        for name in TRAINED:
+            getattr(pipe, name).train()
+        pipe.set_progress_bar_config(**bar)
+    rows = [[reference, *pictures] for reference, pictures in zip(references, drawn, strict=True)]
+    return draw_sheet([[None, *(pose.draw() for pose in poses)], *rows], (settings.width, settings.height))

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 
 from pose2id.atomic import clear_leftovers, write_file, write_folder
 from pose2id.errors import require
@@ -26,23 +27,19 @@ from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.batches import Batch, Batches, prefetch
 from pose2id.ipg.training.checkpoints import Checkpoint, check_same_run, describe_run, find_newest, load, save
 from pose2id.ipg.training.initialisation import copy_denoiser
-from pose2id.ipg.training.loss import Loss
 from pose2id.ipg.training.objective import (
     TRAINED,
     Generator,
+    Loss,
     average,
     check_prediction,
     ema_decay,
     swapped,
     unused_parameters,
 )
-from pose2id.ipg.training.processes import connect_processes, find_processes
 from pose2id.ipg.training.recipe import Settings, Stage, learning_rate, plan_stages
 from pose2id.ipg.training.records import Record, check_pictures, find_people
-from pose2id.ipg.training.reports import Reports
-from pose2id.ipg.training.sheets import draw_validation, drawing_mode
-
-__all__ = ["Trainer", "train"]
+from pose2id.ipg.training.reports import Reports, draw_validation
 
 CHECKPOINTS = "checkpoints"
 PIPELINE = "pipeline"
@@ -51,6 +48,23 @@ RUN = "run.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 log = logging.getLogger(__name__)
+
+
+def find_processes() -> PartialState:
+    """The processes of this run, and which of them this is.
+
+    Raises
+    ------
+    ValueError
+        When there are several that do not know of each other, so that each would take itself for the first.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > state.num_processes:
+        raise ValueError(
+            f"there are {os.environ['WORLD_SIZE']} processes and no GPU for them; for a run on CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    return state
 
 
 def train(
@@ -117,8 +131,14 @@ def train(
     """
     plan = plan_stages(Settings() if settings is None else settings, stages)
     records, validation, folder = list(records), list(validation), Path(output)
-    _check_run(pipe, records, validation, folder, plan, progress=progress)
-    accelerator = connect_processes(plan[0].settings.mixed_precision)
+    _check_run(pipe, records, validation, folder, plan, progress)
+    accelerator = Accelerator(
+        mixed_precision=plan[0].settings.mixed_precision,
+        # Not every batch has a row with a reference, so the reference network may get no gradient in a step.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        # Keeps accelerate from dividing the loss by what its environment says; `Trainer` divides it.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
     found = _open_folder(folder, describe_run(plan, records, accelerator.num_processes), accelerator, resume=resume)
     trainer = Trainer(pipe, records, folder, validation, accelerator)
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
@@ -127,16 +147,9 @@ def train(
 
 
 def _check_run(
-    pipe: IPGPipeline,
-    records: Sequence[Record],
-    validation: Sequence[Record],
-    folder: Path,
-    plan: Sequence[Stage],
-    *,
-    progress: bool,
+    pipe: IPGPipeline, records: list[Record], validation: list[Record], folder: Path, plan: list[Stage], progress: bool
 ) -> None:
     """Refuse whatever can be refused before anything is written."""
-    first = plan[0].settings
     for name, given in (("records", records), ("validation", validation)):
         if wrong := [type(record).__name__ for record in given if not isinstance(record, Record)]:
             raise TypeError(f"{name} must hold Record objects, received {wrong[0]}")
@@ -148,15 +161,15 @@ def _check_run(
         for name in ("height", "width"):
             if (size := getattr(stage.settings, name)) % pipe.reduction:
                 raise ValueError(f"{name} must be a multiple of {pipe.reduction}, received {size}")
-    if first.mixed_precision == "fp16" and find_processes().device.type == "cpu":
+    if plan[0].settings.mixed_precision == "fp16" and find_processes().device.type == "cpu":
         raise ValueError("mixed_precision 'fp16' needs a GPU; use 'no' or 'bf16'")
-    if first.tensorboard:
+    if plan[0].settings.tensorboard:
         require("tensorboard", "train", "Settings.tensorboard")
     check_pictures([*records, *validation], progress=progress)
 
 
 def _open_folder(folder: Path, run: Mapping[str, Any], accelerator: Accelerator, *, resume: bool) -> Checkpoint | None:
-    """Make the folder of a run, or find there the newest checkpoint of the same run."""
+    """Make the folder of a run, or load the newest checkpoint of the same run from it."""
     checkpoints = folder / CHECKPOINTS
     if accelerator.is_main_process:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -170,19 +183,7 @@ def _open_folder(folder: Path, run: Mapping[str, Any], accelerator: Accelerator,
 
 
 class Trainer:
-    """Trains the networks of a pipeline stage after stage, and writes checkpoints, sheets and the result.
-
-    Parameters
-    ----------
-    pipe : IPGPipeline
-        Changed in place; its trained parts become float32.
-    records : sequence of Record
-    folder : pathlib.Path
-        That of the run, which exists.
-    validation : sequence of Record
-        People for the sheets.
-    accelerator : Accelerator
-    """
+    """Trains the networks of a pipeline stage after stage, and writes checkpoints, sheets and the result."""
 
     # Of the present stage:
     settings: Settings
@@ -211,11 +212,7 @@ class Trainer:
         self.parameters = {name: value for name, value in self.generator.named_parameters() if name not in unused}
         for name in unused:
             self.generator.get_parameter(name).requires_grad_(False)
-        log.info(
-            "%d parameters are trained; without effect, so left out: %s",
-            len(self.parameters),
-            ", ".join(sorted(unused)),
-        )
+        log.info("%d parameters are trained; without effect, so left out: %s", len(self.parameters), sorted(unused))
         self.model = accelerator.prepare(self.generator)
         self.done = 0
         self.reports: Reports | None = None
@@ -252,7 +249,10 @@ class Trainer:
         """Networks, optimiser and averages at the beginning of a stage, or as a checkpoint holds them."""
         self.settings = settings = stage.settings
         if found:
-            self._load_networks(found)
+            try:
+                self.generator.load_state_dict(found.model)
+            except RuntimeError as error:
+                raise ValueError(f"the checkpoint at step {found.step} is of another generator: {error}") from error
         elif stage.copy_denoiser:
             copy_denoiser(self.pipe)
         self.optimizer = torch.optim.AdamW(
@@ -263,9 +263,7 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.prepared = self.accelerator.prepare(self.optimizer)
-        self.ema = None
-        if settings.ema:
-            self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.ema = {name: value.detach().clone() for name, value in self.parameters.items()} if settings.ema else None
         if found:
             self._load_optimizer(found)
         self._set_gradient_checkpointing(settings.gradient_checkpointing)
@@ -286,7 +284,8 @@ class Trainer:
                 rate = learning_rate(settings, step - start)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
-                torch.manual_seed(_seed(settings.seed, number, step, rank))  # for dropout, where a network has it
+                seed = np.random.default_rng((settings.seed, number, step, rank)).integers(2**63)
+                torch.manual_seed(int(seed))  # for dropout, where a network has it
                 loss, norm = self._step(batches, loss_of)
                 if not math.isfinite(loss):
                     raise FloatingPointError(
@@ -339,28 +338,23 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         if self.reports:
-            self.reports.sync()
-            moments: dict[str, torch.Tensor] = {}
-            for name, value in self.parameters.items():
-                state = self.optimizer.state.get(value, {})
-                moments |= {f"{name}.{key}": tensor for key, tensor in state.items()}
+            self.reports.losses.sync()  # before a checkpoint says that these steps are done
+            moments = {
+                f"{name}.{key}": tensor
+                for name, value in self.parameters.items()
+                for key, tensor in self.optimizer.state.get(value, {}).items()
+            }
             scaler = self.accelerator.scaler
             more = {"scaler": scaler.state_dict() if scaler else {}, "settings": asdict(self.settings)}
             checkpoint = Checkpoint(self.done, self.generator.state_dict(), moments, self.ema, more)
             save(self.folder / CHECKPOINTS, checkpoint, self.settings.keep)
         self.accelerator.wait_for_everyone()
 
-    def _load_networks(self, found: Checkpoint) -> None:
-        try:
-            self.generator.load_state_dict(found.model)
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint at step {found.step} is of another generator: {error}") from error
-
     def _load_optimizer(self, found: Checkpoint) -> None:
         for name, value in self.parameters.items():
-            keys = [key for key in _MOMENTS if f"{name}.{key}" in found.optimizer]
-            if keys:
-                self.optimizer.state[value] = {key: found.optimizer[f"{name}.{key}"].to(self.device) for key in keys}
+            there = {key: found.optimizer.get(f"{name}.{key}") for key in _MOMENTS}
+            if state := {key: tensor.to(self.device) for key, tensor in there.items() if tensor is not None}:
+                self.optimizer.state[value] = state
         if found.state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
         for name, tensor in (self.ema or {}).items():
@@ -370,12 +364,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             folder = self.folder / SHEETS
             folder.mkdir(exist_ok=True)
-            with swapped(self.parameters, self.ema or {}), drawing_mode(self.pipe), self.accelerator.autocast():
+            with swapped(self.parameters, self.ema or {}), self.accelerator.autocast():
                 sheet = draw_validation(self.pipe, self.validation, self.settings)
             with write_file(folder / f"step-{self.done:06d}.png") as part:
                 sheet.save(part)
         self.accelerator.wait_for_everyone()
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.default_rng(numbers).integers(2**63))

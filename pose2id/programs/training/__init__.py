@@ -17,14 +17,10 @@ from pose2id.datasets import READERS
 from pose2id.ipg.training import FolderData, SmallModel, find_processes, read_settings, train
 from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.records import find_people
-from pose2id.programs.training.cleaning import clean_records
 from pose2id.programs.training.models import build_pipeline, halve
-from pose2id.programs.training.records import choose_validation, read_records
+from pose2id.programs.training.records import choose_validation, clean_records, read_records
 
 __all__ = ["build_pipeline", "read_records", "run_training"]
-
-TABLES = "tables.json"
-HALF = "pipeline-float16"
 
 
 def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str], *, progress: bool = True) -> Path:
@@ -35,8 +31,8 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
     config : path
         A TOML file.
     output : path
-        A folder; see `pose2id.ipg.training.train`. A small encoder is kept in ``encoder``. The result of a model of
-        kind "small" is written once more, in half precision, as ``pipeline-float16``.
+        A folder; see `pose2id.ipg.training.train`. A model of kind "small" also has its ``encoder`` and ``codec``
+        there, and its result once more in half precision, ``pipeline-float16``.
     progress : bool
         Bars on stderr.
 
@@ -68,7 +64,7 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
                 raise ValueError("data: no picture has a pose, so there are no targets; give keypoints")
             find_people(records)
             if processes.is_main_process:
-                _check_same_tables(target / TABLES, {"data": recipe.data, "model": recipe.model})
+                _check_same_tables(target / "tables.json", {"data": recipe.data, "model": recipe.model})
             pipe = build_pipeline(model, settings, records, target, progress=progress)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{config}: {error}") from error
@@ -77,7 +73,7 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
     shown = choose_validation(data, settings, records)
     train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
     if isinstance(model, SmallModel) and processes.is_main_process:
-        with write_folder(target / HALF, overwrite=True) as part:
+        with write_folder(target / "pipeline-float16", overwrite=True) as part:
             halve(pipe).save_pretrained(part)
     processes.wait_for_everyone()
     return target / "pipeline"

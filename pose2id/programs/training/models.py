@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,6 @@ from pose2id.ipg.training.configuration import read_model
 from pose2id.ipg.training.initialisation import make_small_networks
 from pose2id.ipg.weights.loading import load_encoder, load_vae
 
-__all__ = ["build_pipeline", "halve"]
-
-ENCODER = "encoder"
-CODEC = "codec"
-
 
 def build_pipeline(
     model: Mapping[str, Any] | SmallModel | StableDiffusionModel,
@@ -41,7 +37,7 @@ def build_pipeline(
     *,
     progress: bool = False,
 ) -> IPGPipeline:
-    """The generator that a training begins with.
+    """The generator that a training begins with: its two UNets, pose encoder and IFR are not trained yet.
 
     Parameters
     ----------
@@ -55,11 +51,6 @@ def build_pipeline(
         Where these two are kept; those that are there are taken.
     progress : bool
         Bars on stderr.
-
-    Returns
-    -------
-    IPGPipeline
-        Its two UNets, pose encoder and IFR are not trained yet.
 
     Examples
     --------
@@ -76,25 +67,13 @@ def build_pipeline(
             num_tokens=model.tokens,
             seed=model.seed,
         )
-    images = _stack_pictures(records, settings)
+    images, ids = _stack_pictures(records, settings), [record.identity for record in records]
     networks = make_small_networks(model, settings.height, settings.width)  # before the encoder's longer training
-    encoder = _keep(
-        output / ENCODER,
-        SmallEncoder,
-        lambda: train_encoder(
-            images,
-            [record.identity for record in records],
-            steps=model.encoder_steps,
-            seed=model.seed,
-            progress=progress,
-        ),
-    )
+    learn = partial(train_encoder, images, ids, steps=model.encoder_steps, seed=model.seed, progress=progress)
+    encoder = _keep(output / "encoder", SmallEncoder, learn)
     # Kept as well, because another machine may find the same axes in other directions.
-    codec = _keep(
-        output / CODEC,
-        PatchCodec,
-        lambda: PatchCodec.fit(images[:: max(1, len(images) // 4000)], latent_channels=model.latent_channels),
-    )
+    fit = partial(PatchCodec.fit, images[:: max(1, len(images) // 4000)], latent_channels=model.latent_channels)
+    codec = _keep(output / "codec", PatchCodec, fit)
     size = settings.height, settings.width
     drawing = settings.validation_steps, settings.validation_guidance
     return IPGPipeline(codec, *networks, encoder, make_scheduler(), size, *drawing)
@@ -116,7 +95,7 @@ def _stack_pictures(records: Sequence[Record], settings: Settings) -> NDArray[np
 
 
 def _keep(folder: Path, kind: Any, make: Callable[[], Any]) -> Any:
-    """A model that is kept in a folder; it is made if it is not there yet."""
+    """A model that is kept in a folder, and made if it is not there yet."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with write_folder(folder) as part:

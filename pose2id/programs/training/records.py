@@ -1,20 +1,32 @@
-"""The photographs of a training by its table [data]: those that are learnt from, and people for the sheets."""
+"""The photographs of a training by its table [data]: read, cleaned once, and people chosen for the sheets."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from pose2id.atomic import write_file
 from pose2id.datasets import READERS, read_dataset
-from pose2id.ipg.training import FolderData, Record, Settings, WorldData
+from pose2id.ipg.training import FolderData, Record, Settings, WorldData, clean, draw_dropped, find_processes
 from pose2id.ipg.training.configuration import read_data
+from pose2id.ipg.training.records import fingerprint
 from pose2id.poses import Pose
 from pose2id.synthetic import make_set
 
-__all__ = ["choose_validation", "read_records"]
+KEPT = "cleaning.json"
+REPORT = "cleaning.txt"
+DROPPED = "cleaning.png"
+_BATCH = 32
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +67,55 @@ def read_records(
     return records
 
 
+def clean_records(
+    encoder: Any, records: Sequence[Record], quantile: float, folder: Path, *, progress: bool = False
+) -> list[Record]:
+    """Records with the sets S_ref and S_trg of `pose2id.ipg.training.clean`, remembered in a folder with a report.
+
+    For the same records and the same quantile they are read from there, and nothing is encoded.
+    """
+    path = folder / KEPT
+    made_of = {"records": fingerprint(records), "quantile": quantile}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if {name: kept.get(name) for name in made_of} != made_of:
+        features = _encode(encoder, records, progress=progress)
+        names, poses = [record.identity for record in records], [record.pose for record in records]
+        cleaned = clean(features, names, poses, quantile=quantile)
+        rows = {"references": np.flatnonzero(cleaned.reference), "targets": np.flatnonzero(cleaned.target)}
+        kept = made_of | {name: found.tolist() for name, found in rows.items()}
+        log.info("%s", cleaned.report())
+        if find_processes().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            with write_file(folder / REPORT) as part:
+                part.write_text(cleaned.report() + "\n", encoding="utf-8")
+            with write_file(folder / DROPPED) as part:
+                draw_dropped([record.image for record in records], cleaned).save(part)
+            with write_file(path) as part:  # last: where it is, the others are
+                part.write_text(json.dumps(kept), encoding="utf-8")
+    references, targets = set(kept["references"]), set(kept["targets"])
+    return [
+        replace(record, reference=row in references, target=record.target and row in targets)
+        for row, record in enumerate(records)
+    ]
+
+
+def _encode(encoder: Any, records: Sequence[Record], *, progress: bool) -> NDArray[np.float32]:
+    encoder = encoder.to(find_processes().device)
+    rows = []
+    for start in tqdm(range(0, len(records), _BATCH), desc="encoding", unit="batch", disable=not progress):
+        pictures = [Image.fromarray(record.read()) for record in records[start : start + _BATCH]]
+        with torch.no_grad():
+            pixels = encoder.preprocess(pictures).to(encoder.device, encoder.dtype)
+            rows.append(encoder(pixels).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
 def choose_validation(
     data: WorldData | FolderData, settings: Settings, records: Sequence[Record], count: int = 8
 ) -> list[Record]:
-    """Pictures of different people for the sheets, evenly from all there are.
+    """Pictures of `count` different people for the sheets, where there are any of people outside the training set.
 
-    They show people outside the training set: of a world the identities after its last one, of a data set its queries.
-    Where there are none, people of the training set.
+    These are the identities after the last one of a world, and the queries of a data set.
     """
     if isinstance(data, WorldData):
         others = _draw_people(data, range(data.ids[1], data.ids[1] + count), settings)
