@@ -36,8 +36,6 @@ from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
 
 PAIR_ELEMENTS = 2**17
 """Elements of the pairs that are measured at once, for the caches of a CPU; times 128 on CUDA."""
-
-
 PIECE = 2**14
 """Columns that are summed at once where the order must not depend on the number of rows: threads share 2**15."""
 
@@ -65,11 +63,9 @@ class Frame:
 
     def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
         sets = [base] if queries is None or queries is base else [base, queries]
-        largest = max(
-            (float(rows[block].abs().max()) for rows in sets for block in row_blocks(*rows.shape)),
-            default=0.0,
-        )
-        exponent = math.frexp(largest)[1] if largest > 0 else 0
+        blocks = (rows[block] for rows in sets for block in row_blocks(*rows.shape))
+        largest = max((abs(float(end)) for block in blocks for end in torch.aminmax(block)), default=0.0)
+        exponent = math.frexp(largest)[1]
         # Narrow rows are centred in float32, which has no powers of two above 2^127.
         self.wide = torch.float64 if any(rows.dtype == torch.float64 for rows in sets) else torch.float32
         self.scale = math.ldexp(1.0, -max(-1000 if self.wide == torch.float64 else -120, min(1000, exponent)))

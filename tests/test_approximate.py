@@ -17,7 +17,7 @@ from reference.neighbors import distance_matrix, knn
 from test_engines import StandIn, put
 
 from pose2id import MissingExtraError, centralize, knn_graph
-from pose2id.neighbors import ENGINES, _exact, _faiss_index, _pivots, choose_engine, engines, find_neighbors
+from pose2id.neighbors import ENGINES, _exact, _faiss, _pivots, choose_engine, engines, find_neighbors
 from pose2id.neighbors._int8 import machine
 
 F32 = ArrayKind("numpy", "float32")
@@ -30,7 +30,7 @@ def engine(request, monkeypatch):
     if request.param.startswith("faiss") and importlib.util.find_spec("faiss") is None:
         pytest.skip("faiss is not installed")
     monkeypatch.setattr(_pivots, "SMALLEST", 200)
-    monkeypatch.setattr(_faiss_index, "SMALLEST", 200)
+    monkeypatch.setattr(_faiss, "SMALLEST", 200)
     return request.param
 
 
@@ -394,11 +394,11 @@ def test_without_faiss(monkeypatch, name):
 @pytest.mark.parametrize("name", ["faiss-ivf", "faiss-hnsw"])
 def test_small_sets_never_touch_an_index(monkeypatch, name):
     module = put(monkeypatch, StandIn(), "faiss-cpu")
-    x = F32.rounded(some_rows(_faiss_index.SMALLEST - 1, 3))
+    x = F32.rounded(some_rows(_faiss.SMALLEST - 1, 3))
     np.testing.assert_array_equal(knn_graph(F32.make(x), 2, engine=name).indices, nearest(x, 2))
     assert module.searches
     with pytest.raises(AttributeError):
-        knn_graph(F32.make(some_rows(_faiss_index.SMALLEST, 3)), 2, engine=name)
+        knn_graph(F32.make(some_rows(_faiss.SMALLEST, 3)), 2, engine=name)
 
 
 # --- measured recall ----------------------------------------------------------------------------------------------

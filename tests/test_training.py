@@ -677,11 +677,11 @@ def test_averages_follow_the_weights(tmp_path, records, monkeypatch):
     values = []
     average = training.average
 
-    def spy(ema, live, decay):
+    def spy(ema, present, decay):
         if not values:
             values.append({name: tensor.double().numpy().copy() for name, tensor in ema.items()})
-        average(ema, live, decay)
-        values.append({name: tensor.detach().double().numpy().copy() for name, tensor in live.items()})
+        average(ema, present, decay)
+        values.append({name: tensor.detach().double().numpy().copy() for name, tensor in present.items()})
 
     monkeypatch.setattr(training, "average", spy)
     pipe = fit(tmp_path, records, replace(SMALL, steps=5, ema=0.3))
@@ -705,13 +705,13 @@ def test_the_optimiser_takes_steps_of_adamw(tmp_path, records, monkeypatch):
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     start = random_pipe()
-    live = dict(Generator(start).named_parameters())
-    name = [key for key in live if key.removeprefix("reference_unet.") not in UNUSED][5]
-    first = live[name].detach().double().numpy().copy()
+    present = dict(Generator(start).named_parameters())
+    name = [key for key in present if key.removeprefix("reference_unet.") not in UNUSED][5]
+    first = present[name].detach().double().numpy().copy()
     settings = replace(SMALL, steps=3, betas=(0.8, 0.95), weight_decay=0.5, clip=0.1, learning_rate=0.01)
     train(start, records, tmp_path, settings, progress=False)
     expected = reference.adamw(first, seen, 0.01, (0.8, 0.95), 0.5)
-    np.testing.assert_allclose(live[name].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(present[name].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_accumulated_batches_are_one_step_of_their_mean(tmp_path, records, monkeypatch):
@@ -878,7 +878,7 @@ def test_the_table_of_losses_is_cut_to_the_steps_done(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Settings, stages, starts
+# Settings, stages, initialisation
 
 
 def test_the_defaults_are_the_papers():

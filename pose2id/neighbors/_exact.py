@@ -134,7 +134,6 @@ def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float
     distances[row, slot] = pair_distances(asked.queries, base, rows[row], found[row, slot], scale).to(dtype)
     distances, order = distances.sort(dim=1, stable=True)  # ascending indices before, so ties go to the lower one
     found = found.gather(1, order)
-    found[torch.isinf(distances) & (found < 0)] = -1
     short = k - found.shape[1]
     if short > 0:
         found = torch.nn.functional.pad(found, (0, short), value=-1)

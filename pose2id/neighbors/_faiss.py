@@ -1,8 +1,20 @@
-"""The engine `faiss`: flat search by faiss, on the CPU or on its GPUs, with this library's order restored.
+"""The engines of faiss: `faiss` finds all neighbours, `faiss-ivf` and `faiss-hnsw` may miss some.
 
 faiss works in float32 and leaves the order of ties open. Here it only proposes candidates: they are measured as
-float64 differences, and a row whose k-th distance is not clearly below the last one faiss returned asks again for
-twice as many. Past `LIMIT` such rows go to the sweep of the engine `exact`. Both engines so give the same neighbours.
+float64 differences, so that reported neighbours are real ones, at their real distances and in the contract's order.
+
+`faiss` (flat; on the CPU, or on its GPUs)
+    A row whose k-th distance is not clearly below the last one faiss returned asks again for twice as many. Past
+    `LIMIT` such rows go to the sweep of the engine `exact`. Both engines so give the same neighbours.
+`faiss-ivf` (IVFFlat, on the CPU)
+    4 sqrt(N) lists, the next power of two above, and at least 39 rows to each (below that faiss's k-means complains),
+    trained on 64 rows per list with faiss's own fixed seed; 8 lists are searched, and one more for every 4 neighbours.
+    Of the mutual pairs among 200,000 x 768 realistic rows this found .993 (.989 with 4 lists; .988 with 1789 of them).
+`faiss-hnsw` (HNSWFlat, on the CPU)
+    32 edges per row, 80 candidates while building, 64 or 4 k while searching. Several threads build a slightly
+    different graph each time.
+
+All hold a float32 copy of the rows. Sets below `SMALLEST` rows are always searched flat.
 
 faiss is imported here and nowhere else, after torch (the other order has crashed processes), and no GPU function is
 called unless `get_num_gpus()` reports one: without a driver such a call ends the process, not the function.
@@ -10,11 +22,11 @@ called unless `get_num_gpus()` reports one: without a driver such a call ends th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -27,6 +39,9 @@ ROW_TILE = 4096
 LIMIT = 1024
 GPU_LIMIT = 2048  # neighbours that faiss finds on a GPU at once; for more it raises an error
 SPARE = 6
+SMALLEST = 1000
+ROWS_PER_LIST = 39
+TRAINING_ROWS = 64
 DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss")
 
 
@@ -78,53 +93,90 @@ def require_faiss(engine: str) -> ModuleType:
 
 def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices (Q, k) and distances (Q, k), by the contract."""
-    faiss = require_faiss("faiss")
+
+    def build(faiss: Any, _: Frame) -> Any:
+        index = faiss.IndexFlatL2(asked.base.shape[1])
+        if _gpus(faiss) > 0 and max(asked.k + asked.within + SPARE, 2 * LIMIT) <= GPU_LIMIT:
+            index = faiss.index_cpu_to_all_gpus(index)
+        return index
+
+    return _search("faiss", build, asked)
+
+
+def search_ivf(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows by inverted lists; by the contract, but neighbours may be missing."""
+
+    def build(faiss: Any, frame: Frame) -> Any:
+        n, width = asked.base.shape
+        lists = min(1 << int(4 * n**0.5).bit_length(), n // ROWS_PER_LIST)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, lists)
+        index.nprobe = min(lists, 8 + asked.k // 4)
+        at = torch.linspace(0, n - 1, min(n, TRAINING_ROWS * lists), dtype=torch.float64, device=asked.base.device)
+        index.train(frame.centre_rows(asked.base[at.long()], torch.float32).cpu().numpy())
+        return index
+
+    return _search("faiss-ivf", build, asked)
+
+
+def search_hnsw(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Near rows by a graph; by the contract, but neighbours may be missing."""
+
+    def build(faiss: Any, _: Frame) -> Any:
+        index = faiss.IndexHNSWFlat(asked.base.shape[1], 32)
+        index.hnsw.efConstruction = 80
+        index.hnsw.efSearch = max(64, 4 * asked.k)
+        return index
+
+    return _search("faiss-hnsw", build, asked)
+
+
+def _search(name: str, build: Callable[[Any, Frame], Any], asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Build an index, ask it, measure what it proposes; rows that are not decided ask for twice as many.
+
+    By the flat index a row is decided when nothing else can be nearer, by the others when it has k neighbours.
+    """
+    faiss, flat = require_faiss(name), name == "faiss"
     queries, base, k = asked.queries, asked.base, asked.k
+    n, width = base.shape
+    if n < SMALLEST and not flat:
+        return search(asked)
     indices, distances = asked.no_neighbors()
-    if not len(queries) or not len(base):
+    if not len(queries) or not n:
         return indices, distances
     frame = Frame(base, queries)
-    centred = frame.centre_rows(base, torch.float32)
-    count = k + asked.within + SPARE
-    index = _flat_index(faiss, centred.cpu().numpy(), max(count, 2 * LIMIT))
-    largest = float(squared_norms(centred).max())
+    index = build(faiss, frame)
+    largest, silent = 0.0, not asked.progress
+    for start in tqdm(range(0, n, ROW_TILE), desc=f"index ({name})", disable=silent):
+        part = frame.centre_rows(base[start : start + ROW_TILE], torch.float32)
+        index.add(part.cpu().numpy())
+        largest = max(largest, float(squared_norms(part).max()))
     pending = torch.arange(len(queries), device=base.device)
-    with tqdm(total=len(queries), desc="neighbours (faiss)", unit="row", disable=not asked.progress) as bar:
+    ask, most = min(n, k + asked.within + SPARE), min(n, LIMIT if flat else max(LIMIT, 2 * k))
+    with tqdm(total=len(queries), desc=f"neighbours ({name})", unit="row", disable=silent) as bar:
         while len(pending):
             undecided = []
-            ask = min(count, len(base))
             for start in range(0, len(pending), ROW_TILE):
                 rows = pending[start : start + ROW_TILE]
-                tile = centred[rows] if asked.within else frame.centre_rows(queries[rows], torch.float32)
+                tile = frame.centre_rows(queries[rows], torch.float32)
                 squared, found = (
                     torch.from_numpy(part).to(base.device) for part in index.search(tile.cpu().numpy(), ask)
                 )
-                # Everything faiss did not return is at least as far as the last it did, less both errors.
-                norms = squared_norms(tile)
-                beyond = squared[:, -1].double() - slack(base.shape[1], torch.float32) * (norms + largest)
-                beyond -= underflow(torch.float32, base.shape[1])
-                beyond = lower_distances(beyond, base.shape[1], frame.scale).to(distances.dtype)
-                if ask == len(base):
-                    beyond.fill_(torch.inf)
-                found = asked.drop(rows, found)
-                indices[rows], distances[rows] = _exact.measure(asked, rows, found, frame.scale)
-                decided = beyond > distances[rows, -1]
-                decided |= torch.isinf(beyond)
+                indices[rows], distances[rows] = _exact.measure(asked, rows, asked.drop(rows, found), frame.scale)
+                if flat:
+                    # Everything faiss did not return is at least as far as the last it did, less both errors.
+                    off = slack(width, torch.float32) * (squared_norms(tile) + largest) + underflow(
+                        torch.float32, width
+                    )
+                    beyond = lower_distances(squared[:, -1].double() - off, width, frame.scale).to(distances.dtype)
+                    decided = (beyond > distances[rows, -1]) | torch.isinf(beyond) | (ask == n)
+                else:
+                    decided = indices[rows, -1] >= 0
                 undecided.append(rows[~decided])
                 bar.update(int(decided.sum()))
             pending = torch.cat(undecided)
-            if count >= LIMIT:
+            if ask >= most:
                 break
-            count *= 2
-    if len(pending):
+            ask = min(2 * ask, n)
+    if flat and len(pending):
         _exact.sweep(asked, pending, indices, distances, frame)
     return indices, distances
-
-
-def _flat_index(faiss: Any, rows: np.ndarray[Any, np.dtype[np.float32]], most: int) -> Any:
-    """A flat L2 index of `rows` for at most `most` neighbours, on all GPUs when faiss sees any and they can."""
-    index = faiss.IndexFlatL2(rows.shape[1])
-    if _gpus(faiss) > 0 and most <= GPU_LIMIT:
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(rows)
-    return index

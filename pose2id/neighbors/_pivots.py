@@ -39,7 +39,6 @@ SMALLEST = 5000
 LARGEST_K = 64
 WIDEST = 65_536
 """Sums of so many products of two codes still fit into int32."""
-
 MEMBERSHIPS = 5
 PIVOTS_PER_ROOT = 20
 ROWS_PER_PIVOT = 16
@@ -49,7 +48,6 @@ STEPS = 2
 PROJECTED = 128
 LONGEST = 1024
 SPARE = 1
-
 TILE = 512
 NONE = -(2**30)
 SEED = 0
@@ -70,7 +68,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
         short = _project(codes, generator)
         lists = _nearest(short, _train(short, _count_pivots(n, k), generator), MEMBERSHIPS)
         del short
-        found, score = _join(codes, half, lists, k + SPARE, asked.base_labels, progress=asked.progress)
+        found, score = _join(asked, codes, half, lists, k + SPARE)
     del codes
     indices, distances = asked.no_neighbors()
     for block in row_blocks(n, 2 * found.shape[1]):
@@ -141,9 +139,8 @@ def _train(short: torch.Tensor, count: int, generator: torch.Generator) -> torch
 
 def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Tensor:
     """The `count` nearest pivots of every row, (n, count), nearest first."""
-    groups = min(
-        16, len(pivots) // 8
-    )  # the best entries lie in the groups with the largest maxima, and maxima are cheap
+    # The best entries lie in the columns with the largest maxima over groups, and maxima are cheap.
+    groups = min(16, len(pivots) // 8)
     columns, half = pivots.T, pivots.float().square().sum(dim=1).div_(2).int()
     product = _Product(short.device, TILE * len(pivots))
     nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
@@ -157,15 +154,10 @@ def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Ten
 
 
 def _join(
-    codes: torch.Tensor,
-    half: torch.Tensor,
-    lists: torch.Tensor,
-    keep: int,
-    labels: torch.Tensor | None,
-    *,
-    progress: bool,
+    asked: Search, codes: torch.Tensor, half: torch.Tensor, lists: torch.Tensor, keep: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best `keep` of every row in each of its lists, (n, lists x keep) int32: rows and scores, NONE for no pair."""
+    labels, silent = asked.base_labels, not asked.progress
     n, m = lists.shape
     key = lists * int(lists.max() + 1) + lists.roll(-1, dims=1)  # within a list, by the next pivot
     order = key.flatten().argsort(stable=True)
@@ -173,7 +165,7 @@ def _join(
     score = torch.full((n * m, keep), NONE, dtype=torch.int32, device=codes.device)
     product = _Product(codes.device, (LONGEST + 16) ** 2)
     start = 0
-    for size in tqdm(torch.bincount(lists.flatten()).tolist(), desc="neighbours", unit="list", disable=not progress):
+    for size in tqdm(torch.bincount(lists.flatten()).tolist(), desc="neighbours", unit="list", disable=silent):
         parts = -(-size // LONGEST)
         for part in range(parts):
             place = order[start + size * part // parts : start + size * (part + 1) // parts]

@@ -41,30 +41,15 @@ class Neighbors(Generic[ArrayT]):
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What is asked of an engine: the k nearest rows of `base` for every row of `queries`.
+    """What is asked of an engine: the k nearest rows of `base` for every row of `queries`."""
 
-    Attributes
-    ----------
-    queries : (Q, D) tensor
-        The base itself if `within`.
-    base : (N, D) tensor
-    k : int
-        At least 1.
-    query_labels, base_labels : (Q,) and (N,) int64 tensors, or None
-        Pairs with equal labels do not count.
-    within : bool
-        Query i is row i of the base, and not its own neighbour.
-    progress : bool
-        Show a progress bar.
-    """
-
-    queries: torch.Tensor
-    base: torch.Tensor
-    k: int
-    query_labels: torch.Tensor | None = None
-    base_labels: torch.Tensor | None = None
-    within: bool = False
-    progress: bool = False
+    queries: torch.Tensor  # (Q, D); the base itself if `within`
+    base: torch.Tensor  # (N, D)
+    k: int  # at least 1
+    query_labels: torch.Tensor | None = None  # (Q,) int64; pairs with equal labels do not count
+    base_labels: torch.Tensor | None = None  # (N,) int64
+    within: bool = False  # query i is row i of the base, and not its own neighbour
+    progress: bool = False  # show a progress bar
 
     def no_neighbors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices (Q, k) and distances (Q, k) where nothing is found yet: -1 and inf."""

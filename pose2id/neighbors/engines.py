@@ -28,8 +28,8 @@ ENGINES = {
     "exact": Engine("pose2id.neighbors._exact", "search", exact=True),
     "faiss": Engine("pose2id.neighbors._faiss", "search", exact=True),
     "pivots": Engine("pose2id.neighbors._pivots", "search", exact=False),
-    "faiss-ivf": Engine("pose2id.neighbors._faiss_index", "search_ivf", exact=False),
-    "faiss-hnsw": Engine("pose2id.neighbors._faiss_index", "search_hnsw", exact=False),
+    "faiss-ivf": Engine("pose2id.neighbors._faiss", "search_ivf", exact=False),
+    "faiss-hnsw": Engine("pose2id.neighbors._faiss", "search_hnsw", exact=False),
 }
 """Engines by name. They are imported by name and on use, so that they may import what this module imports."""
 

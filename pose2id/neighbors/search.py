@@ -152,23 +152,13 @@ def find_neighbors(
 
 
 class Entered(NamedTuple):
-    """What `find_entered` gives: the neighbours of the queries, and the base rows that they come close to.
+    """The neighbours of queries as `find_neighbors` gives them, and P pairs, sorted by row, then query."""
 
-    Attributes
-    ----------
-    indices, distances : (Q, k)
-        The nearest rows of the base, as `find_neighbors` gives them.
-    queries, rows : (P,) int64
-        Pairs of a query and a row of the base, sorted by row, then query.
-    lengths : (P,) float32 or float64
-        Their distances.
-    """
-
-    indices: torch.Tensor
-    distances: torch.Tensor
-    queries: torch.Tensor
-    rows: torch.Tensor
-    lengths: torch.Tensor
+    indices: torch.Tensor  # (Q, k)
+    distances: torch.Tensor  # (Q, k)
+    queries: torch.Tensor  # (P,) int64
+    rows: torch.Tensor  # (P,) int64: rows of the base whose k nearest the query enters
+    lengths: torch.Tensor  # (P,): distances of query and row
 
 
 def find_entered(

@@ -155,8 +155,8 @@ def clean(
     poses : sequence of Pose or None, length N
         None where no pose was found.
     quantile : float
-        p, below 0.5: what lies below the p-quantile or above the (1 - p)-quantile is left out, and so is what is
-        nearest to the mean. Quantiles are interpolated linearly between the sorted distances; 0 keeps all.
+        p, below 0.5: what lies below the p-quantile, nearest to the mean, or above the (1 - p)-quantile is left out.
+        Quantiles are interpolated linearly between the sorted distances; 0 keeps all.
     shrinkage : float, optional
         s of `mahalanobis_distances` for all identities; None: the median of their estimates.
     limits : PoseLimits, optional

@@ -58,7 +58,7 @@ def start_from_stable_diffusion(
     revision: str | None = None,
     seed: int = 0,
 ) -> IPGPipeline:
-    """The paper's start: both UNets from Stable Diffusion 1.5, a new pose encoder and a new IFR.
+    """The paper's initialisation: both UNets from Stable Diffusion 1.5, a new pose encoder and a new IFR.
 
     Parameters
     ----------

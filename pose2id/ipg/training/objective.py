@@ -175,15 +175,15 @@ def unused_parameters(unet: UNet2DConditionModel) -> list[str]:
         unet.requires_grad_(True).eval()
         with torch.enable_grad(), record(unet) as bank:
             unet(sample, torch.zeros((), dtype=torch.long, device=first.device), encoder_hidden_states=tokens)
-        reached = _reached(list(bank.values()))
+        used = _find_leaves(list(bank.values()))
     finally:
         unet.train(training)
         for name, parameter in parameters.items():
             parameter.requires_grad_(flags[name])
-    return [name for name, parameter in parameters.items() if id(parameter) not in reached]
+    return [name for name, parameter in parameters.items() if id(parameter) not in used]
 
 
-def _reached(tensors: list[torch.Tensor]) -> set[int]:
+def _find_leaves(tensors: list[torch.Tensor]) -> set[int]:
     """Ids of the leaves that the tensors were computed from, found in the graph without a backward pass."""
     waiting = [tensor.grad_fn for tensor in tensors]
     seen, leaves = set(), set()

@@ -86,7 +86,7 @@ def train(
     Parameters
     ----------
     pipe : IPGPipeline
-        The start; changed in place. Its trained parts become float32.
+        Begins the training; changed in place. Its trained parts become float32.
     records : sequence of Record
     output : path
         A folder: ``checkpoints``, ``losses.csv``, ``sheets``, and at the end ``pipeline`` for
@@ -192,21 +192,14 @@ class Trainer:
     ema: dict[str, torch.Tensor] | None
 
     def __init__(
-        self,
-        pipe: IPGPipeline,
-        records: Sequence[Record],
-        folder: Path,
-        validation: Sequence[Record],
-        accelerator: Accelerator,
+        self, pipe: IPGPipeline, records: list[Record], folder: Path, validation: list[Record], accelerator: Accelerator
     ) -> None:
         self.pipe, self.records, self.folder, self.validation = pipe, records, folder, validation
         self.accelerator, self.device = accelerator, accelerator.device
         for name in ("vae", "identity_encoder"):
             getattr(pipe, name).requires_grad_(False).eval().to(self.device)
         for name in TRAINED:
-            module = getattr(pipe, name).requires_grad_(True).train().to(self.device)
-            if module.dtype != torch.float32:
-                module.float()
+            getattr(pipe, name).requires_grad_(True).train().float().to(self.device)
         self.generator = Generator(pipe)
         unused = {f"reference_unet.{name}" for name in unused_parameters(pipe.reference_unet)}
         self.parameters = {name: value for name, value in self.generator.named_parameters() if name not in unused}

@@ -29,11 +29,9 @@ every E.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from pose2id.arrays import row_blocks
+from pose2id.distances import Frame
 from pose2id.neighbors._int8.machine import allocate_codes
 
 ROTATED = 16
@@ -48,7 +46,7 @@ ALLOWANCE = 160
 
 
 class Rotation:
-    """Rows turned by one orthogonal matrix for every `ROTATED` columns."""
+    """Rows rotated by one orthogonal matrix for every `ROTATED` columns."""
 
     captured = 1.0
     chunk = CHUNK // 8
@@ -70,10 +68,7 @@ class Rotation:
 class Projection:
     """Rows on the main directions of a sample, and the length of what these leave over.
 
-    Attributes
-    ----------
-    captured : float
-        The share of the sample's squared lengths on the main directions.
+    `captured` is the share of the sample's squared lengths on the main directions.
     """
 
     chunk = CHUNK
@@ -129,18 +124,10 @@ def _main_directions(sample: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class Encoder:
-    """The way from rows to codes, made for a set from a sample of it.
+    """The way from rows to codes, made for a set from a sample of it; by a projection if `columns` is given.
 
-    Attributes
-    ----------
-    step : float
-        Distance of neighbouring codes, in the frame.
-    scale : float
-        The power of two between the caller's units and the frame.
-    map : Rotation or Projection
-        A projection if `columns` is given, to so many columns.
-    offset : float
-        How much longer rows are as given than around their mean: the ratio of squared lengths in the sample.
+    `scale` is the power of two between the caller's units and the frame, `step` the distance of neighbouring codes in
+    the frame, `offset` how much longer rows are as given than around their mean: the ratio of squared lengths.
     """
 
     def __init__(
@@ -149,12 +136,7 @@ class Encoder:
         n, self.width = base.shape
         self.level = level
         self.wide = base.dtype == torch.float64
-        largest = 0.0
-        for rows in (base,) if queries is None else (base, queries):
-            for block in row_blocks(*rows.shape):
-                largest = max(largest, *(abs(float(end)) for end in torch.aminmax(rows[block])))
-        exponent = math.frexp(largest)[1]
-        self.scale = math.ldexp(1.0, -max(-1000 if self.wide else -120, min(1000, exponent)))
+        self.scale = Frame(base, queries, centred=False).scale
         count = min(n, 5 * columns if columns else 256)
         sample = base[torch.linspace(0, n - 1, count, dtype=torch.float64, device=base.device).long()]
         sample = (sample if self.wide else sample.float()) * self.scale

@@ -25,34 +25,15 @@ FAST = 10.0
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a search must have for the filter to be used, by measurement.
+    """What a search must have for the filter to be used, by measurement."""
 
-    Attributes
-    ----------
-    smallest : int
-        Rows of the base: below, the float path is as fast.
-    fewest : int
-        Queries, or rows left over by projection codes, that pay for making rotation codes.
-    few : int
-        Up to so many rows that were set aside are swept once more, without a cap.
-    captured : float
-        The share of squared lengths that projection codes must keep.
-    structure : bool
-        Whether a sample must show that codes rule most pairs out.
-    speed : float
-        How many times as fast as float32 numbers codes must be multiplied: some CPUs without VNNI take 30 times as
-        long.
-    columns : int or None
-        Of projection codes, 0 for none; None: by `projection_columns`.
-    """
-
-    smallest: int = 3000
-    fewest: int = 64
-    few: int = 64
-    captured: float = 0.5
-    structure: bool = True
-    speed: float = 1.0
-    columns: int | None = None
+    smallest: int = 3000  # rows of the base: below, the float path is as fast
+    fewest: int = 64  # queries, or rows left over by projection codes, that pay for making rotation codes
+    few: int = 64  # so many rows that were set aside, or fewer, are swept once more, without a cap
+    captured: float = 0.5  # the share of squared lengths that projection codes must keep
+    structure: bool = True  # whether a sample must show that codes rule most pairs out
+    speed: float = 1.0  # of products of codes by that of float32 products; some CPUs without VNNI have 1/30
+    columns: int | None = None  # of projection codes, 0 for none; None: by `projection_columns`
 
 
 THRESHOLDS = Thresholds()
@@ -66,22 +47,12 @@ def projection_columns(n: int, width: int, k: int, speed: float) -> int:
 
 @dataclass
 class Found:
-    """What a search found.
+    """What a search found."""
 
-    Attributes
-    ----------
-    indices, distances : (Q, k)
-        By the contract, for rows that are not left over.
-    left : (Q,) bool
-        Rows that could not be decided here.
-    farthest : (N,) float64, or None
-        Distances to the farthest rows, where these were asked for and products help to choose them.
-    """
-
-    indices: torch.Tensor
-    distances: torch.Tensor
-    left: torch.Tensor
-    farthest: torch.Tensor | None = None
+    indices: torch.Tensor  # (Q, k), by the contract, for rows that are not left over
+    distances: torch.Tensor  # (Q, k)
+    left: torch.Tensor  # (Q,) bool: rows that could not be decided here
+    farthest: torch.Tensor | None = None  # (N,) float64, where asked for and where products help to choose
 
     def take(self, sweep: Sweep) -> None:
         """Take over what a sweep has decided."""

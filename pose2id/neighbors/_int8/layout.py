@@ -49,9 +49,8 @@ def sort_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> 
     """
     n, device = len(codes), codes.device
     if n < GROUP:
-        return _arrange(
-            codes, half, error, torch.nn.functional.pad(torch.arange(n, device=device), (0, -n % GROUP), value=-1)
-        )
+        order = torch.nn.functional.pad(torch.arange(n, device=device), (0, -n % GROUP), value=-1)
+        return _arrange(codes, half, error, order)
     generator = torch.Generator("cpu").manual_seed(0)
     pivots = torch.randperm(n, generator=generator, device="cpu")[: min(PIVOTS, n // 8 * 8)].to(device)
     near = (torch._int_mm(codes[pivots], codes[pivots].T) - half[pivots]).cpu().numpy()

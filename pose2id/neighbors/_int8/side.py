@@ -27,12 +27,8 @@ NO_PAIR = 2**30
 class Side:
     """One of the two sets of a sweep: its codes and what is known of its rows so far.
 
-    Attributes
-    ----------
-    bounds : (n, k) float64
-        Upper bounds of the distances to k different rows, in the frame; the last column is t of (3).
-    set_aside : (n,) bool
-        Rows that collected too many pairs: they are not searched here. Padding is set aside from the start.
+    `bounds` (n, k) are upper bounds of the distances to k different rows, in the frame; the last column is t of (3).
+    Rows that collected too many pairs are `set_aside` (n,), and not searched here; padding is from the start.
     """
 
     def __init__(self, codes: Codes, labels: torch.Tensor | None, k: int) -> None:

@@ -60,17 +60,21 @@ class Sweep:
         left, right = self.left, self.right
         rows, columns = left.tiles[first], right.tiles[second]
         a, b = rows.stop - rows.start, columns.stop - columns.start
-        tile = self.product[: a * b].view(a, b)
-        torch._int_mm(left.codes.codes[rows], right.codes.codes[columns].T, out=tile)
-        tile -= right.codes.half[columns]
-        tile -= left.codes.half[rows][:, None]
-        if left.labels is not None and right.labels is not None:
-            tile.masked_fill_(left.labels[rows][:, None] == right.labels[columns], 2 * NONE)
+        tile = self._products(rows, columns, self.product[: a * b].view(a, b))
         if left is right:
             if first == second:
                 tile.fill_diagonal_(2 * NONE)
         elif self.within:
             tile.masked_fill_(left.codes.order[rows][:, None] == right.codes.order[columns], 2 * NONE)
+        return tile
+
+    def _products(self, rows: slice | torch.Tensor, columns: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The products c of rows of the left side and columns of the right; 2 NONE for pairs with equal labels."""
+        left, right = self.left, self.right
+        tile = torch._int_mm(left.codes.codes[rows], right.codes.codes[columns].T, out=out)
+        tile.sub_(right.codes.half[columns]).sub_(left.codes.half[rows][:, None])
+        if left.labels is not None and right.labels is not None:
+            tile.masked_fill_(left.labels[rows][:, None] == right.labels[columns], 2 * NONE)
         return tile
 
     def run(self, farthest: Farthest | None = None, *, progress: bool = False) -> None:
@@ -153,12 +157,9 @@ class Sweep:
         at = (~left.set_aside).nonzero().flatten()
         count = max(32, min(128, 2**24 // len(right.codes.order)))
         at = at[torch.linspace(0, len(at) - 1, count, dtype=torch.float64, device=at.device).long()]
-        table = torch._int_mm(left.codes.codes[at], right.codes.codes.T)
-        table.sub_(right.codes.half).sub_(left.codes.half[at][:, None])
+        table = self._products(at, slice(None))
         if self.within:
             table.masked_fill_(left.codes.order[at][:, None] == right.codes.order, 2 * NONE)
-        if left.labels is not None and right.labels is not None:
-            table.masked_fill_(left.labels[at][:, None] == right.labels, 2 * NONE)
         error = left.codes.error[at]
         radius = left.bounds[at, -1]
         if not self.limited:
