@@ -22,8 +22,8 @@ def check_parameters(
     return numbers
 
 
-def take_generated(generated: Any, rows: torch.Tensor, kind: Kind) -> list[torch.Tensor]:
-    """`generated` in any of its three forms as a list of (N, D) tensors to be averaged."""
+def take_generated(generated: Any, rows: torch.Tensor, kind: Kind, name: str = "features") -> list[torch.Tensor]:
+    """`generated` in any of its three forms as a list of (N, D) tensors to be averaged; `name` is that of `rows`."""
     n, width = rows.shape
     wanted = f"({n}, M, {width}) or ({n}, {width}), or be a sequence of M arrays ({n}, {width})"
     if isinstance(generated, list | tuple):
@@ -32,14 +32,14 @@ def take_generated(generated: Any, rows: torch.Tensor, kind: Kind) -> list[torch
         tensors = []
         for m, array in enumerate(generated):
             tensor, other = take_features(array, f"generated[{m}]")
-            check_same_kind(kind, other, ("features", f"generated[{m}]"))
+            check_same_kind(kind, other, (name, f"generated[{m}]"))
             if tensor.shape != rows.shape:
                 raise ValueError(f"generated must have shape {wanted}, received {tuple(tensor.shape)} at position {m}")
             tensors.append(tensor)
         return tensors
     shape = "(N, D)" if getattr(generated, "ndim", 3) == 2 else "(N, M, D)"
     tensor, other = take_features(generated, "generated", shape)
-    check_same_kind(kind, other, ("features", "generated"))
+    check_same_kind(kind, other, (name, "generated"))
     if tensor.shape[0] != n or tensor.shape[-1] != width:
         raise ValueError(f"generated must have shape {wanted}, received {tuple(tensor.shape)}")
     if tensor.ndim == 2:

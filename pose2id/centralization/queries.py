@@ -76,7 +76,7 @@ def centralize_queries(
     check_same_kind(kind, other, ("query", "gallery"))
     if rows.shape[1] != items.shape[1]:
         raise ValueError(f"query and gallery must have equal D, received {tuple(rows.shape)} and {tuple(items.shape)}")
-    averaged = [] if generated is None else take_generated(generated, rows, kind)
+    averaged = [] if generated is None else take_generated(generated, rows, kind, "query")
 
     base = prepare_gallery(items, work_dtype(torch.promote_types(rows.dtype, items.dtype)), normalize=normalize)
     radius = gallery_radius(base, k2, engine=engine, progress=progress)
@@ -98,8 +98,8 @@ def gallery_radius(gallery: torch.Tensor, k2: int, *, engine: str = "auto", prog
 
     inf where the gallery has fewer than k2 other rows, -inf for k2 = 0.
     """
-    if not k2:
-        return gallery.new_full((len(gallery),), float("-inf"))
+    if not 0 < k2 < len(gallery):
+        return gallery.new_full((len(gallery),), float("inf" if k2 else "-inf"))
     return find_neighbors(gallery, gallery, k2, within=True, engine=engine, progress=progress)[1][:, k2 - 1]
 
 
@@ -121,10 +121,11 @@ def pull_toward(
     def take(at: torch.Tensor) -> torch.Tensor:
         return gallery.index_select(0, at).double()
 
+    k1 = min(k1, len(gallery))
     out = torch.empty(queries.rows.shape, dtype=queries.rows.dtype, device=queries.rows.device)
     searched = queries.write(torch.empty(out.shape, dtype=gallery.dtype, device=out.device), progress=progress)
     counted = torch.full((len(out), k1), -1, dtype=torch.int64, device=out.device)
-    if k1 and len(gallery) and len(searched):
+    if k1 and len(searched):
         near, distances = find_neighbors(searched.to(gallery.dtype), gallery, k1, engine=engine, progress=progress)
         counted[queries.nonzero] = torch.where((near >= 0) & (distances <= radius[near.clamp(min=0)]), near, -1)
     del searched
