@@ -1,4 +1,4 @@
-"""Distances between rows, twice: fast products with a bound on their error, and exact ones for chosen pairs.
+"""Distances between rows, fast with a bound on their error, and exact for chosen pairs; rows of unit length.
 
 A tile of distances comes from a matrix product, |q|² + |g|² - 2 q.g, which loses digits where rows are close
 together. So the product is only ever used to say which pairs *cannot* matter; those that can are computed again

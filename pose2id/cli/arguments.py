@@ -157,7 +157,7 @@ def _add_generate(commands: Any) -> None:
     ):
         words += f" (default: the weights' own, {released} as released, {tiny} for tiny)"
         generate.add_argument(f"--{name}", type=kind, help=words)
-    generate.add_argument("--dtype", choices=DTYPES, help="(default: float16 on CUDA, else float32)")
+    generate.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float16 on CUDA, else float32)")
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
     generate.add_argument("--batch-size", type=int, default=8, help="pictures at once (default 8)")
     generate.add_argument(
@@ -217,7 +217,7 @@ def _add_synthetic(commands: Any) -> None:
     )
     output = synthetic.add_mutually_exclusive_group(required=True)
     output.add_argument("-o", "--output", metavar="OUT", help="folder to write")
-    output.add_argument("folder", metavar="OUT", nargs="?", help="the same")
+    output.add_argument("folder", metavar="OUT", nargs="?", help="the same as -o OUT")
     for name, default, words in (
         ("ids", 500, "identities"),
         ("seed", 0, "of the world"),

@@ -1,4 +1,4 @@
-"""Counting: the rank of a match is one more than the number of items before it, so no list is sorted.
+"""Counting: the ranks of matches without sorting, each one more than the number of items before it.
 
 Only wrong items are counted, and only those that may stand before the last match of their query: of good features,
 one in forty. A tile of scores says of most of them, surely, which matches they stand before; the pairs whose order it

@@ -1,6 +1,6 @@
-"""Protocols: which gallery items are junk for a query and which are right, and what CMC counts, by labels alone.
+"""Protocols: which gallery items are junk for a query (the camera rule), which are right, and what CMC counts.
 
-Nothing here imports torch.
+Labels alone decide it. Nothing here imports torch.
 """
 
 from __future__ import annotations

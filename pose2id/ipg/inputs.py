@@ -1,4 +1,4 @@
-"""What the generator is given: arguments checked, pictures as tensors, keys as the noise that pictures begin as."""
+"""What the generator is given: arguments checked, pictures as tensors, the initial noise by seed and keys."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From a configuration to a trained generator: connects data sets, encoder and training.
 
-This is the body of ``pose2id ipg-train``. A configuration is a TOML file with four tables: ``[data]`` and ``[model]``,
-described in `pose2id.ipg.training.configuration`, ``[training]`` and ``[[stages]]``, described at
+This is the body of ``pose2id train generator``. A configuration is a TOML file with four tables: ``[data]`` and
+``[model]``, described in `pose2id.ipg.training.configuration`, ``[training]`` and ``[[stages]]``, described at
 `pose2id.ipg.training.read_settings`. `records` are made of the first, the `models` of the second.
 """
 

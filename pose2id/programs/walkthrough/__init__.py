@@ -1,9 +1,9 @@
 """The whole method on synthetic pedestrians: generate, centralize, the tables of the paper, pictures.
 
-The generator is one that ``pose2id ipg-train`` made of ``data/tiny.toml``. People, pictures and cameras are drawn by a
-program (`pose2id.synthetic`), and the generator was trained on other people of the same world. So the
-numbers show how the parts of the method work together; they say nothing about how much it brings on
-photographs. Nothing is printed here; the command line prints.
+The generator is one that ``pose2id train generator`` made of ``data/tiny.toml``. People, pictures and cameras are drawn
+by a program (`pose2id.synthetic`), and the generator was trained on other people of the same world. So the numbers show
+how the parts of the method work together; they say nothing about how much it brings on photographs. Nothing is printed
+here; the command line prints.
 """
 
 from __future__ import annotations
