@@ -307,6 +307,19 @@ def test_float_products_give_what_int8_products_give(pivots):
     np.testing.assert_array_equal(fast.indices, slow.indices)
 
 
+def test_pivots_without_slow_int8_products_find_the_same(pivots):
+    """As on CPUs without VNNI: float32 products of so few columns are the same whole numbers."""
+    x = F32.make(people(2000, 300))
+    pivots.setattr(machine, "largest_code", lambda _: 63)
+    pivots.setattr(machine, "code_speed", lambda _: 4.0)
+    fast = knn_graph(x, 3, engine="pivots")
+    pivots.setattr(machine, "code_speed", lambda _: 0.03)
+    pivots.delattr(torch, "_int_mm")
+    slow = knn_graph(x, 3, engine="pivots")
+    np.testing.assert_array_equal(slow.indices, fast.indices)
+    np.testing.assert_array_equal(slow.distances, fast.distances)
+
+
 @pytest.mark.parametrize("n", [37, 512, 1300])
 @pytest.mark.parametrize("count", [1, 4])
 def test_nearest_pivots(n, count):

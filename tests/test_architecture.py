@@ -177,6 +177,38 @@ def test_a_circle_is_found(late: str) -> None:
     assert circles(sources) == [members]
 
 
+# The imports that stand inside functions, each with its reason; anything else stands at the top of its module.
+LATE_IMPORTS = {
+    ("pose2id.datasets.folders", "scipy.io"),  # for one kind of list file; readers load no scipy for the others
+    ("pose2id.ipg.weights.conversion", "pose2id.ipg.weights"),  # loading needs diffusers, the list of weights does not
+    ("pose2id.neighbors._faiss", "faiss"),  # optional, and only after torch
+}
+
+
+def late_imports(source: str) -> set[str]:
+    """What `source` imports inside functions, by the names of the modules."""
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    found.add("." * node.level + (node.module or ""))
+    return found
+
+
+def test_imports_stand_at_the_top() -> None:
+    sources = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    assert {(module, name) for module, source in sources.items() for name in late_imports(source)} == LATE_IMPORTS
+
+
+def test_a_late_import_is_found() -> None:
+    assert late_imports(
+        "import one\nclass A:\n    def f(self):\n        if True:\n            from two.x import y"
+    ) == {"two.x"}
+
+
 def optional_imports(source: str) -> set[str]:
     """Packages of ONE_FILE that `source` imports, by a statement or by `require`."""
     found = set()

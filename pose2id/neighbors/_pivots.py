@@ -212,18 +212,21 @@ def _measure(
 
 
 class _Product:
-    """Products of codes into one buffer; in float32 where int8 products cannot be used.
+    """Products of codes into one buffer; in float32 where int8 products cannot be used, or are slower and no better.
 
     The left operand must hold its rows, the right one its columns in one piece: CUDA has int8 products for that alone.
     """
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self.exact = machine.largest_code(device.type) > 0
+        level = machine.largest_code(device.type)
+        # Sums of so many products are whole numbers that float32 holds.
+        self.narrow = 2**24 // level**2 if level and machine.code_speed(device.type) < 1 else 0
+        self.exact = level > 0
         self.out = torch.empty(size, dtype=torch.int32, device=device)
 
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         out = self.out[: len(left) * right.shape[1]].view(len(left), right.shape[1])
-        if self.exact:
+        if self.exact and left.shape[1] > self.narrow:
             return torch._int_mm(left, right, out=out)
         return out.copy_(left.float() @ right.float())
 
