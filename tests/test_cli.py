@@ -658,6 +658,17 @@ def test_choices_are_those_there_are():
     assert all(getattr(torch, name).is_floating_point for name in choices.DTYPES)
 
 
+@pytest.mark.parametrize(
+    "command", [("demo", "--generate"), ("generate", "x", "-o", "y"), ("train", "generator", "x", "-o", "y")]
+)
+def test_what_draws_says_how_to_install_what_is_missing(capsys, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for module in ("walkthrough", "generate", "train"):
+        monkeypatch.delitem(sys.modules, f"pose2id.cli.{module}", raising=False)
+    message = refuse(capsys, *command)
+    assert re.fullmatch(r"pose2id \w+ needs PIL, which is .*: pip install .*'pose2id\[ipg\]'", message), message
+
+
 def parsers(parser):
     """The parser and those of its commands, with the words that call them."""
     yield "", parser

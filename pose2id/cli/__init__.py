@@ -16,6 +16,9 @@ from pose2id.cli.arguments import build_parser
 from pose2id.errors import one_line
 from pose2id.ipg import require_packages
 
+NEED_GENERATOR = ("generate", "train", "walkthrough")
+"""Modules here that import the generator, and so what the extra `ipg` installs."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0; 1 where some inputs were skipped; 2 for bad input)."""
@@ -26,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose:
             logging.basicConfig(format="%(name)s: %(message)s")
             logging.getLogger("pose2id").setLevel(logging.INFO)
-        if arguments.needs_generator:
-            require_packages(command)
         arguments.progress = not arguments.quiet and sys.stderr.isatty()
         module, _, function = arguments.run.partition(":")
+        if module in NEED_GENERATOR:
+            require_packages(command)
         code: int = getattr(import_module(f"pose2id.cli.{module}"), function)(arguments) or 0
         sys.stdout.flush()
     except (ValueError, TypeError, ImportError, OSError, MemoryError, FloatingPointError) as error:

@@ -168,7 +168,7 @@ def _add_generate(commands: Any) -> None:
         "released code reads it",
     )
     generate.add_argument("--sheet", action="store_true", help="also OUT/sheets/<reference>.png: all poses at a glance")
-    _add_common(generate, "generate:run", needs_generator=True)
+    _add_common(generate, "generate:run")
 
 
 def _add_weights(commands: Any) -> None:
@@ -208,7 +208,7 @@ def _add_train(commands: Any) -> None:
     for parser in (generator, alias):
         parser.add_argument("config", metavar="CONFIG", help="TOML file; see the documentation page Training")
         parser.add_argument("-o", "--output", metavar="OUT", required=True, help="folder of the run")
-        _add_common(parser, "train:run_generator", needs_generator=True)
+        _add_common(parser, "train:run_generator")
 
 
 def _add_synthetic(commands: Any) -> None:
@@ -235,16 +235,14 @@ def _add_synthetic(commands: Any) -> None:
     _add_common(synthetic, "synthetic:run")
 
 
-def _add_common(
-    parser: argparse.ArgumentParser, run: str, *, as_json: bool = False, needs_generator: bool = False
-) -> None:
+def _add_common(parser: argparse.ArgumentParser, run: str, *, as_json: bool = False) -> None:
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no progress bars (there are none without a terminal)"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
-    parser.set_defaults(run=run, needs_generator=needs_generator)
+    parser.set_defaults(run=run)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
