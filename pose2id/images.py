@@ -190,7 +190,7 @@ def draw_sheet(
     pen = drawing.Draw(sheet)
     for line, texts in enumerate(labels or ()):
         for column, text in enumerate(texts):
-            for number, words in enumerate(textwrap.wrap(text, width // LETTER_WIDTH)[:LABEL_LINES]):
+            for number, words in enumerate(textwrap.wrap(text, max(1, width // LETTER_WIDTH))[:LABEL_LINES]):
                 place = column * width + 2, line * (height + room) + height + 2 + number * LINE_HEIGHT
                 pen.text(place, words, fill="black")
     return sheet

@@ -66,3 +66,7 @@ def test_labels_are_written_below_their_pictures():
     assert rows[~first].min() >= 128 + 64
     assert columns[~first].max() < 96
     assert rows[~first].max() >= 128 + 64 + 50  # five lines
+
+
+def test_a_label_on_pictures_narrower_than_a_letter():
+    assert draw_sheet([[np.zeros((2, 2, 3), np.uint8)]], (4, 8), labels=[["ab"]]).width == 4
