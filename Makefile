@@ -1,19 +1,34 @@
 # Every target makes its own environment in .venv first; nothing else needs to be installed but Python and pip.
 PYTHON ?= python3
 
+SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VENV := .venv
-BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(SCRIPTS)
+OLDEST := .venv-oldest
+OLDEST_BIN := $(OLDEST)/$(SCRIPTS)
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint docs bench
+.PHONY: demo test test-oldest lint docs bench
 
 demo: $(READY)
 	$(BIN)/pose2id demo
 	$(BIN)/pose2id demo --generate --people 5
 
+# A process for each core, each of one thread.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# The quick tests with the oldest versions that pyproject.toml allows; those have wheels for Python 3.11.
+test-oldest: export OMP_NUM_THREADS = 1
+test-oldest: export UV_TORCH_BACKEND ?= cpu
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST_BIN)/python -m pip --disable-pip-version-check --quiet install uv
+	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct \
+		--only-binary :all: --no-binary pose2id --editable '.[completion,faiss-cpu,ipg,plots,poses]' --group test
+	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

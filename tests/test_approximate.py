@@ -12,9 +12,9 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from reference.neighbors import distance_matrix, knn
-from test_engines import StandIn, put
+from support.arrays import ArrayKind, as_float64
+from support.faiss import StandIn, put
 
 from pose2id import MissingExtraError, centralize, knn_graph
 from pose2id.neighbors import ENGINES, _exact, _faiss, _pivots, choose_engine, engines, find_neighbors

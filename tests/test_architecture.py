@@ -1,8 +1,9 @@
-"""The direction of imports: reads every import statement of the package, also those inside functions."""
+"""The direction of imports: reads every import statement of the package and of the tests, also inside functions."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -354,3 +355,25 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
 )
 def test_an_allowed_import_is_not_reported(module: str, is_package: bool, source: str) -> None:
     assert violations(source, module, is_package, known=KNOWN) == []
+
+
+# What tests share stands in tests/support, tests/reference and the fixtures of conftest.py.
+TESTS = sorted(Path(__file__).parent.glob("**/*.py"))
+
+
+def imported_tests(source: str) -> list[str]:
+    """Lines that import a test file or conftest, those of programs that a test holds as text included."""
+    return re.findall(r"^\s*(?:from|import)\s+(?:\.|tests\.)?(?:test_\w+|conftest)\b.*", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_no_test_imports_another(path: Path) -> None:
+    assert imported_tests(path.read_text(encoding="utf-8")) == []
+
+
+def test_an_import_of_a_test_is_found() -> None:
+    for name in ("test_engines", "conftest", ".test_engines", "tests.test_engines"):
+        assert imported_tests(f"import os\nfrom {name} import put\n") == [f"from {name} import put"]
+        assert imported_tests(f"def late():\n    import {name} as other\n")
+        assert imported_tests(f'PROGRAM = """\nimport {name}\n"""\n')
+    assert imported_tests("import testing\nfrom support.faiss import put\nfrom pose2id.tables import test_x\n") == []

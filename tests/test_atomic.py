@@ -1,6 +1,6 @@
 """Files and folders whole or not at all: killed at every step, interrupted, two at once; and locks.
 
-This file is also a program, the one that is killed: see `drive`.
+This file is also a program: the one that is killed, see `drive`, and one of several at once, see `write_often`.
 """
 
 import json
@@ -354,22 +354,16 @@ def test_two_writers_wait_for_each_other(tmp_path, kind):
     assert names(tmp_path) == ["x"]
 
 
-WRITE_OFTEN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-from test_atomic import PUT, clear_leftovers
-for number in range(30):
-    PUT[{kind!r}](Path({target!r}), str({number} * 1000 + number).encode() * 1000, overwrite=True)
-    clear_leftovers(Path({target!r}).parent)
-"""
+def write_often(target, kind, start):
+    for number in range(30):
+        PUT[kind](target, f"{start}{number:03}".encode() * 1000, overwrite=True)
+        clear_leftovers(target.parent)
 
 
 def test_several_processes_at_once(tmp_path, kind):
     """Readers see whole contents only; between the two renames of a folder they may see none."""
-    here, target = str(Path(__file__).parent), str(tmp_path / "x")
-    programs = [WRITE_OFTEN.format(here=here, kind=kind, target=target, number=number) for number in range(3)]
-    processes = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    command = [sys.executable, __file__, "write_often", str(tmp_path / "x"), kind]
+    processes = [subprocess.Popen([*command, str(number)]) for number in range(3)]
     while any(process.poll() is None for process in processes):
         if kind == "file" and (tmp_path / "x").exists():
             content = held(tmp_path / "x")
@@ -502,7 +496,7 @@ def drive_case(folder, name, kind, before, options):
 @posix
 def test_killed_at_every_step(tmp_path, kind):
     # In a program of its own: a process with more than one thread cannot be forked safely.
-    command = [sys.executable, __file__, str(tmp_path), kind]
+    command = [sys.executable, __file__, "drive", str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
@@ -618,4 +612,5 @@ def test_sync(tmp_path):
 
 
 if __name__ == "__main__":
-    drive(Path(sys.argv[1]), sys.argv[2])
+    program, path, *arguments = sys.argv[1:]
+    {"drive": drive, "write_often": write_often}[program](Path(path), *arguments)

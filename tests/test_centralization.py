@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import arrays, centralize, knn_graph
 

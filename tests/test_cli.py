@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import types
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_engines import STATES, faiss_state  # noqa: F401  a fixture
+from support.faiss import STATES
 
 import pose2id
 from pose2id import centralize, evaluate, evaluate_features, id_density, rerank
@@ -24,7 +24,8 @@ from pose2id.cli.arguments import DEMO_FOLDER, build_parser
 from pose2id.cli.doctor import read_extras
 from pose2id.evaluation import METRICS, PROTOCOLS
 from pose2id.ipg.folders import LAYOUTS
-from pose2id.neighbors import ENGINES, choose_engine
+from pose2id.neighbors import ENGINES, _exact, choose_engine
+from pose2id.neighbors.engines import Engine
 from pose2id.programs import demo
 
 RNG = np.random.default_rng(0)
@@ -155,14 +156,24 @@ def test_centralize_with_faiss(capsys):
     np.testing.assert_array_equal(load("out.npz")["features"], centralize(QUERY["features"]))
 
 
-@pytest.mark.parametrize("engine", ["pivots", "faiss-ivf", "faiss-hnsw"])
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if not engine.exact])
 @pytest.mark.usefixtures("here")
-def test_centralize_with_approximate_engines(capsys, engine):
-    """On so few rows they miss nothing."""
-    if engine.startswith("faiss"):
-        pytest.importorskip("faiss")
+def test_centralize_with_approximate_engines(capsys, monkeypatch, engine):
+    """The engine that is named is the one that is asked, and what it finds is what is added."""
+    asked = []
+
+    def search(search):
+        asked.append(engine)
+        indices, distances = _exact.search(search)
+        return indices.roll(1, 0), distances  # of another row: as no other engine answers
+
+    monkeypatch.setitem(sys.modules, "rolling", SimpleNamespace(search=search))
+    monkeypatch.setitem(ENGINES, engine, Engine("rolling", "search", exact=False))
     run(capsys, "centralize", "query.npz", "-o", "out.npz", "--engine", engine)
-    np.testing.assert_array_equal(load("out.npz")["features"], centralize(QUERY["features"]))
+    written = load("out.npz")["features"]
+    assert asked == [engine]
+    np.testing.assert_array_equal(written, centralize(QUERY["features"], engine=engine))
+    assert np.abs(written - centralize(QUERY["features"])).max() > 0.01
 
 
 @pytest.mark.usefixtures("here")
@@ -901,7 +912,7 @@ def short(here, monkeypatch):
 
     monkeypatch.setattr(demo, "run_demo", lambda data, progress: run_demo(data, settings=SETTINGS, progress=progress))
     monkeypatch.setattr(demo, "draw_pictures", draw)
-    monkeypatch.setitem(sys.modules, "matplotlib", types.ModuleType("matplotlib"))
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
     return here
 
 
@@ -976,7 +987,7 @@ def test_doctor_knows_the_extras():
     assert {extra: set(packages) for extra, packages in read_extras().items()} == declared
 
 
-def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
+def test_doctor_as_json(capsys, faiss_state):
     works, words = faiss_state
     found = json.loads(run(capsys, "doctor", "--json"))
     assert found["pose2id"] == pose2id.__version__
@@ -994,7 +1005,7 @@ def test_doctor_as_json(capsys, faiss_state):  # noqa: F811
     assert {extra: list(packages) for extra, packages in found["extras"].items()} == read_extras()
 
 
-def test_doctor_as_text(capsys, faiss_state):  # noqa: F811
+def test_doctor_as_text(capsys, faiss_state):
     works, words = faiss_state
     lines = run(capsys, "doctor").splitlines()
     for name in ("faiss     ", "faiss-ivf ", "faiss-hnsw"):
@@ -1059,7 +1070,7 @@ def test_doctor_says_what_to_install(capsys, monkeypatch, installed, extra, word
 
 
 def test_doctor_covers_every_state():
-    """The states of test_engines hold those that users met."""
+    """The states of support/faiss.py hold those that users met."""
     names = {state.__name__.removeprefix("state_") for state in STATES}
     assert {"missing", "runtime_error", "empty_namespace", "both_wheels", "cpu"} <= names
 

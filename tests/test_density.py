@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind
 from reference import density as reference
+from support.arrays import ArrayKind
 
 from pose2id import arrays, centralize, id_density
 

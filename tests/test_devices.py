@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from conftest import as_float64
+from support.arrays import as_float64
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
 from pose2id.centralization import centralize_queries

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import evaluation as reference
 from reference.neighbors import distance_matrix
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import evaluate, evaluate_features
 from pose2id.evaluation import METRICS as METRIC_NAMES

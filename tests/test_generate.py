@@ -23,7 +23,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 from PIL import Image
-from test_generation import tiny_pipeline
+from support.pipelines import tiny_pipeline
 
 from pose2id.cli import main
 from pose2id.ipg import representative_poses, source

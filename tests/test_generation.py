@@ -2,7 +2,6 @@
 
 import gc
 import io
-import json
 import weakref
 from types import SimpleNamespace
 
@@ -11,8 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-from conftest import GOLDEN
 from PIL import Image
+from support.pipelines import tiny_pipeline
 
 from pose2id import centralize
 from pose2id import images as generation
@@ -417,24 +416,6 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 
 # The pipeline itself.
-
-
-def tiny_pipeline(folder):
-    """The tiny pipeline of the golden data; its released files go to `folder`."""
-    from diffusers import AutoencoderKL
-    from safetensors.torch import load_file
-
-    from pose2id.ipg import IPGPipeline
-
-    for file in (GOLDEN / "ipg").glob("*.safetensors"):
-        name = "transformer_20.safetensors" if file.stem == "transreid" else file.name
-        (folder / name).write_bytes(file.read_bytes())
-    config = GOLDEN / "ipg" / "config.json"
-    vae = AutoencoderKL(**json.loads(config.read_text())["vae"])
-    vae.load_state_dict(load_file(folder / "vae.safetensors"))
-    pipe = IPGPipeline.from_released_files(folder, config=config, vae=vae)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
 from reference import centralization as reference
 from reference import evaluation as reference_evaluation
 from reference.neighbors import distance_matrix
 from reference.reranking import rerank as reference_rerank
+from support.golden import GOLDEN
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank
 

@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from conftest import GOLDEN
 from diffusers import AutoencoderKL, DDIMScheduler
 from PIL import Image
 from reference import ipg as plain
 from safetensors.torch import load_file
+from support.golden import GOLDEN
 
 from pose2id.images import read_image
 from pose2id.ipg import IPGPipeline, pipeline, representative_poses

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.golden import GOLDEN
 
 from pose2id import MissingExtraError
 from pose2id.onnx import read_input
@@ -136,8 +137,6 @@ def test_far_beside_a_narrow_crop_is_missing():
 
 @pytest.fixture(scope="module")
 def golden():
-    from conftest import GOLDEN
-
     with np.load(GOLDEN / "poses" / "dwpose_input.npz") as file:
         return dict(file)
 

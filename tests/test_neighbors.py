@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference.neighbors import knn
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import knn_graph
 from pose2id.neighbors import _exact, find_entered, find_neighbors

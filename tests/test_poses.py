@@ -13,6 +13,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from support.golden import GOLDEN
 
 from pose2id import MissingExtraError
 from pose2id import poses as module
@@ -40,8 +41,6 @@ NAN = math.nan
 @pytest.fixture(scope="module")
 def golden():
     """Drawings by OpenCV, see golden/poses/README.md."""
-    from conftest import GOLDEN
-
     with np.load(GOLDEN / "poses" / "drawings.npz") as file:
         return dict(file)
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn, mutual_neighbors, neighbor_lists
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import centralize, evaluate_features, id_density, knn_graph, rerank
 from pose2id.neighbors import _exact

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from support.golden import GOLDEN
 
 pytest.importorskip("diffusers")
 from PIL import Image

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.neighbors import distance_matrix, is_clear_cut
 from reference.reranking import rerank as reference
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import centralize, rerank, rerank_top, reranking
 from pose2id.neighbors import find_both_ends

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from standin import StandinTensor, reason_to_skip, standin
+from support.standin import StandinTensor, reason_to_skip, standin
 
 from pose2id import centralize, evaluate_features, id_density, knn_graph, rerank
 from pose2id.distances import pair_products

@@ -1,5 +1,7 @@
 """The generator that ships with the package: small, offline, and it draws the right people."""
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -217,16 +219,28 @@ def test_wrong_numbers_of_people(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_the_notebook_is_python_and_its_imports_are_there():
-    notebook = json.loads((Path(__file__).parents[1] / "docs" / "walkthrough.ipynb").read_text())
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    exec(cells[0], {})
-    for number, cell in enumerate(cells):
-        compile(cell, f"cell {number}", "exec")
-    assert all(cell["outputs"] for cell in notebook["cells"][3:] if cell["cell_type"] == "code")
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            assert output["output_type"] != "error"
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+@pytest.mark.slow
+def test_the_notebook_prints_what_it_shows(tmp_path, monkeypatch):
+    """Its words, and its numbers but for the last bits of another CPU."""
+    pytest.importorskip("matplotlib")
+    notebook = json.loads((Path(__file__).parents[1] / "docs" / "walkthrough.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        assert all(output["output_type"] != "error" for output in cell["outputs"])
+        shown = "".join("".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stdout")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), namespace)
+        assert NUMBER.sub("x", printed.getvalue()) == NUMBER.sub("x", shown)
+        found, expected = (list(map(float, NUMBER.findall(text))) for text in (printed.getvalue(), shown))
+        assert found == pytest.approx(expected, rel=0.02, abs=0.02)
+    assert sorted(path.name for path in Path("walkthrough").iterdir()) == ["map.png", "sheet.png"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -20,12 +21,12 @@ import torch
 pytest.importorskip("diffusers")
 
 from accelerate.state import AcceleratorState
-from conftest import GOLDEN
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from reference import ipg as plain
 from reference import training as reference
 from safetensors.torch import load_file
+from support.golden import GOLDEN
 
 from pose2id.atomic import clear_leftovers
 from pose2id.errors import MissingExtraError
@@ -101,11 +102,15 @@ def random_pipe(seed=0):
     return plain.random_pipe(CONFIG, seed)
 
 
-@pytest.fixture(scope="module")
-def records():
+def make_records():
     rng = np.random.default_rng(5)
     pictures = rng.integers(0, 256, (12, 64, 32, 3), dtype=np.uint8)
     return [Record(picture, f"person {i // 3}", POSES[i % 8]) for i, picture in enumerate(pictures)]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return make_records()
 
 
 def weights(pipe, names=TRAINED):
@@ -612,26 +617,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, record
         assert same(*(load_file(base / path) for base, path in zip((folder, tmp_path), paths, strict=True)))
 
 
-SCRIPT = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-import test_training as tests
-from pose2id.ipg.training.reports import LossLog
-add = LossLog.add
-def die(self, step, *values):
-    add(self, step, *values)
-    if step == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-LossLog.add = die
-records = tests.records.__wrapped__() if hasattr(tests.records, "__wrapped__") else tests.records._fixture_function()
-tests.fit(sys.argv[1], records, stages=tests.STAGES)
-"""
+def die_at_the_third_step(folder):
+    add = LossLog.add
+
+    def die(self, step, *values):
+        add(self, step, *values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LossLog.add = die
+    fit(folder, make_records(), stages=STAGES)
 
 
 def test_kill_minus_nine(whole, tmp_path, records):
     folder, pipe = whole
-    script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, __file__, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(losses(tmp_path)) == 3
     resumed = fit(tmp_path, records, stages=STAGES)
@@ -1051,3 +1051,7 @@ def test_the_environment_of_accelerate_does_not_change_the_gradients(tmp_path, r
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     fit(tmp_path / "other", records)
     assert (tmp_path / "other" / "losses.csv").read_text() == (tmp_path / "plain" / "losses.csv").read_text()
+
+
+if __name__ == "__main__":
+    die_at_the_third_step(Path(sys.argv[1]))

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("diffusers")
 from PIL import Image
-from test_small import smooth_pictures
+from support.pictures import smooth_pictures
 
 from pose2id import cli
 from pose2id.ipg import IPGPipeline
@@ -338,7 +338,7 @@ def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, ca
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes(config, tmp_path):
     """One writes what both need; the result is one pipeline, printed once; started again it goes on."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "run")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     for _ in range(2):
