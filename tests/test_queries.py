@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ArrayKind, as_float64
 from reference import centralization as reference
+from support.arrays import ArrayKind, as_float64
 
 from pose2id import arrays, centralize_queries
 from pose2id.neighbors import ENGINES
