@@ -89,7 +89,7 @@ def write_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
 @contextmanager
 def _write(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link that leads to itself
     try:
         with _workplace(target) as place:
             _check_free(path, target, overwrite)
@@ -147,7 +147,7 @@ def _rename(new: Path, target: Path, former: Path, overwrite: bool) -> None:
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
     """Remove a folder so that nobody ever sees a part of it; OSError when it is not there or cannot be removed."""
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))
     with _workplace(target) as place:
         target.rename(place / "removed")
 
@@ -251,7 +251,8 @@ def _workplace(target: Path) -> Iterator[Path]:
 def _clear(place: Path, *, wait: bool) -> None:
     """Remove the workplace of a dead writer; of one that lives only after it has ended, or not at all."""
     try:
-        held = _acquire(place / _LOCK, wait=wait)
+        ours = stat.S_ISDIR(place.lstat().st_mode)  # whoever puts a link here would have us empty another folder
+        held = _acquire(place / _LOCK, wait=wait) if ours else None
     except (FileNotFoundError, TimeoutError):  # it is gone; it lives
         return
     if held is not None:

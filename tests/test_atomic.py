@@ -327,6 +327,32 @@ def test_a_workplace_in_use_is_left_alone(tmp_path, kind):
         (temporary if kind == "file" else temporary / "a").write_bytes(b"")
 
 
+@posix
+@pytest.mark.parametrize("what", ["file", "link", "link to nothing"])
+def test_where_the_workplace_shall_be_is_something_else(tmp_path, kind, what):
+    """Neither waited for without end nor, behind a link, emptied."""
+    place, other = place_of(tmp_path / "x"), tmp_path / "other"
+    other.mkdir()
+    (other / "mine").write_bytes(OLD)
+    place.write_bytes(OLD) if what == "file" else place.symlink_to(other if what == "link" else tmp_path / "nothing")
+    with pytest.raises(OSError, match=r"x cannot be written: .* is there: .*; if so, remove that folder"):
+        PUT[kind](tmp_path / "x")
+    clear_leftovers(tmp_path)
+    assert names(tmp_path) == [place.name, "other"]
+    assert names(other) == ["mine"]
+
+
+@posix
+def test_a_link_that_leads_to_itself(tmp_path, kind):
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises(OSError, match="x cannot be written: "):
+        PUT[kind](tmp_path / "x", overwrite=False)
+    with pytest.raises(OSError, match="x"):
+        remove_folder(tmp_path / "x" / "y")
+    assert (tmp_path / "x").is_symlink()
+    assert names(tmp_path) == ["x"]
+
+
 def run_apart(code):
     program = "from pose2id.atomic import *\nfrom pose2id.atomic import clear_leftovers, lock, write_file\n" + code
     return subprocess.run([sys.executable, "-c", program], check=False).returncode

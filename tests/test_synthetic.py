@@ -551,6 +551,10 @@ def test_no_folder_is_replaced_by_mistake(tmp_path):
         write_dataset(foreign, ids=2, cams=2, overwrite=True)
     assert contents(foreign) == {"README.txt": b"My thesis"}
 
+    (tmp_path / "itself").symlink_to("itself")
+    with pytest.raises(ValueError, match="itself exists already"):
+        write_dataset(tmp_path / "itself", ids=2, cams=2)
+    (tmp_path / "itself").unlink()
     (tmp_path / "link").symlink_to(own)
     with pytest.raises(ValueError, match="is not one that write_dataset made"):
         write_dataset(tmp_path / "link", ids=2, cams=2, overwrite=True)

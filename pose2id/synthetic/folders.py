@@ -104,7 +104,7 @@ def write_dataset(
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
     overwrite, progress = check_flag(overwrite, "overwrite"), check_flag(progress, "progress")
     world = World(seed, cams, max(1, cams // 3) if infrared else 0, height, width)
-    clear_leftovers(folder.resolve().parent)  # a folder that a killed process had moved away is there again
+    clear_leftovers(Path(os.path.realpath(folder)).parent)  # what a killed process had moved away comes back
     _check_folder(folder, overwrite=overwrite)
     with write_folder(folder, overwrite=overwrite) as made:
         counts = _write_folders(made, world, ids, per_cam, occluded=occluded, progress=progress)
