@@ -67,6 +67,7 @@ def require(module_name: str, extra: str, purpose: str) -> ModuleType:
     """
     package = module_name.partition(".")[0]
     try:
+        import_module(package)  # first: where it is hidden by a None in sys.modules, "package.inner" fails otherwise
         return import_module(module_name)
     except Exception as error:  # compiled packages fail with RuntimeError, OSError or AttributeError as well
         if isinstance(error, ModuleNotFoundError) and error.name == package:

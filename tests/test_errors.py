@@ -31,6 +31,13 @@ def test_a_missing_package_is_named_without_its_submodule() -> None:
     assert caught.value.package == "nosuchpackage"
 
 
+def test_a_package_hidden_from_python_is_missing_with_its_submodules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match="needs matplotlib, which is not installed: pip install 'pose2id"):
+        require("matplotlib.figure", "plots", "pose2id.plots")
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
