@@ -1,10 +1,12 @@
 """The command line: the functions' values, one line for bad input, nothing half written."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pose2id.cli import choices, main
 from pose2id.cli.arguments import DEMO_FOLDER, build_parser
 from pose2id.cli.doctor import read_extras
 from pose2id.evaluation import METRICS, PROTOCOLS
+from pose2id.files import read_features
 from pose2id.ipg.folders import LAYOUTS
 from pose2id.neighbors import ENGINES, _exact, choose_engine
 from pose2id.neighbors.engines import Engine
@@ -1103,6 +1106,33 @@ def test_reader_that_has_seen_enough(here, buffered):
     assert (process.returncode, err) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full, as Linux has one")
+@pytest.mark.parametrize("arguments", ["density query.npz", "--help", "centralize query.npz -o done.npz"])
+def test_stdout_cannot_be_written(here, arguments):
+    command = f"{shlex.quote(sys.executable)} -m pose2id.cli {arguments} > /dev/full"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True, env=buffered)
+    assert done.returncode == 2
+    assert re.fullmatch(r"pose2id.*: .*No space left on device\n", done.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed(here, closed):
+    command = f"{shlex.quote(sys.executable)} -m pose2id.cli centralize query.npz -o done.npz {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_features(here / "done.npz").features.shape == read_features(here / "query.npz").features.shape
+
+
+@pytest.mark.usefixtures("here")
+def test_a_name_that_stdout_cannot_show(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii"))
+    assert main(["centralize", "query.npz", "-o", "\u00e9.npz"]) == 0
+    assert written.getvalue().startswith(b"\\xe9.npz: ")
+
+
 def test_installed_command(here):
     command = Path(sys.executable).with_name("pose2id.exe" if os.name == "nt" else "pose2id")
     if not command.exists():
@@ -1120,6 +1150,8 @@ def test_synthetic(capsys):
     written = sorted(path.name for path in Path("world").iterdir())
     assert written == ["README.txt", "bounding_box_test", "bounding_box_train", "query"]
     assert capsys.readouterr().out.startswith("world: 1")
+    assert main(["synthetic", "-o", ""]) == 2  # an unset variable of a shell
+    assert capsys.readouterr().err.startswith("pose2id synthetic: folder . exists already; ")
     assert "exists" in refuse(capsys, *arguments)
     assert main([*arguments, "--overwrite"]) == 0
     assert main(["synthetic", "-o", *arguments[1:], "--overwrite"]) == 0

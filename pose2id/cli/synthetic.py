@@ -11,6 +11,7 @@ def run(arguments: argparse.Namespace) -> None:
     """`pose2id synthetic -o OUT`."""
     options = ("ids", "seed", "cams", "per_cam", "height", "width", "occluded", "infrared", "overwrite")
     given = {name: getattr(arguments, name) for name in options}
-    folder = write_dataset(arguments.output or arguments.folder, progress=arguments.progress, **given)
+    output = arguments.folder if arguments.output is None else arguments.output
+    folder = write_dataset(output, progress=arguments.progress, **given)
     pictures = sum(1 for _ in folder.rglob("*.jpg"))
     print(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")
