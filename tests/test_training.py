@@ -776,6 +776,15 @@ def test_tensorboard_is_asked_for_only_if_wanted(tmp_path, records, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("folder", ["checkpoints", "sheets"])
+def test_what_a_killed_run_left_is_removed(tmp_path, records, folder):
+    left = tmp_path / folder / ".pose2id-0123456789abcdef.part"
+    left.mkdir(parents=True)
+    (left / "new").write_bytes(b"half of it")
+    fit(tmp_path, records, replace(SMALL, steps=1))
+    assert not left.exists()
+
+
 def test_the_callers_random_numbers_are_left_alone(tmp_path, records):
     torch.manual_seed(1)
     expected = torch.rand(3)

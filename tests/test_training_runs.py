@@ -309,6 +309,14 @@ def test_another_start_in_the_same_folder(config, tmp_path, capsys):
     assert "was begun with other tables [data] or [model]" in capsys.readouterr().err
 
 
+def test_an_error_of_another_kind_names_the_configuration(config, tmp_path):
+    """Such as of a text that is not UTF-8, whose error is made of five arguments."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tables.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"tiny\.toml: 'utf-8' codec can't decode"):
+        run_training(config, tmp_path / "run", progress=False)
+
+
 def point_to_folders(config, root, kind):
     """Let a configuration read folders of four people."""
     write_dataset(root, ids=4, cams=2, height=32, width=16)

@@ -822,6 +822,8 @@ def test_a_folder_in_the_way(tmp_path):
     converted_folder().mkdir(parents=True)
     with pytest.raises(ValueError, match="exists already"):
         convert(tmp_path)
+    with pytest.raises(ValueError, match=r"is in the way: it holds no model_index\.json; delete it"):
+        from_hub()  # before anything is fetched
     with pytest.raises(ValueError, match="is for the released weights; with config or vae, name another output"):
         convert(tmp_path, config=CONFIG)
 

@@ -70,7 +70,7 @@ class IPGPipeline(DiffusionPipeline):
         Height and width of the pictures that the weights were trained on.
     num_inference_steps : int
     guidance_scale : float
-        With `sample_size` what a call takes that does not say otherwise; kept by `save_pretrained`.
+        As `sample_size`, what a call takes unless it says otherwise. `save_pretrained` keeps all three.
 
     Raises
     ------

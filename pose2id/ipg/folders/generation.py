@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Report:
     """What a run did, in numbers of pictures."""
 
-    drawn: int
-    found: int  # of the given references and poses, as those that were drawn
+    drawn: int  # of the given references and poses, by this run
+    found: int  # of the given references and poses, by earlier runs
     skipped: dict[str, str]  # references without all their pictures, and why
     waiting: int  # of units of an earlier run with references or poses that were not given to this one
 

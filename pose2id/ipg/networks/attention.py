@@ -1,4 +1,4 @@
-"""The memory bank: reference features, recorded in one stock `UNet2DConditionModel` and read by the denoiser, another.
+"""The memory bank: reference features, recorded in one stock `UNet2DConditionModel`, read by another, the denoiser.
 
 The reference network writes what enters each of its self-attentions (`record`). The denoiser's self-attention of the
 same name takes it as further keys and values, in the conditional rows only; its cross-attentions take the identity

@@ -68,7 +68,7 @@ class Settings:
     validate_every : int
         Steps between sheets of pictures; 0: at the end of a stage only.
     validation_steps, validation_guidance
-        Of the pipeline, for these sheets.
+        Of the pipeline, for these sheets; a model of kind "small" takes them for its own defaults.
     cache : bool
         Keep pictures, pose maps and the targets' latents in memory.
     workers : int

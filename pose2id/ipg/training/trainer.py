@@ -173,7 +173,8 @@ def _open_folder(folder: Path, run: Mapping[str, Any], accelerator: Accelerator,
     checkpoints = folder / CHECKPOINTS
     if accelerator.is_main_process:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(checkpoints)
+        for each in (checkpoints, folder / SHEETS):
+            clear_leftovers(each)
         check_same_run(folder / RUN, run, begun=find_newest(checkpoints) is not None)
     accelerator.wait_for_everyone()
     newest = find_newest(checkpoints)

@@ -63,6 +63,8 @@ def convert(
     with lock(f"{target}.lock", wait=True):
         if (target / "model_index.json").is_file():
             return target
+        if target.exists():  # not the folder that another process has just made
+            raise ValueError(f"{target} is in the way: it holds no model_index.json; delete it")
         return _write_folder(folder, target, None, None)
 
 

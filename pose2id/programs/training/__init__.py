@@ -67,7 +67,8 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
                 _check_same_tables(target / "tables.json", {"data": recipe.data, "model": recipe.model})
             pipe = build_pipeline(model, settings, records, target, progress=progress)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{config}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError  # its own kind may want other arguments
+            raise kind(f"{config}: {error}") from error
         if isinstance(data, FolderData) and data.clean:
             records = clean_records(pipe.identity_encoder, records, data.quantile, target, progress=progress)
     shown = choose_validation(data, settings, records)
