@@ -29,10 +29,10 @@ class Thresholds:
 
     smallest: int = 3000  # rows of the base: below, the float path is as fast
     fewest: int = 64  # queries, or rows left over by projection codes, that pay for making rotation codes
-    few: int = 64  # so many rows that were set aside, or fewer, are swept once more, without a cap
+    few: int = 64  # up to so many rows that were set aside are swept once more, without a cap
     captured: float = 0.5  # the share of squared lengths that projection codes must keep
     structure: bool = True  # whether a sample must show that codes rule most pairs out
-    speed: float = 1.0  # of products of codes by that of float32 products; some CPUs without VNNI have 1/30
+    speed: float = 1.0  # how many times faster than float32 products those of codes are; 1/30 on some CPUs without VNNI
     columns: int | None = None  # of projection codes, 0 for none; None: by `projection_columns`
 
 
