@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -93,15 +93,19 @@ def _write(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     try:
         with _workplace(target) as place:
             _check_free(path, target, overwrite)
-            new, (file_mode, folder_mode) = place / f"new{target.suffix}", _usual_modes(place)
+            new, file_mode = place / f"new{target.suffix}", _usual_mode(place / "file", Path.touch)
             if overwrite and target.is_file():
                 file_mode = stat.S_IMODE(target.stat().st_mode)
             yield new
             made = [new, *(each for each in new.rglob("*") if not each.is_symlink())]
+            folder_mode = _usual_mode(place / "folder", Path.mkdir) if new.is_dir() else 0
             for each in made:
                 each.chmod(folder_mode if each.is_dir() else file_mode)
-            with ThreadPoolExecutor(8) as pool:  # for a thousand small files 0.3 s; one after the other, 3 s
-                list(pool.map(sync, made))
+            if len(made) == 1:  # of many pictures, one by one, each would wait for threads to start
+                sync(new)
+            else:
+                with ThreadPoolExecutor(8) as pool:  # for a thousand small files 0.3 s; one after the other, 3 s
+                    list(pool.map(sync, made))
             _check_free(path, target, overwrite)
             try:
                 _rename(new, target, place / _FORMER, overwrite)
@@ -118,11 +122,10 @@ def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> 
         raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
 
 
-def _usual_modes(place: Path) -> tuple[int, int]:
-    """Modes of new files and folders. The packages that write make private ones; to ask the umask is to change it."""
-    (place / "file").touch()
-    (place / "folder").mkdir()
-    return stat.S_IMODE((place / "file").stat().st_mode), stat.S_IMODE((place / "folder").stat().st_mode)
+def _usual_mode(example: Path, make: Callable[[Path], None]) -> int:
+    """The mode of new files or folders. The packages that write make private ones; to ask the umask is to change it."""
+    make(example)
+    return stat.S_IMODE(example.stat().st_mode)
 
 
 def _rename(new: Path, target: Path, former: Path, overwrite: bool) -> None:
