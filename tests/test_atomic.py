@@ -519,6 +519,7 @@ def drive_case(folder, name, kind, before, options):
     return seen
 
 
+@pytest.mark.slow
 @posix
 def test_killed_at_every_step(tmp_path, kind):
     # In a program of its own: a process with more than one thread cannot be forked safely.
@@ -543,6 +544,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_writer_is_killed_with_all_but_the_last_step_done(tmp_path, writer):

@@ -646,6 +646,7 @@ def test_out_is_not_touched_by_wrong_input():
     assert (out == 9.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the peak memory as Linux does")
 @pytest.mark.parametrize("settings", ["", ", normalize=False", ", generated=x", ", k1=0"])
 def test_memory_is_that_of_a_few_blocks(settings):

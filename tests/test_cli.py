@@ -744,6 +744,7 @@ def test_completion_without_its_extra(capsys, monkeypatch):
     assert "pip install 'pose2id[completion]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [(), ("-v",)])
 def test_the_log_is_shown_on_request(here, flag):
     (here / "say.py").write_text(
@@ -1081,6 +1082,7 @@ def test_doctor_covers_every_state():
 # --- as a process -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_process_with_good_input(here):
     with start("evaluate", *BOTH, "--centralize", "--json", cwd=here) as process:
         out, err = process.communicate()
@@ -1096,6 +1098,7 @@ def test_process_with_bad_input(here):
     assert (process.returncode, out, err) == (2, "", line)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 @pytest.mark.parametrize("buffered", [True, False])
 def test_reader_that_has_seen_enough(here, buffered):

@@ -281,6 +281,7 @@ def search(rows, k):
     return _filter.search(Search(rows, rows, k, within=True))
 
 
+@pytest.mark.slow
 def test_used_where_it_pays_and_only_there(monkeypatch):
     structured = clustered(3200)
     monkeypatch.setattr(machine, "code_speed", lambda _: 0.9)

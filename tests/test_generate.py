@@ -815,6 +815,7 @@ def start(*arguments):
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("kind", ["fake", "tiny"])
 def test_killed_at_any_moment_and_started_again(tmp_path, kind):

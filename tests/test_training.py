@@ -573,6 +573,7 @@ def test_a_run_on_every_device(whole, tmp_path, records, device):
     assert losses(tmp_path) == pytest.approx(losses(whole[0])[:3], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_three_hundred_steps_are_deterministic(tmp_path, records):
     """The same losses and weights, to the last bit."""
     stages = [{"steps": 200}, {"steps": 100, "copy_denoiser": True, "token_drop": 0.25}]
@@ -629,6 +630,7 @@ def die_at_the_third_step(folder):
     fit(folder, make_records(), stages=STAGES)
 
 
+@pytest.mark.slow
 def test_kill_minus_nine(whole, tmp_path, records):
     folder, pipe = whole
     done = subprocess.run([sys.executable, __file__, tmp_path], capture_output=True, text=True, check=False)

@@ -100,6 +100,7 @@ def test_the_command(config, tmp_path, capsys):
     assert [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_killed_and_started_again(config, tmp_path):
     run_training(config, tmp_path / "whole", progress=False)
@@ -343,6 +344,7 @@ def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, ca
     assert broken.name in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes(config, tmp_path):
     """One writes what both need; the result is one pipeline, printed once; started again it goes on."""

@@ -20,12 +20,15 @@ def neighbor_lists(
 
     Rows in ``hidden`` are nobody's neighbours and have none.
     """
-    table = distance_matrix(x, x, single=single)
-    visible = [j for j in range(len(x)) if j not in set(hidden)]
-    lists: list[list[int]] = [[] for _ in x]
+    return _sort_rows(distance_matrix(x, x, single=single), exclude, set(hidden))
+
+
+def _sort_rows(table: np.ndarray, exclude: Sequence | None, hidden: set[int]) -> list[list[int]]:
+    visible = [j for j in range(len(table)) if j not in hidden]
+    lists: list[list[int]] = [[] for _ in table]
     for i in visible:
         allowed = [j for j in visible if j != i and (exclude is None or exclude[i] != exclude[j])]
-        lists[i] = sorted(allowed, key=lambda j, i=i: (table[i, j], j))
+        lists[i] = sorted(allowed, key=table[i].tolist().__getitem__)  # stable: the smaller index first
     return lists
 
 
@@ -36,7 +39,7 @@ def knn(
     table = distance_matrix(x, x, single=single)
     indices = np.full((len(x), k), -1, dtype=np.int64)
     distances = np.full((len(x), k), np.inf)
-    for i, row in enumerate(neighbor_lists(x, exclude=exclude, single=single)):
+    for i, row in enumerate(_sort_rows(table, exclude, set())):
         for position, j in enumerate(row[:k]):
             indices[i, position] = j
             distances[i, position] = table[i, j]
@@ -45,7 +48,7 @@ def knn(
 
 def mutual_neighbors(lists: Sequence[Sequence[int]], k1: int, k2: int) -> list[list[int]]:
     """M_i = {j in the first k1 of i : i in the first k2 of j}."""
-    return [[j for j in row[:k1] if i in list(lists[j])[:k2]] for i, row in enumerate(lists)]
+    return [[j for j in row[:k1] if i in lists[j][:k2]] for i, row in enumerate(lists)]
 
 
 def is_clear_cut(x: np.ndarray, depth: int, gap: float) -> bool:
