@@ -223,6 +223,8 @@ def _acquire(path: Path, *, wait: bool) -> Any:
         held.acquire(blocking=wait)
     except NotImplementedError:
         return None
+    except FileExistsError as error:  # filelock makes the folder, and another writer removed it in that moment
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from error
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return None

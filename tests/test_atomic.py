@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+import filelock
 import pytest
 
 from pose2id import atomic
@@ -351,6 +352,23 @@ def test_a_link_that_leads_to_itself(tmp_path, kind):
         remove_folder(tmp_path / "x" / "y")
     assert (tmp_path / "x").is_symlink()
     assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_workplace_goes_while_it_is_entered(tmp_path, kind, times, monkeypatch):
+    """Another writer may end between two looks of filelock's, which then says that the folder exists."""
+    real, left = filelock.FileLock.acquire, [FileExistsError(17, "File exists")] * times
+
+    def acquire(self, **options):
+        if left:
+            shutil.rmtree(Path(self.lock_file).parent)
+            raise left.pop()
+        return real(self, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    PUT[kind](tmp_path / "x")
+    assert names(tmp_path) == ["x"]
+    assert left == []
 
 
 def run_apart(code):
