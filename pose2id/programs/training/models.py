@@ -52,6 +52,11 @@ def build_pipeline(
     progress : bool
         Bars on stderr.
 
+    Returns
+    -------
+    IPGPipeline
+        In float32, on the CPU.
+
     Examples
     --------
     >>> from pose2id.ipg.training import SmallModel
