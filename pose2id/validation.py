@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +61,16 @@ def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
         wrong = ValueError if isinstance(value, str) else TypeError
         raise wrong(f"{name} must be one of {', '.join(map(repr, allowed))}, received {value!r}")
     return value
+
+
+def take_path(path: str | os.PathLike[str], name: str) -> Path:
+    """A path, with the home folder for a `~` at its beginning; ValueError where there is no such user."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, received {type(path).__name__}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} {os.fspath(path)!r} begins with the home of a user that is not known here") from error
 
 
 def is_tensor(value: object) -> bool:

@@ -19,7 +19,7 @@ PACKAGE = Path(pose2id.__file__).parent
 # A room is a module or a folder directly under pose2id. Rooms stand in layers and may import lower layers only, of
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
-    {"errors", "arrays", "validation", "atomic", "tables"},
+    {"errors", "arrays", "validation", "atomic", "documents", "tables"},
     {"distances", "images", "poses", "files", "hub", "onnx"},
     {"neighbors"},
     {"centralization", "density", "reranking", "evaluation", "parts", "attributes"},
@@ -32,6 +32,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 SAME_LAYER = {
     "arrays": {"validation"},
     "atomic": {"errors"},
+    "documents": {"errors"},
     "validation": {"errors"},
     "poses": {"files", "hub", "images", "onnx"},
     "onnx": {"hub"},
@@ -289,6 +290,43 @@ def test_exceptions_for_writing_are_needed(module: str) -> None:
 )
 def test_a_step_of_writing_is_found(source: str, steps: set[str]) -> None:
     assert writing_steps(source) == steps
+
+
+# Files of these kinds are read by `documents`, which refuses what their parsers stumble over or let pass.
+PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder"}, "tomllib": {"load", "loads"}}
+
+
+def parsings(source: str) -> set[str]:
+    """Which of PARSERS `source` takes."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PARSERS}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.Import):
+            found |= {f"{alias.name}.load" for alias in node.names if alias.asname and alias.name in PARSERS}
+    return found & {f"{module}.{name}" for module, names in PARSERS.items() for name in names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_json_and_toml_are_read_by_documents(module: str) -> None:
+    found = parsings(MODULES[module].read_text(encoding="utf-8"))
+    assert bool(found) == (module == "pose2id.documents"), "read by pose2id.documents instead"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import json\njson.loads(a)",
+        "from json import load as x",
+        "import tomllib\nx = tomllib.load",
+        "import json as j",
+    ],
+)
+def test_a_parsing_is_found(source: str) -> None:
+    assert parsings(source)
+    assert not parsings("import json\njson.dumps(a)\ntorch.load(b)")
 
 
 KNOWN = {

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.errors import one_line
+from pose2id.validation import take_path
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image, in upper or lower case. Hidden files and all others (`Thumbs.db`) are passed over.
@@ -28,9 +29,7 @@ _NAMED = 3
 
 def find_root(name: str, root: str | os.PathLike[str], needed: Needed, nested: tuple[str, ...] = ()) -> Path:
     """The folder that holds all that is `needed`: `root`, or the first of the usual `nested` folders in it."""
-    if not isinstance(root, str | os.PathLike):
-        raise TypeError(f"root must be a path, received {type(root).__name__}")
-    top = Path(root).expanduser()
+    top = take_path(root, "root")
     if not top.is_dir():
         raise FileNotFoundError(f"{name}: {top} is not a folder")
     folders = [top, *(top / inner for inner in nested if (top / inner).is_dir())]

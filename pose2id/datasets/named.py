@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import replace
@@ -23,6 +22,7 @@ from pose2id.datasets.folders import (
     read_lines,
 )
 from pose2id.datasets.records import DataSet, ImageSet
+from pose2id.documents import read_json
 from pose2id.validation import check_flag
 
 _MARKET = ("bounding_box_train", "query", "bounding_box_test")
@@ -233,10 +233,7 @@ def _read_keypoints(root: Path, part: str, paths: tuple[Path, ...]) -> NDArray[n
     source = next((file for file in (root / part / "keypoints.json", root / "keypoints.json") if file.is_file()), None)
     if source is None:
         raise FileNotFoundError(f"synthetic set: no keypoints.json in {root / part} and none in {root}")
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{source} cannot be read as JSON: {error}") from error
+    content = read_json(source, finite=False)
     if not isinstance(content, dict):
         raise ValueError(f"{source} must map file names to keypoints, holds a {type(content).__name__}")
     entries = [content.get(path.name, content.get(f"{part}/{path.name}")) for path in paths]

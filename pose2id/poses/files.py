@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pose2id.atomic import write_file
+from pose2id.documents import parse_json
 from pose2id.poses.pose import Pose
 
 __all__ = ["parse_poses", "read_poses", "write_poses"]
@@ -47,15 +48,15 @@ def read_poses(path: str | os.PathLike[str]) -> tuple[Pose, ...]:
     """
     path = Path(path)
     try:
-        return parse_poses(path.read_text(encoding="utf-8"))
+        return parse_poses(path.read_bytes())
     except (TypeError, ValueError) as error:  # of the JSON, of its encoding, or of Pose
         raise ValueError(f"{path} cannot be read as poses: {error}") from error
 
 
-def parse_poses(text: str) -> tuple[Pose, ...]:
+def parse_poses(content: bytes) -> tuple[Pose, ...]:
     """The poses of a file with this content."""
-    content = json.loads(text)
-    entries = content.get("poses") if isinstance(content, dict) else content
+    held = parse_json(content, finite=False)
+    entries = held.get("poses") if isinstance(held, dict) else held
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "keypoints" in entry for entry in entries):
         raise ValueError('it must hold a list of objects with "keypoints", alone or under "poses"')
     poses = []

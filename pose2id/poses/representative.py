@@ -45,7 +45,7 @@ def representative_poses() -> tuple[Pose, ...]:
     ['1', '2', '3', '4', '5', '6', '7', '8']
     """
     source = files("pose2id").joinpath("data", "representative_poses.json")
-    return parse_poses(source.read_text(encoding="utf-8"))
+    return parse_poses(source.read_bytes())
 
 
 def pose_direction(pose: Pose, *, aspect: float = 0.5) -> float:

@@ -16,7 +16,7 @@ from pose2id.atomic import clear_leftovers, write_folder
 from pose2id.errors import require
 from pose2id.synthetic.cameras import PURPOSE
 from pose2id.synthetic.sets import World
-from pose2id.validation import check_count, check_flag
+from pose2id.validation import check_count, check_flag, take_path
 
 VERSION = 1
 """Of this world: grows when the same seed gives other pictures."""
@@ -98,7 +98,7 @@ def write_dataset(
     ...     sorted(path.name for path in (folder / "query").iterdir())
     ['0002_c1s1_000003_00.jpg', '0002_c2s1_000003_00.jpg', 'keypoints.json']
     """
-    folder = Path(folder).expanduser()
+    folder = take_path(folder, "folder")
     ids, cams = check_count(ids, "ids", 2, 9999), check_count(cams, "cams", 2, 9)
     per_cam = check_count(per_cam, "per_cam", 2, 99)
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")

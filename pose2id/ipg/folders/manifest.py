@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pose2id.documents import parse_json
 from pose2id.errors import one_line
 from pose2id.ipg.weights import RELEASED
 from pose2id.validation import check_count, check_number
@@ -121,7 +122,7 @@ def read_manifest(path: Path) -> Manifest:
     manifest.torn = lines.pop() != b""
     for number, text in enumerate(lines, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             if number == 1:
                 if (line.pop("pose2id"), line.pop("format")) != ("generate", FORMAT):
                     raise ValueError("it is of another version of pose2id")

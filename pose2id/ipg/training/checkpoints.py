@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pose2id.atomic import remove_folder, write_file, write_folder
+from pose2id.documents import parse_json, read_json
 from pose2id.ipg.training.recipe import Stage
 from pose2id.ipg.training.records import Record, fingerprint
 
@@ -67,7 +68,7 @@ def find_newest(folder: Path) -> Path | None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint; ValueError names one that is damaged."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json(path / "state.json")
         ema = path / "ema.safetensors"
         return Checkpoint(
             step=int(state.pop("step")),
@@ -93,9 +94,11 @@ def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: in
 
 def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
     """Write down what decides the losses of a run; if it has `begun`, ValueError names what differs from before."""
-    now = json.loads(json.dumps(run))  # as it will be read
+    text = json.dumps(run, indent=1) + "\n"
     if begun and path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        now, there = parse_json(text.encode()), read_json(path)
+        if not isinstance(there, dict):
+            raise ValueError(f"{path} must hold an object, it holds a {type(there).__name__}")
         names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
         if names:
             words = "; ".join(f"{name} was {there.get(name)!r}, is {now.get(name)!r}" for name in names[:5])
@@ -104,7 +107,7 @@ def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
                 "folder"
             )
     with write_file(path) as part:
-        part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pose2id.documents import read_toml
 from pose2id.ipg.training.configuration import check_keys, read_table
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
@@ -221,8 +221,8 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
+    content = read_toml(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
         check_keys(content, {"training", "stages", "data", "model"})
         for name in ("training", "data", "model"):
             if not isinstance(content.get(name, {}), dict):
@@ -233,6 +233,6 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
         settings = read_table(Settings, content.get("training", {}), "training")
         plan_stages(settings, stages)
     except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError  # the parser has a kind of its own
+        kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{path}: {error}") from error
     return Recipe(settings, tuple(stages), content.get("data", {}), content.get("model", {}))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pose2id.documents import parse_json
 from pose2id.validation import check_count, check_number
 
 Config = Mapping[str, Any] | str | os.PathLike[str] | None
@@ -39,14 +39,14 @@ def read_config(config: Config = None) -> dict[str, dict[str, Any]]:
     """
     where, blocks = "config", config
     if config is None:
-        blocks = json.loads(files("pose2id").joinpath("data", "ipg.json").read_text(encoding="utf-8"))
+        blocks = parse_json(files("pose2id").joinpath("data", "ipg.json").read_bytes())
     elif isinstance(config, str | os.PathLike):
         where = f"config {os.fspath(config)}"
         if not Path(config).is_file():
             raise FileNotFoundError(f"{where} is not a file")
         try:
-            blocks = json.loads(Path(config).read_text(encoding="utf-8"))
-        except ValueError as error:  # also of what is not UTF-8
+            blocks = parse_json(Path(config).read_bytes())
+        except ValueError as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
     if not isinstance(blocks, Mapping):
         raise TypeError(f"{where} must be a dict of blocks or a path to JSON; received {type(blocks).__name__}")
@@ -94,7 +94,7 @@ def read_defaults(source: str | os.PathLike[str]) -> Defaults:
     if not index.is_file():
         return RELEASED
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = parse_json(index.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it must hold an object, not a {type(content).__name__}")
     except ValueError as error:

@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from pose2id.atomic import write_file
 from pose2id.datasets import READERS, read_dataset
+from pose2id.documents import read_json
 from pose2id.ipg.training import FolderData, Record, Settings, WorldData, clean, draw_dropped, find_processes
 from pose2id.ipg.training.configuration import read_data
 from pose2id.ipg.training.records import fingerprint
 from pose2id.poses import Pose
 from pose2id.synthetic import make_set
+from pose2id.validation import take_path
 
 KEPT = "cleaning.json"
 REPORT = "cleaning.txt"
@@ -76,7 +78,7 @@ def clean_records(
     """
     path = folder / KEPT
     made_of = {"records": fingerprint(records), "quantile": quantile}
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = _read_kept(path) if path.exists() else {}
     if {name: kept.get(name) for name in made_of} != made_of:
         features = _encode(encoder, records, progress=progress)
         names, poses = [record.identity for record in records], [record.pose for record in records]
@@ -97,6 +99,14 @@ def clean_records(
         replace(record, reference=row in references, target=record.target and row in targets)
         for row, record in enumerate(records)
     ]
+
+
+def _read_kept(path: Path) -> dict[str, Any]:
+    kept = read_json(path)
+    lists = [kept.get(name) for name in ("references", "targets")] if isinstance(kept, dict) else [None]
+    if not all(isinstance(rows, list) and {*map(type, rows)} <= {int} for rows in lists):
+        raise ValueError(f"{path} must hold lists of rows, 'references' and 'targets'; remove it to clean anew")
+    return dict(kept)
 
 
 def _encode(encoder: Any, records: Sequence[Record], *, progress: bool) -> NDArray[np.float32]:
@@ -148,9 +158,9 @@ def _draw_people(data: WorldData, people: range, settings: Settings, *, progress
 
 def _read_part(data: FolderData, part: str) -> list[Record]:
     """The pictures of a data set's part: train, query or gallery."""
-    root = Path(data.root).expanduser()
+    root = take_path(data.root, "data: root")
     found = getattr(read_dataset(data.kind, root, **data.options), part)
-    poses = _read_keypoints(Path(data.keypoints)) if data.keypoints else {}
+    poses = _read_keypoints(take_path(data.keypoints, "data: keypoints")) if data.keypoints else {}
     records = []
     for row, (path, who) in enumerate(zip(found.paths, found.ids, strict=True)):
         pose = poses.get(path.relative_to(root).as_posix())
@@ -162,8 +172,8 @@ def _read_part(data: FolderData, part: str) -> list[Record]:
 
 
 def _read_keypoints(path: Path) -> dict[str, Pose]:
+    content = read_json(path, finite=False)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it must hold an object: path, then 18 points; it holds a {type(content).__name__}")
         return {name: Pose(points) for name, points in content.items() if points is not None}
