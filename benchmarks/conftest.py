@@ -27,7 +27,11 @@ TABLES: dict[str, list[tuple[str, ...]]] = {}
 
 def pytest_addoption(parser):
     group = parser.getgroup("pose2id benchmarks")
-    group.addoption("--omniglot", metavar="FOLDER", help="folder with omniglot_strong.npz, omniglot_weak.npz and views")
+    group.addoption(
+        "--omniglot",
+        metavar="FOLDER",
+        help="folder with omniglot_strong.npz, omniglot_weak.npz and the features of variants",
+    )
     group.addoption("--full", action="store_true", help="also the sizes of Market-1501 (minutes)")
     group.addoption("--record", metavar="NAME", help="write the tables to benchmarks/results/DATE-NAME.md")
 

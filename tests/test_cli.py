@@ -353,7 +353,7 @@ def test_evaluate_passes_every_option_on(capsys):
 
 
 @pytest.mark.usefixtures("here")
-def test_evaluate_with_neighbours_from_other_cameras_and_views(capsys):
+def test_evaluate_with_neighbours_from_other_cameras_and_generated_features(capsys):
     np.savez("query.npz", **QUERY, generated=VIEWS)
     found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams", "--json"))["rows"]
     q = centralize(QUERY["features"], VIEWS, exclude=QUERY["cams"])

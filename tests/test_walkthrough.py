@@ -16,14 +16,14 @@ from pose2id.ipg.training.recipe import Settings, read_settings
 from pose2id.poses import pose_direction
 from pose2id.programs.training import build_pipeline, read_records
 from pose2id.programs.walkthrough import (
-    Views,
+    EncodedPictures,
     build_tables,
     compare_with_poses,
     count_right_people,
     draw_people,
     format_tables,
+    make_other_pictures,
     make_people,
-    make_real_views,
     run_walkthrough,
     switch_off,
 )
@@ -89,27 +89,27 @@ def test_what_is_switched_off_is_not_seen(pipe, people):
         assert alike == (tokens and reference)
 
 
-def test_real_views_are_other_pictures_of_the_same_people(people):
+def test_the_control_takes_other_pictures_of_the_same_people(people):
     world = people[0]
-    views = make_real_views(world, people[1])
-    assert views.shape == (40, 8, 64, 32, 3)
+    pictures = make_other_pictures(world, people[1])
+    assert pictures.shape == (40, 8, 64, 32, 3)
     shots = make_set(range(4), cams=6, per_cam=6)
     for row in (0, 17, 39):
         allowed = (2, 3) if row < people[1] else (4, 5)  # no picture helps queries and gallery, none is itself one
         theirs = shots.images[(shots.ids == world.ids[row]) & np.isin(np.arange(len(shots)) % 6, allowed)]
-        found = [[np.array_equal(view, image) for image in theirs].index(True) for view in views[row]]
+        found = [[np.array_equal(picture, image) for image in theirs].index(True) for picture in pictures[row]]
         assert len(set(found)) == 8
 
 
 def test_augmentations_are_of_the_picture_and_of_the_seed(people):
     some = people[0].images[:2]
-    views = augment(some, 4)
-    assert (views.shape, views.dtype) == ((2, 4, 64, 32, 3), np.uint8)
-    np.testing.assert_array_equal(views, augment(some, 4))
-    assert not np.array_equal(views, augment(some, 4, seed=1))
+    pictures = augment(some, 4)
+    assert (pictures.shape, pictures.dtype) == ((2, 4, 64, 32, 3), np.uint8)
+    np.testing.assert_array_equal(pictures, augment(some, 4))
+    assert not np.array_equal(pictures, augment(some, 4, seed=1))
     for row in (0, 1):  # colours keep their order on the whole, and every other one is mirrored
-        for j, view in enumerate(views[row]):
-            fits = [np.corrcoef(view.ravel(), other.ravel())[0, 1] for other in (some[row], some[row][:, ::-1])]
+        for j, picture in enumerate(pictures[row]):
+            fits = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in (some[row], some[row][:, ::-1])]
             assert int(np.argmax(fits)) == j % 2
 
 
@@ -123,7 +123,7 @@ def seen(people):
         spread = RNG.normal(size=(*shape, 6))
         return (centres[world.ids].reshape(rows, *[1] * (len(shape) - 1), 6) + spread).astype(np.float32)
 
-    return Views(noisy(rows), noisy(rows, 8), noisy(rows), noisy(rows, 8), noisy(rows, 8))
+    return EncodedPictures(noisy(rows), noisy(rows, 8), noisy(rows), noisy(rows, 8), noisy(rows, 8))
 
 
 def unit(rows):

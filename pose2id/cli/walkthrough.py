@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.no_pictures:
         pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
         try:
-            weak = found.views["weak"]
+            weak = found.encoded["weak"]
             target = folder / walkthrough.MAP
             pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))
         except MissingExtraError as error:

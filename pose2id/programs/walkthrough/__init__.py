@@ -21,17 +21,17 @@ from pose2id.programs.walkthrough.material import (
     ETAS,
     TESTED,
     TRAINED,
+    EncodedPictures,
     Encoder,
     Features,
     Images,
-    Views,
     augment,
     draw_people,
     encode,
     encode_all,
     make_encoders,
+    make_other_pictures,
     make_people,
-    make_real_views,
     switch_off,
 )
 from pose2id.programs.walkthrough.pictures import (
@@ -52,8 +52,8 @@ __all__ = [
     "SHEET",
     "TESTED",
     "TRAINED",
+    "EncodedPictures",
     "Row",
-    "Views",
     "Walkthrough",
     "build_tables",
     "compare_with_poses",
@@ -64,8 +64,8 @@ __all__ = [
     "encode",
     "format_tables",
     "make_encoders",
+    "make_other_pictures",
     "make_people",
-    "make_real_views",
     "rows_as_dicts",
     "run_walkthrough",
     "switch_off",
@@ -89,14 +89,14 @@ class Walkthrough:
         The held-out people, queries first.
     drawn : ndarray of uint8, shape (N, 8, H, W, 3)
         All of them in the eight poses.
-    views : dict of str to Views
+    encoded : dict of str to EncodedPictures
         Features by the encoder's name.
     """
 
     rows: list[Row]
     people: SyntheticSet
     drawn: Images
-    views: dict[str, Views]
+    encoded: dict[str, EncodedPictures]
 
 
 def run_walkthrough(
@@ -143,23 +143,23 @@ def run_walkthrough(
     height, width = pipe.config.sample_size
     people, queries = make_people(ids, world=world, height=height, width=width, progress=progress)
     drawn = draw_people(pipe, people, seed=seed, progress=progress)
-    real = make_real_views(people, queries, world=world, seed=seed)
+    real = make_other_pictures(people, queries, world=world, seed=seed)
     augmented = augment(people.images, seed=seed)
     encoders = make_encoders(pipe, seed=seed, progress=progress)
-    views = {name: encode_all(encoder, people, drawn, augmented, real) for name, encoder in encoders.items()}
-    rows = build_tables(people, queries, views)
+    encoded = {name: encode_all(encoder, people, drawn, augmented, real) for name, encoder in encoders.items()}
+    rows = build_tables(people, queries, encoded)
     few = np.sort(np.random.default_rng(seed).permutation(queries)[:ABLATED])
     rows += _ablate(pipe, people, queries, few, drawn, encoders["strong"], seed=seed, progress=progress)
-    return Walkthrough(rows, people, drawn, views)
+    return Walkthrough(rows, people, drawn, encoded)
 
 
-def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) -> list[Row]:
+def build_tables(people: SyntheticSet, queries: int, encoded: dict[str, EncodedPictures]) -> list[Row]:
     """The paper's Tables 2 to 7 by number, then Fig. 8 and controls, on these people, of which `queries` come first.
 
-    `views` holds features by the encoder's name, one of `ETAS`.
+    `encoded` holds features by the encoder's name, one of `ETAS`.
     """
     rows: list[Row] = []
-    for encoder, seen in views.items():
+    for encoder, seen in encoded.items():
         for generated, settings in _plan(encoder, seen):
             query, gallery = (
                 FeatureSet(seen.features[half], people.ids[half], people.cams[half], generated[half])
@@ -171,7 +171,7 @@ def build_tables(people: SyntheticSet, queries: int, views: dict[str, Views]) ->
     return sorted(rows, key=lambda row: order.index(row.table))
 
 
-def _plan(encoder: str, seen: Views) -> Iterator[tuple[Features, list[Setting]]]:
+def _plan(encoder: str, seen: EncodedPictures) -> Iterator[tuple[Features, list[Setting]]]:
     """The settings of one encoder, with the features that stand in for generated ones in them."""
     eta = ETAS[encoder]
     is_trained = encoder in ("strong", "weak")

@@ -33,7 +33,7 @@ Encoder = Callable[[Images], Features]
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class EncodedPictures:
     """Features of one encoder: of the pictures (N, D), of generated ones (N, M, D), and of controls in their place."""
 
     features: Features
@@ -164,7 +164,7 @@ def _shrink(images: Images) -> Features:
     return means
 
 
-def make_real_views(people: SyntheticSet, queries: int, count: int = 8, *, world: int = 0, seed: int = 0) -> Images:
+def make_other_pictures(people: SyntheticSet, queries: int, count: int = 8, *, world: int = 0, seed: int = 0) -> Images:
     """For comparison: other camera pictures of the same people, (N, count, H, W, 3), in place of generated ones.
 
     Those of the first `queries` rows and those of the others are different pictures. `count` is at most 12.
@@ -194,7 +194,9 @@ def augment(images: Images, count: int = 8, *, seed: int = 0) -> Images:
     return augmented
 
 
-def encode_all(encoder: Encoder, people: SyntheticSet, generated: Images, augmented: Images, real: Images) -> Views:
+def encode_all(
+    encoder: Encoder, people: SyntheticSet, generated: Images, augmented: Images, real: Images
+) -> EncodedPictures:
     """What one encoder makes of all these pictures."""
     mirrored = np.ascontiguousarray(people.images[:, :, ::-1])
-    return Views(*(encoder(images) for images in (people.images, generated, mirrored, augmented, real)))
+    return EncodedPictures(*(encoder(images) for images in (people.images, generated, mirrored, augmented, real)))
