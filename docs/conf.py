@@ -48,19 +48,7 @@ numpydoc_validation_checks = {
     "SS03",  # the summary does not end with a full stop
 }
 numpydoc_validation_exclude = {r"\.[A-Z]"}  # classes: results have attributes instead of parameters
-# A docstring may tell all in its sentences, such as "as for `evaluate`, but ..."; one that lists parameters lists all.
-NO_LISTS = r"\A(?![\s\S]*\n\s*Parameters\n\s*---)"
-numpydoc_validation_overrides = {
-    "EX01": [
-        NO_LISTS,
-        "`read_dataset`",
-        "ONNX",
-        "Replace an existing file",
-    ],  # they need files of others, or write some
-    "PR01": [NO_LISTS],
-    "RT01": [NO_LISTS, r"\A\s*[^\n]*\([A-Z], "],  # or the first line gives the shape of the result
-    "RT03": ["arrays of the kind and dtype"],
-}
+numpydoc_validation_overrides = {"EX01": ["`read_dataset`"]}  # readers: they need others' files, and name its example
 
 
 def as_mathml(node, *, block=False):

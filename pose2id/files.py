@@ -240,6 +240,17 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, ove
     ValueError, TypeError, OSError
         As `check_output` and `pose2id.atomic.write_file`; for bfloat16 in a numpy format, and for arrays of objects,
         which would be pickled.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from pose2id.files import read_features, write_arrays
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_arrays(Path(folder, "query.npz"), {"features": np.eye(2, 3), "ids": np.array([7, 8])})
+    ...     read_features(path).ids
+    array([7, 8])
     """
     path = check_output(path, overwrite=overwrite)
     with write_file(path, overwrite=overwrite) as temporary:

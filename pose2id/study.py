@@ -218,9 +218,27 @@ def run_study(
 def centralize_sets(
     query: FeatureSet, gallery: FeatureSet, setting: Setting, *, engine: str = "auto", progress: bool = False
 ) -> tuple[Any, Any]:
-    """Features of both sides after a setting, (Q, D) and (G, D), arrays as given: what `run_study` evaluates.
+    """Features of both sides after a setting: what `run_study` evaluates.
 
-    Parameters are those of `run_study`. Re-ranking changes distances, so nothing of it is seen here.
+    Re-ranking changes distances, so nothing of it is seen here.
+
+    Parameters
+    ----------
+    query, gallery : FeatureSet
+        Of the same container and device.
+    setting : Setting
+    engine, progress
+        As for `pose2id.centralize`.
+
+    Returns
+    -------
+    (Q, D) array, (G, D) array
+        The queries and the gallery, of the container, dtype and device given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `pose2id.centralize`; and for a setting that needs cameras or generated features where there are none.
 
     Examples
     --------
@@ -239,8 +257,22 @@ def centralize_sets(
 def standard_error(scores: Scores, ids: Labels) -> float:
     """Standard error of mAP over identities: that of the mean of their mean average precisions.
 
-    `ids` (Q,) are those of the queries. One without a right answer in the gallery does not count; NaN for fewer than
-    two.
+    Parameters
+    ----------
+    scores : Scores
+        Of Q queries.
+    ids : (Q,) integers or strings
+        Identities of the queries. One without a right answer in the gallery does not count.
+
+    Returns
+    -------
+    float
+        A fraction, as mAP; NaN for fewer than two identities.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For labels of another length or kind.
 
     Examples
     --------

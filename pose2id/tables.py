@@ -82,7 +82,26 @@ def format_text(
 
 
 def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *, align: str = "<>") -> str:
-    """Write a table in Markdown, its source aligned as well; all else as for `format_text`.
+    """Write a table in Markdown, its source aligned as well.
+
+    Parameters
+    ----------
+    head : sequence
+        Title of each column.
+    rows : iterable of sequences
+        As many cells each; ``str`` is applied to them, and a ``|`` in one is escaped.
+    align : str
+        "<" or ">" for each column; the last one counts for all that follow.
+
+    Returns
+    -------
+    str
+        Lines without a final line break.
+
+    Raises
+    ------
+    ValueError
+        If a row has more or fewer cells than the head.
 
     Examples
     --------
@@ -101,7 +120,23 @@ def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *,
 
 
 def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Take attributes of each row into a dictionary, ready for JSON; a dotted key is called by its last part.
+    """Take attributes of each row into a dictionary, ready for JSON.
+
+    Parameters
+    ----------
+    rows : iterable of objects
+    keys : sequence of str
+        Attributes. One of an attribute has a dot, ``"setting.k1"``, and is called by its last part, ``"k1"``.
+
+    Returns
+    -------
+    list of dict
+        One for each row, with as many entries as there are different names.
+
+    Raises
+    ------
+    AttributeError
+        If a row lacks one.
 
     Examples
     --------

@@ -202,9 +202,26 @@ def rank_gallery(
     queries: Sequence[int],
     protocol: str | Protocol = "market1501",
 ) -> list[Ranking]:
-    """The rankings of a few queries, as `evaluate` scores them: one for each of `queries`, rows of the distances.
+    """The rankings of a few queries, as `evaluate` scores them.
 
-    All else is as for `evaluate`, except that queries need no match.
+    Parameters
+    ----------
+    distances : (Q, G) numpy array or torch tensor
+        As for `evaluate`.
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+        As for `evaluate`.
+    queries : sequence of int
+        Rows of the distances, from 0.
+
+    Returns
+    -------
+    list of Ranking
+        One for each of `queries`, in their order; exactly equal distances stand in the order of the gallery.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `evaluate`, but queries need no match; also for a row that is not there.
 
     Examples
     --------

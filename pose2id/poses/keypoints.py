@@ -64,6 +64,13 @@ def download_model() -> Path:
     ------
     MissingExtraError, OSError, ValueError
         As `pose2id.hub.fetch`.
+
+    Examples
+    --------
+    >>> from pose2id.poses.keypoints import FILE, SIZE, download_model
+    >>> FILE, SIZE  # in bytes
+    ('dw-ll_ucoco_384.onnx', 134399116)
+    >>> path = download_model()  # doctest: +SKIP
     """
     return fetch(
         *(REPOSITORY, FILE, REVISION),
@@ -94,6 +101,14 @@ def load_session(path: str | os.PathLike[str] | None = None, *, providers: Seque
     ------
     MissingExtraError, OSError, ValueError
         As `pose2id.onnx.load_session`, and `download_model` when `path` is None.
+
+    Examples
+    --------
+    >>> from pose2id.poses.keypoints import load_session
+    >>> session = load_session()  # doctest: +SKIP
+    >>> load_session("dw-ll_ucoco_384.onnx")
+    Traceback (most recent call last):
+    FileNotFoundError: dw-ll_ucoco_384.onnx is not a file
     """
     onnx.require_runtime(_PURPOSE)  # before 134 MB are fetched
     return onnx.load_session(download_model() if path is None else path, providers=providers, purpose=_PURPOSE)

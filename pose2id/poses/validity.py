@@ -161,7 +161,29 @@ def pose_faults(pose: Pose, limits: PoseLimits | None = None, *, aspect: float =
 
 
 def pose_valid(pose: Pose, limits: PoseLimits | None = None, *, aspect: float = 0.5) -> bool:
-    """Whether a pose is likely that of a whole, upright pedestrian: no `pose_faults`, with the same parameters.
+    """Whether a pose is likely that of a whole, upright pedestrian: whether it has no `pose_faults`.
+
+    Parameters
+    ----------
+    pose : Pose
+    limits : PoseLimits, optional
+        None: ``PoseLimits()``.
+    aspect : float
+        Width of the picture by its height.
+
+    Returns
+    -------
+    bool
+        True for a valid pose.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but a `Pose`, `PoseLimits` and a positive number.
+
+    References
+    ----------
+    As for `pose_faults`.
 
     Examples
     --------

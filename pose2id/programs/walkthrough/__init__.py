@@ -227,7 +227,17 @@ def _ablate(
 
 
 def format_tables(rows: Sequence[Row]) -> str:
-    """The rows as text, one block for each table, scores in percent, and a legend.
+    """Write the rows as text: one block for each table, and a legend.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Those of `run_walkthrough`; rows of one table stand together.
+
+    Returns
+    -------
+    str
+        Lines without a final line break; mAP, its standard error and rank-1 in percent.
 
     Examples
     --------

@@ -46,11 +46,30 @@ class EncodedPictures:
 def make_people(
     ids: Iterable[int] = TESTED, *, world: int = 0, height: int = 64, width: int = 32, progress: bool = False
 ) -> tuple[SyntheticSet, int]:
-    """Held-out people: ten pictures of each, queries first, and the number of queries.
+    """Held-out people: ten pictures of each, six queries and four for the gallery.
 
-    The six cameras have two shots each; the first shot is a query, the second is in the gallery, but the last two
-    cameras have no second one. `world` is the seed of people and cameras; the shipped generator was trained on others
-    of world 0.
+    Each of the six cameras takes a query. The first four take a second picture, which is in the gallery.
+
+    Parameters
+    ----------
+    ids : iterable of int
+        Numbers of the people.
+    world : int
+        Seed of people and cameras. The tiny generator was trained on other people of world 0.
+    height, width : int
+        Of the pictures, in pixels.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    SyntheticSet, int
+        The pictures, queries first, and how many of them are queries.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `pose2id.synthetic.make_set`.
 
     Examples
     --------
@@ -77,7 +96,7 @@ def draw_people(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Images:
-    """Every picture's person in every pose: uint8, (N, M, H, W, 3), of the pipeline's own size.
+    """Draw the person of every picture in every pose.
 
     Parameters
     ----------
@@ -90,6 +109,16 @@ def draw_people(
         What the noise of each picture depends on besides the seed; None: its place.
     progress : bool
         A bar on stderr.
+
+    Returns
+    -------
+    (N, M, H, W, 3) array of uint8
+        Of the pipeline's own size.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As a call of `IPGPipeline`.
 
     Examples
     --------
