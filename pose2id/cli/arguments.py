@@ -62,7 +62,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_synthetic(commands)
     doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
-    doctor.add_argument("--rows", type=int, metavar="N", help="say which engine 'auto' takes for so many rows, and why")
+    doctor.add_argument("--rows", type=int, metavar="N", help="say which engine 'auto' takes for N rows, and why")
     _add_common(doctor, "doctor:run", as_json=True)
     return parser
 
@@ -70,52 +70,70 @@ def build_parser() -> Parser:
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="the method on a small real set that comes with the package")
     demo.add_argument("-o", "--output", metavar="FOLDER", help=f"folder for the pictures (default {DEMO_FOLDER})")
-    demo.add_argument("--overwrite", action="store_true", help="replace pictures in a folder named by -o")
-    demo.add_argument("--no-pictures", action="store_true", help="print the table only")
-    demo.add_argument("--people", type=int, metavar="N", help="with --generate: how many people (default 30)")
+    demo.add_argument("--overwrite", action="store_true", help="replace pictures that the folder named by -o holds")
+    demo.add_argument("--no-pictures", action="store_true", help="draw no pictures, print the table only")
+    demo.add_argument("--people", type=int, metavar="N", help="with --generate: number of people (default 30)")
     _add_common(demo, "demo:run", as_json=True)
     demo.add_argument(
         "--generate",
         action="store_const",
         dest="run",
         const="walkthrough:run",
-        help="instead, draw synthetic people with the tiny generator (minutes)",
+        help="the whole method instead: synthetic people, drawn in other poses by the tiny generator (takes minutes)",
     )
 
 
 def _add_features(commands: Any) -> None:
     centralize = commands.add_parser("centralize", help="pull the features of one set toward their identities' centres")
-    centralize.add_argument("features", metavar="FILE", help="feature file; 'generated' in it is used")
+    centralize.add_argument(
+        "features", metavar="FILE", help="feature file; the array 'generated' is used if it has one"
+    )
     _add_output(centralize)
     _add_method(centralize)
-    centralize.add_argument("--no-normalize", action="store_true", help="raw sums, as the released function")
+    centralize.add_argument(
+        "--no-normalize",
+        action="store_true",
+        help="write raw sums, not scaled to length 1, as the released function gives them",
+    )
     _add_common(centralize, "features:run_centralize")
 
     density = commands.add_parser("density", help="ID2: how tight identities are, lower is denser")
     density.add_argument(
-        "features", metavar="FILE", nargs="+", help="feature files with 'ids', taken together (query and gallery)"
+        "features",
+        metavar="FILE",
+        nargs="+",
+        help="feature files with 'ids'; several, such as query and gallery, count as one set",
     )
     _add_common(density, "features:run_density", as_json=True)
 
-    rerank = commands.add_parser("rerank", help="k-reciprocal re-ranking; writes the distances (Q, G)")
+    rerank = commands.add_parser("rerank", help="k-reciprocal re-ranking; writes the new distances, an array (Q, G)")
     _add_sides(rerank)
     _add_output(rerank)
     _add_reranking(rerank, short=True)
     _add_engine(rerank)
     _add_common(rerank, "features:run_rerank")
 
-    evaluate = commands.add_parser("evaluate", help="mAP, CMC, mINP; with --centralize and --rerank before and after")
+    evaluate = commands.add_parser(
+        "evaluate", help="mAP, mINP and CMC; with --centralize or --rerank, before and after"
+    )
     _add_sides(evaluate)
-    evaluate.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help="(default %(default)s)")
+    rules = (
+        "which gallery items are left out for a query; market1501: those of its identity from its camera; all: none; "
+        "sysu-mm01: all from its camera, where 2 and 3 count as one (default %(default)s)"
+    )
+    evaluate.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
     evaluate.add_argument(
-        "--metric", default="euclidean", choices=METRICS, help="for rows without re-ranking (default %(default)s)"
+        "--metric",
+        default="euclidean",
+        choices=METRICS,
+        help="distance between features, in rows without re-ranking (default %(default)s)",
     )
     evaluate.add_argument(
         "--centralize",
         action="store_true",
-        help="also centralize query and gallery, separately (and show features of length 1)",
+        help="also score centralized features (each set by itself), and features that are only scaled to length 1",
     )
-    evaluate.add_argument("--rerank", action="store_true", help="also re-rank")
+    evaluate.add_argument("--rerank", action="store_true", help="also score every row with re-ranking")
     _add_method(evaluate)
     _add_reranking(evaluate)
     _add_common(evaluate, "features:run_evaluate", as_json=True)
@@ -125,49 +143,61 @@ def _add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="draw photographed people in other poses",
-        description="Draw each person in each pose. Killed and started again with the same arguments it goes on where "
-        "it was; more photographs or poses may be added. Exit code 1: some photographs were skipped.",
+        description="Draw each person in each pose. After an interruption the same command goes on where it was; "
+        "photographs and poses may be added. Exit code 1: some photographs were skipped.",
     )
     generate.add_argument(
         "references",
         metavar="REFS",
         nargs="+",
-        help="photographs of people: folders (with the folders in them), files, or @LIST, a text file with one path "
-        "a line, relative to its own folder",
+        help="photographs of people: files, folders (and all folders in them), or @LIST: a text file of paths, one a "
+        "line, relative to the file's own folder",
     )
     generate.add_argument("-o", "--output", metavar="OUT", required=True, help="folder for the pictures")
     generate.add_argument(
         "--poses",
         metavar="PATH",
-        help="a folder of pose maps (canonical colours, RGB), one pose map, or a .json of keypoints "
-        "(default: the 8 representative poses)",
+        help="poses to draw: a .json of keypoints, a pose map (a skeleton in OpenPose's colours, RGB), or a folder of "
+        "pose maps (default: the 8 representative poses)",
     )
     generate.add_argument(
         "--weights",
         default="yuanc3/Pose2ID",
-        help="%(default)s (default), tiny (synthetic pedestrians, part of this package), another Hub id, a folder of "
-        "save_pretrained, or a folder of released files",
+        help="%(default)s (default); tiny: part of this package, draws synthetic pedestrians; another Hub id; or a "
+        "folder, written by save_pretrained or with the released files",
     )
-    generate.add_argument("--seed", type=int, default=42, help="of the noise (default 42)")
+    generate.add_argument(
+        "--seed", type=int, default=42, help="number that the random noise is drawn from (default 42)"
+    )
     for name, kind, words, released, tiny in (
-        ("steps", int, "of denoising", 20, 10),
-        ("guidance", float, "classifier-free guidance", 3.5, 2),
-        ("height", int, "of the pictures, in pixels", 512, 64),
-        ("width", int, "of the pictures, in pixels", 256, 32),
+        ("steps", int, "number of denoising steps", 20, 10),
+        ("guidance", float, "how strongly pictures are held to the reference", 3.5, 2),
+        ("height", int, "height of the pictures in pixels", 512, 64),
+        ("width", int, "width of the pictures in pixels", 256, 32),
     ):
-        words += f" (default: the weights' own, {released} as released, {tiny} for tiny)"
+        words += f" (default: as the weights say; the released ones {released}, tiny {tiny})"
         generate.add_argument(f"--{name}", type=kind, help=words)
-    generate.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float16 on CUDA, else float32)")
-    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
-    generate.add_argument("--batch-size", type=int, default=8, help="pictures at once (default 8)")
+    generate.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="number format in which the networks compute (default: float16 on CUDA, else float32)",
+    )
+    generate.add_argument(
+        "--device", help="where to compute: cpu, cuda, cuda:1, mps (default: cuda if there is a GPU, else cpu)"
+    )
+    generate.add_argument(
+        "--batch-size", type=int, default=8, help="pictures drawn at once; fewer need less memory (default 8)"
+    )
     generate.add_argument(
         "--layout",
         default="reference",
         choices=LAYOUTS,
-        help="reference (default): OUT/<reference>/<pose>.png; pose: OUT/pose<pose>/<reference>, as the demo of the "
-        "released code reads it",
+        help="names of the pictures; reference (default): OUT/<reference>/<pose>.png; pose: OUT/pose<pose>/<reference>, "
+        "which the demo of the released code reads",
     )
-    generate.add_argument("--sheet", action="store_true", help="also OUT/sheets/<reference>.png: all poses at a glance")
+    generate.add_argument(
+        "--sheet", action="store_true", help="also write OUT/sheets/<reference>.png, all poses of a person at a glance"
+    )
     _add_common(generate, "generate:run")
 
 
@@ -175,39 +205,53 @@ def _add_weights(commands: Any) -> None:
     weights = commands.add_parser(
         "weights",
         help="the generator's weights: where they are, fetch them, convert them",
-        description="The released weights of the generator. Nothing is asked; HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE "
-        "are honoured.",
+        description="The released weights of the generator. The environment variables HF_HOME, HF_ENDPOINT and "
+        "HF_HUB_OFFLINE are honoured.",
     )
     actions = weights.add_subparsers(dest="action", required=True, metavar="action")
-    info = actions.add_parser("info", help="what there is, from where, how large, under which licence; fetches nothing")
+    info = actions.add_parser("info", help="list the files: source, size, licence, and which are here; fetches nothing")
     _add_common(info, "weights:run_info", as_json=True)
     download = actions.add_parser(
-        "download", help="fetch what is not here (goes on where it broke off) and convert it to safetensors"
+        "download",
+        help="fetch the files that are not here, going on where it broke off, and convert them to safetensors",
     )
-    download.add_argument("--no-convert", action="store_true", help="leave converting to the first use")
+    download.add_argument(
+        "--no-convert", action="store_true", help="only fetch; the files are converted when they are first used"
+    )
     _add_common(download, "weights:run_download")
-    convert = actions.add_parser("convert", help="write files with the released names as a folder for from_pretrained")
+    convert = actions.add_parser("convert", help="convert a folder of released files to one that from_pretrained loads")
     convert.add_argument(
         "folder",
         metavar="DIR",
-        help="with denoising_unet, reference_unet, IFR, pose_guider and transformer_20, .pth or .safetensors",
+        help="folder with denoising_unet, reference_unet, IFR, pose_guider and transformer_20, .pth or .safetensors",
     )
-    convert.add_argument("-o", "--output", metavar="OUT", help="folder to write (default: where from_pretrained looks)")
-    convert.add_argument("--config", metavar="JSON", help="sizes of the networks (default: the released ones)")
+    convert.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="folder to write (default: where from_pretrained looks for the released ones)",
+    )
+    convert.add_argument(
+        "--config", metavar="JSON", help="file with the sizes of the networks (default: those of the released ones)"
+    )
     convert.add_argument("--vae", metavar="DIR", help="folder of the autoencoder (default: from the Hub or its cache)")
     _add_common(convert, "weights:run_convert")
 
 
 def _add_train(commands: Any) -> None:
-    train = commands.add_parser("train", help="train a network as a configuration says")
+    train = commands.add_parser("train", help="train a network, as a configuration file says")
     networks = train.add_subparsers(dest="network", required=True, metavar="network")
-    what = "the generator, as a configuration says"
-    text = f"Train {what}. Killed and started again it goes on from its last checkpoint."
+    what = "the generator, as a configuration file says"
+    text = f"Train {what}. After an interruption the same command goes on from the last checkpoint."
     generator = networks.add_parser("generator", help=what, description=text)
     alias = commands.add_parser("ipg-train", help="the same as `train generator`", description=text)
     for parser in (generator, alias):
-        parser.add_argument("config", metavar="CONFIG", help="TOML file; see the documentation page Training")
-        parser.add_argument("-o", "--output", metavar="OUT", required=True, help="folder of the run")
+        parser.add_argument(
+            "config", metavar="CONFIG", help="TOML file, described on the documentation page Training the generator"
+        )
+        parser.add_argument(
+            "-o", "--output", metavar="OUT", required=True, help="folder for checkpoints, losses and the result"
+        )
         _add_common(parser, "train:run_generator")
 
 
@@ -217,21 +261,21 @@ def _add_synthetic(commands: Any) -> None:
     )
     output = synthetic.add_mutually_exclusive_group(required=True)
     output.add_argument("-o", "--output", metavar="OUT", help="folder to write")
-    output.add_argument("folder", metavar="OUT", nargs="?", help="the same as -o OUT")
+    output.add_argument("folder", metavar="OUT", nargs="?", help="another way to write -o OUT")
     for name, default, words in (
-        ("ids", 500, "identities"),
-        ("seed", 0, "of the world"),
-        ("cams", 6, "cameras, 2 to 9"),
-        ("per-cam", 2, "pictures of each identity from each camera"),
-        ("height", 64, "of the pictures, in pixels"),
-        ("width", 32, "of the pictures, in pixels"),
+        ("ids", 500, "number of people"),
+        ("seed", 0, "number that people and cameras are drawn from"),
+        ("cams", 6, "number of cameras, 2 to 9"),
+        ("per-cam", 2, "pictures of each person by each camera"),
+        ("height", 64, "height of the pictures in pixels"),
+        ("width", 32, "width of the pictures in pixels"),
     ):
         synthetic.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
-    synthetic.add_argument("--occluded", action="store_true", help="something stands before the person in every query")
+    synthetic.add_argument("--occluded", action="store_true", help="in every query something hides part of the person")
     synthetic.add_argument(
-        "--infrared", action="store_true", help="a third of the cameras is infrared, and all queries"
+        "--infrared", action="store_true", help="a third of the cameras are infrared, and all queries are theirs"
     )
-    synthetic.add_argument("--overwrite", action="store_true", help="replace a folder that this command made")
+    synthetic.add_argument("--overwrite", action="store_true", help="replace OUT if this command made it")
     _add_common(synthetic, "synthetic:run")
 
 
@@ -246,7 +290,9 @@ def _add_common(parser: argparse.ArgumentParser, run: str, *, as_json: bool = Fa
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help=".npz, .npy, .safetensors or .pt")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="file to write: .npz, .npy, .safetensors or .pt"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 
 
@@ -256,23 +302,40 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--eta", type=float, default=1.0, help="trust in the generated features (default 1)")
-    parser.add_argument("--k1", type=int, default=2, help="neighbours looked at (default 2, 0 for none)")
-    parser.add_argument("--k2", type=int, default=2, help="neighbours that must look back (default 2)")
-    parser.add_argument("--alpha", type=float, default=0.0, help="weight max(cosine, 0)^alpha (default 0: plain sums)")
-    parser.add_argument("--exclude-cams", action="store_true", help="neighbours from other cameras only; needs 'cams'")
+    parser.add_argument("--eta", type=float, default=1.0, help="weight of the mean generated feature (default 1)")
+    parser.add_argument(
+        "--k1",
+        type=int,
+        default=2,
+        help="a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)",
+    )
+    parser.add_argument(
+        "--k2", type=int, default=2, help="and has that row among its own K2 nearest ones (default 2; 0: none is added)"
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.0,
+        help="neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)",
+    )
+    parser.add_argument(
+        "--exclude-cams", action="store_true", help="take neighbours from other cameras only; the file must have 'cams'"
+    )
     _add_engine(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="who searches neighbours (default auto)")
+    searches = (
+        "how neighbours are searched; pivots, faiss-ivf and faiss-hnsw may miss some (default auto, which is exact)"
+    )
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help=searches)
 
 
 def _add_reranking(parser: argparse.ArgumentParser, *, short: bool = False) -> None:
     for name, kind, default, words in (
-        ("k1", int, 20, "neighbours encoded"),
-        ("k2", int, 6, "rows averaged"),
-        ("lambda", float, 0.3, "share of the original distance"),
+        ("k1", int, 20, "rows are reciprocal neighbours if each is among so many nearest of the other"),
+        ("k2", int, 6, "a row's reciprocal neighbours are averaged over so many nearest rows"),
+        ("lambda", float, 0.3, "share of the original distance in the new one, 0 to 1"),
     ):
         help_text = f"{words} (default {default})"
         parser.add_argument(f"--rerank-{name}", type=kind, default=default, help=help_text)
