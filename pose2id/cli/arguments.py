@@ -192,8 +192,8 @@ def _add_generate(commands: Any) -> None:
         "--layout",
         default="reference",
         choices=LAYOUTS,
-        help="names of the pictures; reference (default): OUT/<reference>/<pose>.png; pose: OUT/pose<pose>/<reference>, "
-        "which the demo of the released code reads",
+        help="names of pictures; reference (default): OUT/<reference>/<pose>.png; pose: OUT/pose<pose>/<reference>, "
+        "as the demo of the released code reads them",
     )
     generate.add_argument(
         "--sheet", action="store_true", help="also write OUT/sheets/<reference>.png, all poses of a person at a glance"
