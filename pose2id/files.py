@@ -33,7 +33,19 @@ NAMES = ("features", "ids", "cams", "generated")
 
 @dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """What a feature file holds; everything but `features` may be None."""
+    """What a feature file holds; everything but `path` and `features` may be None.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Where it was read from.
+    features : (N, D) numpy array or torch tensor
+        One row per image.
+    ids, cams : (N,) integers or strings, optional
+        Identities and cameras.
+    generated : (N, M, D) or (N, D) array, optional
+        Features of generated images, or their mean.
+    """
 
     path: Path
     features: Any
@@ -48,7 +60,7 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
     Parameters
     ----------
     path : path
-        `.npz`, `.npy`, `.safetensors` or `.pt`; see the table above.
+        `.npz`, `.npy`, `.safetensors` or `.pt`; the table at the head of this module says what each holds.
     needs : tuple of str
         Names beside "features" that must be there: of "ids", "cams", "generated".
 

@@ -720,6 +720,17 @@ def test_one_word_has_one_meaning():
     assert several <= {"--seed", "--overwrite", "--rerank"}
 
 
+def test_every_option_says_what_it_is():
+    """Not its default alone, and not "of the noise", which leaves out what of the noise it is."""
+    for words, parser in parsers(build_parser()):
+        for action in (each for each in parser._actions if each.help != "==SUPPRESS=="):
+            if isinstance(action.choices, dict):
+                continue  # the commands themselves
+            text = re.sub(r" ?\(default.*", "", action.help or "")
+            assert len(text.split()) > 1, f"{words} {action.dest}: {action.help!r}"
+            assert text.split()[0] not in ("of", "with", "for", "who"), f"{words} {action.dest}: {action.help!r}"
+
+
 @pytest.mark.parametrize("shell", choices.SHELLS)
 def test_completion(capsys, shell):
     pytest.importorskip("shtab")

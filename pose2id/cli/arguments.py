@@ -72,7 +72,7 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("-o", "--output", metavar="FOLDER", help=f"folder for the pictures (default {DEMO_FOLDER})")
     demo.add_argument("--overwrite", action="store_true", help="replace pictures that the folder named by -o holds")
     demo.add_argument("--no-pictures", action="store_true", help="draw no pictures, print the table only")
-    demo.add_argument("--people", type=int, metavar="N", help="with --generate: number of people (default 30)")
+    demo.add_argument("--people", type=int, metavar="N", help="number of people for --generate (default 30)")
     _add_common(demo, "demo:run", as_json=True)
     demo.add_argument(
         "--generate",
@@ -163,8 +163,8 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--weights",
         default="yuanc3/Pose2ID",
-        help="%(default)s (default); tiny: part of this package, draws synthetic pedestrians; another Hub id; or a "
-        "folder, written by save_pretrained or with the released files",
+        help="the generator: a Hub id; a folder, written by save_pretrained or with the released files; or tiny, which "
+        "is part of this package and draws synthetic pedestrians (default %(default)s)",
     )
     generate.add_argument(
         "--seed", type=int, default=42, help="number that the random noise is drawn from (default 42)"
