@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.validation import is_tensor
+from pose2id.validation import is_tensor, take_tensor
 
 if TYPE_CHECKING:
     Array = npt.NDArray[Any] | torch.Tensor
@@ -71,6 +71,9 @@ def cached_blocks(rows: torch.Tensor) -> Iterator[slice]:
 
 
 FLOATS = "float16, bfloat16, float32 or float64 values"
+_NUMBERS = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
+_NUMBERS |= {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16, torch.int32}
+_NUMBERS |= {torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 
 
 def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64 bits") -> tuple[torch.Tensor, Kind]:
@@ -79,14 +82,10 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
     Checks the container and that it holds numbers torch knows; `allowed` is what the error says.
     """
     if is_tensor(array):
-        if array.layout is not torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, received layout {array.layout}; call .to_dense() first")
-        if array.device.type == "meta":
-            raise ValueError(f"{name} must be on a device that holds data, such as cpu or cuda, received device meta")
-        kind = Kind("torch", array.dtype, array.device)
-        tensor = array.detach()
-        # Other accelerators lack float64, which verification needs; their arrays are worked on by the CPU.
-        return (tensor if array.device.type in ("cpu", "cuda") else tensor.cpu()), kind
+        tensor = take_tensor(array, name)
+        if array.dtype not in _NUMBERS:
+            raise TypeError(f"{name} must hold {allowed}, received dtype {array.dtype}")
+        return tensor, Kind("torch", array.dtype, array.device)
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
     if not isinstance(array, np.ndarray):
@@ -174,6 +173,8 @@ def take_output(out: Any, rows: torch.Tensor, kind: Kind, inputs: Sequence[tuple
         raise ValueError(f"out must have the shape of features, {tuple(rows.shape)}, received {tuple(out.shape)}")
     if of_numpy and not out.flags.writeable:
         raise ValueError("out must be writable, received a read-only array; open a file with mode 'r+' or 'w+'")
+    if not of_numpy and out.is_neg():
+        raise ValueError("out must be memory to write to, received a view of negated numbers; call .resolve_neg() first")
     if not of_numpy and out.device != rows.device:
         raise ValueError(f"out must be where features are worked on, {rows.device}, received a tensor on {out.device}")
     (n, width), item = rows.shape, rows.element_size()

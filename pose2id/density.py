@@ -10,7 +10,7 @@ import torch
 
 from pose2id.arrays import cached_rows, take_features
 from pose2id.distances import unit
-from pose2id.validation import check_choice, take_labels
+from pose2id.validation import JUNK, check_choice, check_flag, equal_label, take_labels
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VARIANTS = ("paper", "released")
 
 
-def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float:
+def id_density(features: Array, ids: Labels, *, variant: str = "paper", junk: bool = False) -> float:
     """Measure how close the features of each identity lie to their centre.
 
     Rows are scaled to length 1; an identity's centre is the mean of its rows, not scaled again. Give query and
@@ -31,11 +31,14 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
         float16, bfloat16, float32 or float64. A row of zeros stays zero. A memory-mapped file is read in blocks, fast
         if its rows are sorted by identity.
     ids : (N,) integers or strings
-        Identity labels; every label counts, also -1.
+        Identity labels. -1 (or "-1") is junk, detections of nobody in particular: these rows are left out, as `evaluate`
+        leaves them out of every ranking. 0 is an ordinary label.
     variant : {"paper", "released"}
         "paper": Euclidean distance to the centre, averaged per identity, then over identities, as the paper's
         formula says. "released": *squared* distance, averaged over samples, as the released code computes it: the
         one to compare with the published tables.
+    junk : bool, default False
+        True: the rows labelled -1 count as one more identity.
 
     Returns
     -------
@@ -45,7 +48,7 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     Raises
     ------
     TypeError, ValueError
-        For anything but finite floating-point features (N >= 1, D), N labels and a known variant.
+        For anything but finite floating-point features (N >= 1, D), N labels, not all of them junk, and a known variant.
 
     Examples
     --------
@@ -58,11 +61,16 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper") -> float
     0.3333
     """
     check_choice(variant, "variant", VARIANTS)
+    check_flag(junk, "junk")
     rows, _ = take_features(features)
     if not len(rows):
         raise ValueError(f"features must have at least one row, received shape {tuple(rows.shape)}")
-    _, codes, counts = np.unique(take_labels(ids, len(rows), "ids"), return_inverse=True, return_counts=True)
-    order = np.argsort(codes.reshape(-1), kind="stable")
+    labels = take_labels(ids, len(rows), "ids")
+    kept = np.flatnonzero(junk | ~equal_label(labels, JUNK))
+    if not len(kept):
+        raise ValueError(f"ids must name at least one person, all {len(labels)} are junk (-1); junk=True counts them")
+    _, codes, counts = np.unique(labels[kept], return_inverse=True, return_counts=True)
+    order = kept[np.argsort(codes.reshape(-1), kind="stable")]
     squared = _squared_distances(rows, torch.from_numpy(order).to(rows.device), counts)
     if variant == "released":
         return float(squared.mean())
@@ -77,7 +85,7 @@ def _squared_distances(
     Whole identities at a time, so rows are read once, and no more centres are held than rows; only an identity larger
     than a block is read twice. In a file, rows are read where they lie: in one go if it is sorted by identity.
     """
-    squared = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    squared = torch.empty(len(order), dtype=torch.float64, device=rows.device)
     starts = np.concatenate([[0], counts.cumsum()])
     step, first = cached_rows(rows), 0
     while first < len(counts):

@@ -25,10 +25,12 @@ import torch
 
 from pose2id.atomic import write_file
 from pose2id.errors import MissingExtraError, one_line, require
-from pose2id.validation import is_tensor
+from pose2id.validation import is_tensor, take_labels
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMES = ("features", "ids", "cams", "generated")
+_WHOLE_UP_TO = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
+"""Up to which whole number floats tell labels apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +56,13 @@ class FeatureFile:
     generated: Any = None
 
 
-def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> FeatureFile:
+def read_features(
+    path: str | os.PathLike[str], needs: tuple[str, ...] = (), *, names: tuple[str, ...] = NAMES
+) -> FeatureFile:
     """Read a feature file.
+
+    Labels are also taken as other programs store them: `ids` and `cams` of shape (1, N) or (N, 1), and whole numbers as
+    floats, come out as (N,) integers.
 
     Parameters
     ----------
@@ -63,6 +70,8 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
         `.npz`, `.npy`, `.safetensors` or `.pt`; the table at the head of this module says what each holds.
     needs : tuple of str
         Names beside "features" that must be there: of "ids", "cams", "generated".
+    names : tuple of str
+        What to take from the file beside the features; all else stays unread and unchecked.
 
     Returns
     -------
@@ -72,7 +81,7 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
     Raises
     ------
     ValueError
-        For an unknown suffix, a missing name, or a file that is damaged or holds pickled objects.
+        For an unknown suffix, a missing name, labels that are none, or a file that is damaged or holds pickled objects.
     FileNotFoundError
         When there is no such file.
     MissingExtraError
@@ -94,7 +103,7 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     try:
-        arrays = _READERS[path.suffix](path)
+        arrays = _READERS[path.suffix](path, ("features", *names))
     except MissingExtraError:
         raise
     except Exception as error:  # damaged files raise nearly everything: KeyError, TokenError, struct.error, ...
@@ -108,7 +117,33 @@ def read_features(path: str | os.PathLike[str], needs: tuple[str, ...] = ()) -> 
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
             raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}")
-    return FeatureFile(path, **{name: arrays[name] for name in NAMES if name in arrays})
+    taken = {name: arrays[name] for name in ("features", *names) if name in arrays}
+    for name in {"ids", "cams"} & taken.keys() if taken["features"].ndim else ():
+        taken[name] = _take_labels(taken[name], taken["features"], f"{path}: {name}")
+    return FeatureFile(path, **taken)
+
+
+def _take_labels(labels: Any, features: Any, name: str) -> Any:
+    """Labels as (N,) integers or strings in their container; ValueError with the remedy for what is no label."""
+    dtype, shape, rows = str(labels.dtype).removeprefix("torch."), tuple(labels.shape), len(features)
+    if (exact := _WHOLE_UP_TO.get(dtype)) is not None:
+        values = np.ravel(labels.double().numpy() if is_tensor(labels) else labels)
+        wrong = np.flatnonzero(~((values == np.floor(values)) & (np.abs(values) <= exact)))
+        if len(wrong):
+            value, row = values[wrong[0]], wrong[0]
+            why = f"; {dtype} cannot hold all whole numbers beyond {exact}" if exact < abs(value) < np.inf else ""
+            raise ValueError(
+                f"{name} must be integers or strings, received {value} in row {row}{why}; "
+                "store them as int64 or as strings"
+            )
+        labels = labels.long() if is_tensor(labels) else labels.astype(np.int64)
+    if shape in ((1, rows), (rows, 1)):
+        labels = labels.reshape(-1)
+    try:
+        take_labels(labels, rows, name)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{error}; store one integer or string for each row of 'features'") from error
+    return labels
 
 
 def read_tensors(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
@@ -176,31 +211,33 @@ def _reason(error: Exception) -> str:
     return words if type(error) is ValueError else f"{type(error).__name__}: {words}"
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     with path.open("rb") as stream:
         _check_start(stream, (b"PK\x03\x04", b"PK\x05\x06"), "not a zip archive")
         with np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] if name in NAMES else None for name in archive.files}
+            if twice := {name for name in archive.files if name in names and archive.files.count(name) > 1}:
+                raise ValueError(f"it holds {', '.join(sorted(twice))} twice")
+            arrays = {name: archive[name] if name in names else None for name in archive.files}
     for name, array in arrays.items():
-        if name in NAMES and not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
+        if name in names and not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
             raise ValueError(f"{name!r} in it is not a numpy array")
     return arrays
 
 
-def _read_npy(path: Path) -> dict[str, Any]:
+def _read_npy(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
     with path.open("rb") as stream:
         _check_start(stream, (b"\x93NUMPY",), "not a numpy array file")
         return {"features": np.load(stream, allow_pickle=False)}
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
     tensors: dict[str, Any] = read_tensors(path)
     if "features" not in tensors and len(tensors) == 1:
         return {"features": next(iter(tensors.values()))}
     return tensors
 
 
-def _read_pt(path: Path) -> dict[str, Any]:
+def _read_pt(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
     tensor = read_tensors(path)
     if not is_tensor(tensor):
         raise ValueError(f"it must hold one plain tensor, it holds a {type(tensor).__name__}")
@@ -294,6 +331,8 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
 def _as_numpy(array: Any, name: str) -> Any:
     if not is_tensor(array):
         if array.dtype.hasobject:
+            if array.dtype.kind == "T":  # numpy's strings of variable width
+                return np.asarray(array.tolist(), dtype=str)
             raise TypeError(f"{name} holds objects, which could only be pickled; convert to numbers or strings first")
         return array
     if array.dtype == torch.bfloat16:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.errors import one_line, require
+from pose2id.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -169,6 +170,11 @@ def draw_sheet(
     resampling : str
         Pillow's name of the filter that resizes the pictures.
 
+    Raises
+    ------
+    ValueError
+        For rows without a place, a size below 1 x 1, and a filter that Pillow has not.
+
     Examples
     --------
     >>> import numpy as np
@@ -178,7 +184,10 @@ def draw_sheet(
     (96, 128)
     """
     pillow, drawing = (require(f"PIL.{name}", "ipg", "a contact sheet") for name in ("Image", "ImageDraw"))
-    width, height = size
+    width, height = (check_count(side, "size", 1) for side in size)
+    if not any(map(len, rows)):
+        raise ValueError(f"rows must have at least one place, received {len(rows)} rows without any")
+    check_choice(resampling, "resampling", tuple(each.name.lower() for each in pillow.Resampling))
     room = 0 if labels is None else LABEL_LINES * LINE_HEIGHT + 4
     sheet: Image.Image = pillow.new("RGB", (width * max(map(len, rows)), (height + room) * len(rows)), "white")
     for line, row in enumerate(rows):

@@ -103,7 +103,7 @@ class Row:
         attributes of the row as well.
     id2_paper, id2_released : float
         ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser, NaN where it was
-        not asked for; `id2` is the paper's. Re-ranking changes distances, not features, so it leaves ID² as it is.
+        not asked for; `id2` is the paper's. Rows labelled -1 are left out, as everywhere. Re-ranking changes distances, not features, so it leaves ID² as it is.
     error : float
         Standard error of mAP over identities; see `standard_error`.
     encoder : str
@@ -186,6 +186,8 @@ def run_study(
     base        0.8144 0.3403
     k1 = k2 = 2 0.8413 0.2997
     """
+    if isinstance(settings, Setting) or not isinstance(settings, Iterable):
+        raise TypeError(f"settings must be a sequence of Setting, received {type(settings).__name__}")
     settings = list(settings)
     for setting in settings:
         _check(setting, query, gallery)
@@ -301,7 +303,14 @@ def _sides(setting: Setting) -> tuple[_Side, _Side]:
 
 
 def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Raise where a setting would silently be another one."""
+    """Raise for arguments of other classes, and where a setting would silently be another one."""
+    for name, value, kind in (
+        ("query", query, FeatureSet),
+        ("gallery", gallery, FeatureSet),
+        ("every setting", setting, Setting),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a pose2id.study.{kind.__name__}, received {type(value).__name__}")
     chosen = {name: data for name, data in (("query", query), ("gallery", gallery)) if getattr(setting, name)}
     for name, data in chosen.items():
         if setting.other_cameras and data.cams is None:

@@ -27,7 +27,7 @@ def format_text(
     head : sequence
         Title of each column.
     rows : iterable of sequences
-        As many cells each; ``str`` is applied to them.
+        As many cells each; ``str`` is applied to them, and line breaks become blanks.
     align : str
         "<" or ">" for each column; the last one counts for all that follow. By default the first column is aligned
         to the left and the others to the right.
@@ -48,7 +48,8 @@ def format_text(
     Raises
     ------
     ValueError
-        If a row has more or fewer cells than the head, or if there are not as many headings as rows.
+        If a row has more or fewer cells than the head, if there are not as many headings as rows, or for an `align` of
+        other signs.
 
     Examples
     --------
@@ -69,7 +70,9 @@ def format_text(
     mAP in percent.
     """
     indent = "" if headings is None else "  "
-    cells = [[str(cell) for cell in head], *([indent + str(name), *map(str, others)] for name, *others in rows)]
+    cells = [[" ".join(str(cell).splitlines()) for cell in row] for row in (head, *rows)]
+    for row in cells[1:]:
+        row[:1] = [indent + cell for cell in row[:1]]
     columns = _measure(cells, align, widths)
     first, *lines = (gap.join(_pad(row, columns)).rstrip() for row in cells)
     if headings is not None:
@@ -103,6 +106,8 @@ def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *,
     ValueError
         If a row has more or fewer cells than the head.
 
+    A line break in a cell becomes ``<br>``.
+
     Examples
     --------
     >>> from pose2id.tables import format_markdown
@@ -112,7 +117,7 @@ def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *,
     | base       | 81.44 |
     | neighbours | 84.13 |
     """
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    cells = [["<br>".join(str(cell).replace("|", "\\|").splitlines()) for cell in row] for row in (head, *rows)]
     columns = _measure(cells, align)
     first, *lines = (f"| {' | '.join(_pad(row, columns))} |" for row in cells)
     rule = ("-" * (width + 1) + (":" if side == ">" else "-") for side, width in columns)
@@ -138,6 +143,13 @@ def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]
     AttributeError
         If a row lacks one.
 
+    Raises
+    ------
+    AttributeError
+        For a key that a row has not.
+    ValueError
+        For two keys with one last part.
+
     Examples
     --------
     >>> from pose2id.tables import as_dicts
@@ -145,7 +157,12 @@ def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]
     [{'real': 2.0}]
     """
     take = {key.rpartition(".")[2]: attrgetter(key) for key in keys}
-    return [{name: get(row) for name, get in take.items()} for row in rows]
+    if len(take) < len(keys):
+        raise ValueError(f"keys must differ in their last parts, received {', '.join(keys)}")
+    try:
+        return [{name: get(row) for name, get in take.items()} for row in rows]
+    except AttributeError as error:
+        raise AttributeError(f"keys must name attributes of every row, received {', '.join(keys)}: {error}") from error
 
 
 def _measure(cells: Sequence[Sequence[str]], align: str, widths: Sequence[int] = ()) -> list[tuple[str, int]]:
@@ -153,6 +170,8 @@ def _measure(cells: Sequence[Sequence[str]], align: str, widths: Sequence[int] =
     for row in cells:
         if len(row) != len(cells[0]):
             raise ValueError(f"every row must have {len(cells[0])} cells as the head has, received {list(row)}")
+    if not align or set(align) - {"<", ">"}:
+        raise ValueError(f"align must be made of '<' and '>', received {align!r}")
     least = [*widths, *[0] * len(cells[0])]
     sides = align.ljust(len(cells[0]), align[-1])
     return [(sides[i], max(least[i], *map(len, column))) for i, column in enumerate(zip(*cells, strict=True))]

@@ -7,7 +7,7 @@ import numbers
 import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
     Labels = Sequence[int] | Sequence[str] | npt.NDArray[Any] | torch.Tensor
+
+
+JUNK = -1
+"""The label of what belongs to nobody, as Market-1501 and MARS have it; as a string "-1"."""
 
 
 def check_count(value: object, name: str, minimum: int, maximum: int | None = None) -> int:
@@ -79,22 +83,52 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def take_tensor(tensor: Any, name: str) -> Any:
+    """A torch tensor as plain numbers in memory, detached; TypeError for every kind that torch's functions stumble on.
+
+    What is not known here is told by its data: sparse, traced, fake and masked tensors have none of their own.
+    """
+    torch = sys.modules["torch"]
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be one dense tensor, received a nested tensor; pad its parts or concatenate them")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, received layout {tensor.layout}; call .to_dense() first")
+    if tensor.is_quantized:
+        raise TypeError(f"{name} must not be quantized, received dtype {tensor.dtype}; call .dequantize() first")
+    if tensor.device.type == "meta":
+        raise ValueError(f"{name} must be on a device that holds data, such as cpu or cuda, received device meta")
+    try:
+        plain = tensor.detach()
+        # Other accelerators lack float64, which verification needs; their arrays are worked on by the CPU.
+        plain = plain if plain.device.type in ("cpu", "cuda") else plain.cpu()
+        empty = not plain.numel() or not plain.data_ptr()
+    except (RuntimeError, ValueError, NotImplementedError):
+        plain, empty = tensor, True
+    if empty and (plain is tensor or plain.numel()):
+        kind = type(tensor).__name__
+        raise TypeError(f"{name} must be a plain tensor with data of its own, received {kind} without; pass its values")
+    return plain.resolve_conj().resolve_neg()
+
+
 def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
     """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
+    dtype = getattr(labels, "dtype", None)
     if is_tensor(labels):
-        if labels.dtype.is_floating_point or labels.dtype.is_complex:
-            raise TypeError(f"{name} must be integers or strings, received dtype {labels.dtype}; convert with .long()")
-        array: npt.NDArray[Any] = labels.detach().cpu().numpy()
+        if dtype not in _whole_dtypes():
+            raise TypeError(f"{name} must be integers or strings, received dtype {dtype}; convert with .long()")
+        array: npt.NDArray[Any] = take_tensor(labels, name).cpu().numpy()
+    elif isinstance(labels, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
+    elif isinstance(labels, np.ndarray | memoryview):
+        array = np.asarray(labels)  # of the plain class: some of numpy's compare strings without their last blanks
     else:
-        if isinstance(labels, np.ma.MaskedArray):
-            raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
-        array = labels if isinstance(labels, np.ndarray) else _label_array(labels, name)
-    if array.dtype.kind == "T":
-        array = array.astype(str)
-    if array.dtype == object:
+        array = _label_array(labels, name)
+    if array.dtype.kind in "OT":
         array = _label_array(array.tolist(), name)
     if array.dtype.kind not in "iuU" and array.size:
-        raise TypeError(f"{name} must be integers or strings, received dtype {getattr(labels, 'dtype', array.dtype)}")
+        raise TypeError(
+            f"{name} must be integers or strings, received dtype {dtype or array.dtype}; convert with .astype(int)"
+        )
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"{name} must have shape ({n},), one label per row, received {array.shape}")
     if array.dtype.kind == "U":
@@ -104,20 +138,36 @@ def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
     return array.astype(np.int64)
 
 
+def _whole_dtypes() -> set[Any]:
+    names = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+    return {getattr(sys.modules["torch"], name) for name in names}
+
+
 def _label_array(labels: Any, name: str) -> npt.NDArray[Any]:
     """A sequence as an array, refusing what numpy would silently turn into something else (1 and "1")."""
     ordered = hasattr(labels, "__len__") and hasattr(labels, "__getitem__") and hasattr(labels, "__iter__")
-    if not ordered or isinstance(labels, str | bytes | dict):
+    if not ordered or isinstance(labels, str | bytes | Mapping):
         raise TypeError(f"{name} must be a sequence of integers or strings, received {type(labels).__name__}")
     kinds = {str if isinstance(label, str) else type(label) for label in labels}
     allowed = all(kind is str or (issubclass(kind, int | np.integer) and kind is not bool) for kind in kinds)
     if not allowed or (str in kinds and len(kinds) > 1):
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TypeError(f"{name} must be all integers or all strings, received a sequence of {found}")
-    array = np.asarray(list(labels)) if len(kinds) else np.empty(0, np.int64)
-    if array.dtype == object:
-        raise ValueError(f"{name} must fit into int64, received larger integers")
-    return array
+    if str in kinds:
+        words = [str.__str__(label) for label in labels]  # numpy takes a member of an enumeration by its name, cut
+        cut = next((word for word in words if word.endswith("\0")), None)
+        if cut is not None:
+            raise ValueError(f"{name} must not end with NUL, which numpy's strings drop, received {cut!r}; strip it")
+        return np.asarray(words)
+    try:
+        return np.asarray([int(label) for label in labels], dtype=np.int64)  # numpy makes floats of some mixtures
+    except OverflowError:
+        raise ValueError(f"{name} must fit into int64, received larger integers") from None
+
+
+def equal_label(labels: npt.NDArray[Any], label: int) -> npt.NDArray[np.bool_]:
+    """Mark the labels, integers or strings, that are this number."""
+    return np.asarray(labels == (str(label) if labels.dtype.kind == "U" else label))
 
 
 def encode_labels(labels: Sequence[npt.NDArray[Any]], names: tuple[str, str]) -> list[npt.NDArray[np.int64]]:

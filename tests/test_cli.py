@@ -270,6 +270,41 @@ def test_density_of_different_kinds_of_file(capsys):
     assert mixed == json.loads(run(capsys, "density", "query.npz", "gallery.npz", "--json"))
 
 
+@pytest.mark.usefixtures("here")
+def test_density_leaves_out_junk(capsys):
+    ids = np.where(np.arange(40) % 4 == 0, -1, GALLERY["ids"])
+    np.savez("x.npz", features=GALLERY["features"], ids=ids.astype(float)[None], cams=np.zeros(3))
+    rows, kept = GALLERY["features"].astype(np.float64), ids != -1
+    found = json.loads(run(capsys, "density", "x.npz", "--json"))
+    assert found["paper"] == pytest.approx(id_density(rows[kept], ids[kept]), rel=1e-9)
+    assert (found["rows"], found["identities"]) == (30, len(np.unique(ids[kept])))
+    assert f"30 rows, {found['identities']} identities, without 10 rows of junk; lower" in run(capsys, "density", "x.npz")
+    counted = json.loads(run(capsys, "density", "x.npz", "--json", "--junk"))
+    assert counted["paper"] == id_density(rows, ids, junk=True)
+    assert (counted["rows"], counted["identities"]) == (40, found["identities"] + 1)
+    np.savez("x.npz", features=GALLERY["features"], ids=["-1"] * 40)
+    assert "all 40 are junk" in refuse(capsys, "density", "x.npz")
+
+
+@pytest.mark.parametrize("name", ["ids", "cams"])
+@pytest.mark.usefixtures("here")
+def test_labels_of_other_programs(capsys, name):
+    """Whole floats and columns give what the integers give, and come out as integers."""
+    expected = run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams")
+    np.savez("gallery.npz", **(GALLERY | {name: GALLERY[name].astype(np.float32)[:, None]}))
+    assert run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams") == expected
+    run(capsys, "centralize", "gallery.npz", "-o", "out.npz")
+    assert (load("out.npz")[name].dtype, load("out.npz")[name].tolist()) == (np.int64, GALLERY[name].tolist())
+
+
+@pytest.mark.usefixtures("here")
+def test_cameras_that_the_protocol_does_not_know(capsys):
+    for name, side in (("query.npz", QUERY), ("gallery.npz", GALLERY)):
+        np.savez(name, **(side | {"cams": side["cams"] - side["cams"].min()}))
+    message = refuse(capsys, "evaluate", *BOTH, "--protocol", "sysu-mm01")
+    assert "cams must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, 2, 3, 4, 5, 6, received 0" in message
+
+
 # --- rerank -------------------------------------------------------------------------------------------------------
 
 
@@ -564,8 +599,8 @@ def test_which_side_is_bad(here, capsys):
     ("labels", "words"),
     [
         (GALLERY["ids"][:-1], "must have shape (40,), one label per row, received (39,)"),
-        (GALLERY["ids"][:, None], "must have shape (40,), one label per row, received (40, 1)"),
-        (GALLERY["ids"].astype(float), "must be integers or strings, received dtype float64"),
+        (GALLERY["ids"].repeat(2).reshape(40, 2), "must have shape (40,), one label per row, received (40, 2)"),
+        (GALLERY["ids"] + 0.5, "must be integers or strings, received "),
     ],
     ids=["short", "2-D", "floats"],
 )

@@ -132,3 +132,27 @@ def test_file(tmp_path, variant):
     np.save(tmp_path / "x.npy", x)
     result = id_density(np.load(tmp_path / "x.npy", mmap_mode="r"), ids, variant=variant)
     assert result == id_density(x, ids, variant=variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("form", [np.array, lambda ids: np.array(ids).astype(str), list, torch.tensor])
+def test_junk_is_nobody(variant, form):
+    """A Market-like share of it: the number is that of the people alone, and with `junk=True` as it was counted."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((300, 8)).astype(np.float32)
+    ids = np.where(rng.random(300) < 0.2, -1, rng.integers(-2, 20, 300))
+    kept = ids != -1
+    found = id_density(x, form(ids.tolist()), variant=variant)
+    assert found == pytest.approx(id_density(x[kept], ids[kept] + 100, variant=variant), rel=1e-12)
+    assert found == pytest.approx(VARIANTS[variant](x[kept], ids[kept]), rel=1e-6)
+    counted = id_density(x, form(ids.tolist()), variant=variant, junk=True)
+    assert counted == pytest.approx(id_density(x, ids + 100, variant=variant), rel=1e-12)
+    assert counted > found + 0.001
+
+
+def test_junk_alone_has_no_density():
+    with pytest.raises(ValueError, match=r"ids must name at least one person, all 3 are junk \(-1\); junk=True counts"):
+        id_density(np.eye(3), ["-1"] * 3)
+    assert id_density(np.eye(3), [-1] * 3, junk=True, variant="released") == pytest.approx(2 / 3)
+    with pytest.raises(TypeError, match="junk must be True or False, received 1"):
+        id_density(np.eye(3), [1, 2, 3], junk=1)

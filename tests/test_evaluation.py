@@ -567,6 +567,7 @@ def test_rankings_agree_with_the_scores(protocol, cams):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_rankings_leave_out_what_the_protocol_marks(protocol):
     query_ids, gallery_ids, query_cams, gallery_cams = labels(9, 60, 7)
+    query_cams, gallery_cams = query_cams + 1, gallery_cams + 1  # "sysu-mm01" has no camera 0
     table = np.random.default_rng(5).integers(0, 9, (9, 60)) / 9
     rankings = rank_gallery(
         table, query_ids, gallery_ids, query_cams, gallery_cams, queries=[8, 0, 8], protocol=protocol
@@ -598,3 +599,68 @@ def test_a_ranking_without_a_match():
 def test_rankings_of_no_row(queries, error):
     with pytest.raises(error, match="queries must be"):
         rank_gallery(np.zeros((2, 2)), [1, 2], [1, 2], queries=queries)
+
+
+# Cameras that mean something
+
+
+FITTING = ([1, 2, 3, 4, 5, 6], ["1", "2", "3", "4", "5", "6"])
+SYSU = PROTOCOLS["sysu-mm01"]
+
+
+def camera_calls(cams, protocol):
+    """Everything that reads cameras by a protocol, with these for the gallery and camera `cams[0]` for the query."""
+    table, people, one = np.arange(len(cams))[None] / 9, [7] * len(cams), np.array(cams)[:1]
+    features = np.eye(len(cams), dtype=np.float32)
+    yield lambda: evaluate(table, [7], people, one, cams, protocol=protocol)
+    yield lambda: evaluate_features(features[:1], features, [7], people, one, cams, protocol=protocol)
+    yield lambda: rank_gallery(table, [7], people, one, cams, queries=[0], protocol=protocol)
+    yield lambda: (SYSU if isinstance(protocol, str) else protocol).junk(7, np.array(people), one[0], np.array(cams))
+
+
+@pytest.mark.parametrize("cams", FITTING)
+def test_cameras_that_the_protocol_knows(cams):
+    for call in camera_calls(cams, "sysu-mm01"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("cams", "named"),
+    [
+        ([0, 1, 2, 3, 4, 5], "0"),
+        ([1, 2, 3, 7], "7"),
+        ([1, 2, -3], "-3"),
+        (["cam1", "cam2", "cam3"], "'cam1'"),
+        (["0", "1", "2"], "'0'"),
+        (["01", "02", "03"], "'01'"),
+        (["1", "2", "3 "], "'3 '"),
+        (["1", "+2"], r"'\+2'"),
+        (["1", "2.0"], r"'2\.0'"),
+        (["1", ""], "''"),
+        (["1", "٣"], "'٣'"),  # a digit, but no number of ours
+        (["1", "1" * 400], "'1111"),
+        (np.array([2**60, 1]), str(2**60)),
+    ],
+)
+def test_cameras_that_the_protocol_does_not_know(cams, named):
+    """They were taken for cameras of their own, and those that look at one place were not found."""
+    for call in camera_calls(cams, "sysu-mm01"):
+        words = rf"cams? must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, 2, 3, 4, 5, 6, received {named}"
+        with pytest.raises(ValueError, match=words):
+            call()
+    evaluate(np.arange(len(cams))[None] / 9, [7], [7] * len(cams), [cams[0]], cams)  # market1501 takes any
+
+
+def test_cameras_of_a_protocol_of_ones_own():
+    own = Protocol("door", "", same_camera_is_junk=True, co_located=((1, 2),))
+    for call in camera_calls(["cam1", "cam2"], own):
+        with pytest.raises(ValueError, match="protocol 'door' numbers them, each a whole number, received 'cam1'"):
+            call()
+    for call in (*camera_calls(["9", "1", "2"], own), *camera_calls([0, 1, 2, -7], own)):
+        call()
+    named = Protocol("doors", "", same_camera_is_junk=True, cameras=(1, 2, 3))
+    for call in camera_calls([1, 4], named):
+        with pytest.raises(ValueError, match="each one of 1, 2, 3, received 4"):
+            call()
+    with pytest.raises(ValueError, match=r"co_located must be pairs of cameras \(1, 2\), received \(\(2, 3\),\)"):
+        Protocol("doors", "", same_camera_is_junk=True, cameras=(1, 2), co_located=((2, 3),))

@@ -566,3 +566,82 @@ def test_a_tensor_file_that_cannot_be_read_is_told_without_its_name(tmp_path, na
         assert not trace.exists()
     with pytest.raises(ValueError, match=r"^FileNotFoundError: "):
         read_tensors(tmp_path / f"none{path.suffix}")
+
+
+# Labels as other programs store them
+
+
+def holds(suffix, path, **labels):
+    """A file of this format with these labels."""
+    arrays = {name: np.asarray(array) for name, array in labels.items()}
+    return save(path.with_suffix(suffix), ROWS, **arrays)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("name", ["ids", "cams"])
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (1, 5)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64"])
+def test_labels_of_other_programs_are_read(tmp_path, suffix, name, shape, dtype):
+    if suffix == ".safetensors":
+        safetensors()
+    values = np.array([4, 4, 0, -1, 120])
+    path = holds(suffix, tmp_path / "x", **{name: values.astype(dtype).reshape(shape)})
+    found = getattr(read_features(path), name)
+    assert (np.asarray(found).tolist(), tuple(found.shape)) == (values.tolist(), (5,))
+    assert plain(found)[1] == ("int64" if dtype.startswith("float") else dtype)
+
+
+def test_labels_of_bfloat16_and_of_one_row(tmp_path):
+    safetensors().save_file({"features": torch.ones(1, 2), "ids": torch.ones(1, 1).bfloat16()}, tmp_path / "x.safetensors")
+    assert read_features(tmp_path / "x.safetensors").ids.tolist() == [1]
+    np.savez(tmp_path / "x.npz", features=ROWS, ids=np.array([["a"], ["b"], ["a"], ["c"], ["-1"]]))
+    assert read_features(tmp_path / "x.npz").ids.tolist() == ["a", "b", "a", "c", "-1"]
+
+
+@pytest.mark.parametrize("name", ["ids", "cams"])
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([1, 2, 1.5, 2, 1], r"must be integers or strings, received 1.5 in row 2; store them as int64 or as strings"),
+        ([1, 2, np.nan, 2, 1], "received nan in row 2; store them as"),
+        ([1, 2, 1, 2, np.inf], "received inf in row 4; store"),
+        ([1, 2, 1, 2**53 + 2.0, 1], "in row 3; float64 cannot hold all whole numbers beyond 9007199254740992; store"),
+        (np.array([1, 2, 2**24 + 2, 2, 1], np.float32), "float32 cannot hold all whole numbers beyond 16777216; "),
+        (np.array([1, 2, 2050, 2, 1], np.float16), "float16 cannot hold all whole numbers beyond 2048; store"),
+        ([1, 2, 1, 2], r"must have shape \(5,\), one label per row, received \(4,\); store one integer or string for"),
+        (np.ones((5, 2), int), r"must have shape \(5,\), .* received \(5, 2\); store one"),
+        (np.ones((5, 1, 1), int), r"received \(5, 1, 1\); store one"),
+        (np.array(7), r"received \(\); store one"),
+        ([True, False] * 2 + [True], "must be integers or strings, received dtype bool; .* store one"),
+        (np.array([1, 2, 1, 2, 1j]), "received dtype complex128; .* store one"),
+        (np.array([b"a"] * 5), r"received dtype \|S1; .* store one"),
+        (np.array([2**63] * 5, np.uint64), "must fit into int64"),
+        (np.zeros(5, "M8[s]"), "received dtype datetime64"),
+        (np.zeros(5, [("id", "i8")]), "received dtype"),
+    ],
+)
+def test_labels_that_are_none_are_named_with_file_key_and_remedy(tmp_path, name, labels, words):
+    path = holds(".npz", tmp_path / "x", **{name: labels})
+    with pytest.raises(ValueError, match=rf"x\.npz: {name} .*{words}"):
+        read_features(path)
+    others = tuple({"ids", "cams"} - {name})
+    assert plain(read_features(path, names=others).features) == plain(ROWS)
+
+
+def test_a_name_that_a_file_holds_twice(tmp_path):
+    np.savez(tmp_path / "x.npz", features=ROWS)
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        archive.writestr("features.npy", archive.read("features.npy"))
+    with pytest.raises(ValueError, match="x.npz cannot be read as .npz: it holds features twice"):
+        read_features(tmp_path / "x.npz")
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="numpy 2")
+def test_strings_of_variable_width_are_written_as_strings(tmp_path):
+    words = np.array(["a", "bcd", "", "é", "a"], dtype=np.dtypes.StringDType())
+    write_arrays(tmp_path / "x.npz", {"features": ROWS, "ids": words})
+    assert read_features(tmp_path / "x.npz").ids.tolist() == words.tolist()
+    assert set(load(write_arrays(tmp_path / "y.npz", {"features": ROWS, "ids": words}))) == {"features", "ids"}

@@ -70,3 +70,13 @@ def test_labels_are_written_below_their_pictures():
 
 def test_a_label_on_pictures_narrower_than_a_letter():
     assert draw_sheet([[np.zeros((2, 2, 3), np.uint8)]], (4, 8), labels=[["ab"]]).width == 4
+
+
+def test_a_sheet_without_a_place_is_told():
+    for rows in ([], [[]], [[], []]):
+        with pytest.raises(ValueError, match="rows must have at least one place, received"):
+            draw_sheet(rows, (16, 32))
+    with pytest.raises(ValueError, match="size must be an integer >= 1, received 0"):
+        draw_sheet([[picture(0)]], (16, 0))
+    with pytest.raises(ValueError, match="resampling must be one of 'nearest', .* received 'magic'"):
+        draw_sheet([[picture(0)]], (16, 32), resampling="magic")

@@ -162,3 +162,16 @@ def test_without_scikit_learn_the_pip_line_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "pose2id.integrations.sklearn")
     with pytest.raises(MissingExtraError, match=r"pip install 'scikit-learn>=1.6'"):
         import pose2id.integrations.sklearn  # noqa: F401
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("view", [torch.clone, torch._neg_view])
+def test_tensors_keep_their_dtype(dtype, view):
+    """scikit-learn makes float64 of every tensor; numpy has no bfloat16, which becomes float32."""
+    query, gallery = (view(torch.tensor(rows).to(dtype)) for rows in sets())
+    arrays = [(rows.float() if dtype == torch.bfloat16 else rows.resolve_neg()).numpy() for rows in (query, gallery)]
+    found = NeighborCentralizer().fit(gallery).transform(query)
+    expected = NeighborCentralizer().fit(arrays[1]).transform(arrays[0])
+    assert (found.dtype, found.tolist()) == (arrays[0].dtype, expected.tolist())
+    found = NeighborCentralizer().fit_transform(gallery)
+    assert (found.dtype, found.tolist()) == (arrays[0].dtype, centralize(arrays[1]).tolist())

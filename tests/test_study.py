@@ -201,3 +201,34 @@ def test_standard_errors() -> None:
     distances = RNG.normal(size=(18, 42))
     one = evaluate(distances[QUERY.ids == 1], QUERY.ids[QUERY.ids == 1], GALLERY.ids)
     assert math.isnan(standard_error(one, QUERY.ids[QUERY.ids == 1]))
+
+
+def test_what_is_no_setting_or_no_set_is_named() -> None:
+    row = FULL.__dict__
+    for settings, words in (
+        ([BASE, "base"], "every setting must be a pose2id.study.Setting, received str"),
+        ([{"name": "base"}], "every setting must be a pose2id.study.Setting, received dict"),
+        ([None], "every setting must be a pose2id.study.Setting, received NoneType"),
+        (BASE, "settings must be a sequence of Setting, received Setting"),
+        (None, "settings must be a sequence of Setting, received NoneType"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            run_study(QUERY, GALLERY, settings)
+    for query, gallery, words in (
+        (QUERY.features, GALLERY, "query must be a pose2id.study.FeatureSet, received ndarray"),
+        (QUERY, (GALLERY.features, GALLERY.ids), "gallery must be a pose2id.study.FeatureSet, received tuple"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            run_study(query, gallery, [BASE])
+        with pytest.raises(TypeError, match=words):
+            centralize_sets(query, gallery, BASE)
+    with pytest.raises(TypeError, match="every setting must be a pose2id.study.Setting, received dict"):
+        centralize_sets(QUERY, GALLERY, row)
+
+
+def test_junk_is_nobody_in_a_study() -> None:
+    ids = np.where(np.arange(len(GALLERY.ids)) % 5 == 0, -1, GALLERY.ids)
+    (row,) = run_study(QUERY, replace(GALLERY, ids=ids), [BASE])
+    kept = ids != -1
+    features = np.concatenate([QUERY.features, GALLERY.features[kept]])
+    assert row.id2 == pytest.approx(id_density(features, np.concatenate([QUERY.ids, ids[kept]])), rel=1e-6)

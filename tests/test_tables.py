@@ -100,3 +100,26 @@ def test_rows_as_dictionaries() -> None:
     assert as_dicts([], ("mAP",)) == []
     with pytest.raises(AttributeError, match="rank1"):
         as_dicts(rows, ("rank1",))
+
+
+def test_what_would_break_a_table_is_told_or_escaped() -> None:
+    for align in ("", "^", "<x", "< "):
+        for form in (format_text, format_markdown):
+            with pytest.raises(ValueError, match="align must be made of '<' and '>', received"):
+                form(("name", "mAP"), [("x", 1)], align=align)
+    lines = format_markdown(("a\nname", "mAP"), [("two\r\nlines|and\u2028three", 1), ("\n", 2)]).splitlines()
+    assert [line.count(" | ") for line in lines] == [1, 0, 1, 1]
+    assert lines[2] == "| two<br>lines\\|and<br>three |   1 |"
+    assert lines[0].startswith("| a<br>name ")
+    assert format_text(("", "mAP"), [("two\nlines", 1)]).splitlines()[1:] == ["two lines    1"]
+    for rows in ([()], [("x",), ()]):
+        with pytest.raises(ValueError, match="every row must have 1 cells as the head has, received"):
+            format_text(("name",), rows)
+
+
+def test_keys_that_rows_have_not_or_that_collide() -> None:
+    row = SimpleNamespace(mAP=0.5, setting=SimpleNamespace(name="base"), name="other")
+    with pytest.raises(AttributeError, match="keys must name attributes of every row, received mAP, size: .*size"):
+        as_dicts([row], ("mAP", "size"))
+    with pytest.raises(ValueError, match=r"keys must differ in their last parts, received setting.name, name"):
+        as_dicts([row], ("setting.name", "name"))

@@ -55,7 +55,7 @@ def take_table(neighbors: Any, n: int, k: int) -> torch.Tensor:
         neighbors = neighbors.indices
     allowed = "integer row indices, -1 where there is none"
     tensor, kind = take_array(neighbors, "neighbors", allowed)
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+    if tensor.dtype.is_floating_point:
         raise TypeError(f"neighbors must hold {allowed}, received dtype {kind.dtype}")
     if tensor.ndim != 2 or tensor.shape[0] != n:
         raise ValueError(f"neighbors must have shape ({n}, K), received {tuple(tensor.shape)}")

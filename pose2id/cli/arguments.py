@@ -104,6 +104,7 @@ def _add_features(commands: Any) -> None:
         nargs="+",
         help="feature files with 'ids'; several, such as query and gallery, count as one set",
     )
+    density.add_argument("--junk", action="store_true", help="count the label -1 as one more identity")
     _add_common(density, "features:run_density", as_json=True)
 
     rerank = commands.add_parser("rerank", help="k-reciprocal re-ranking; writes the new distances, an array (Q, G)")

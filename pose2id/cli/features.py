@@ -18,7 +18,7 @@ from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.tables import as_dicts, format_text
-from pose2id.validation import check_number, is_tensor, take_labels
+from pose2id.validation import JUNK, check_number, equal_label, is_tensor, take_labels
 
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
@@ -54,18 +54,21 @@ def run_centralize(arguments: argparse.Namespace) -> None:
 
 def run_density(arguments: argparse.Namespace) -> None:
     """`pose2id density`."""
-    files = [read_features(path, needs=("ids",)) for path in arguments.features]
+    files = [read_features(path, needs=("ids",), names=("ids",)) for path in arguments.features]
     tensors = [take_features(file.features, f"{file.path}: features")[0] for file in files]
     labels = [take_labels(file.ids, len(file.features), f"{file.path}: ids") for file in files]
     if len({tensor.shape[1] for tensor in tensors}) > 1 or len({array.dtype.kind for array in labels}) > 1:
         found = ", ".join(f"{t.shape[1]} columns and {a.dtype} ids" for t, a in zip(tensors, labels, strict=True))
         raise ValueError(f"the files must have equal D and ids of one kind, received {found}")
     features, ids = torch.cat([tensor.double() for tensor in tensors]), np.concatenate(labels)
-    values = {variant: id_density(features, ids, variant=variant) for variant in VARIANTS}
+    values = {variant: id_density(features, ids, variant=variant, junk=arguments.junk) for variant in VARIANTS}
+    junk = equal_label(ids, JUNK) & (not arguments.junk)
+    left_out, ids = int(junk.sum()), ids[~junk]
     if arguments.json:
         print(json.dumps(values | {"rows": len(ids), "identities": len(np.unique(ids))}))
         return
-    print(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities; lower is denser")
+    without = f", without {left_out} rows of junk" if left_out else ""
+    print(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities{without}; lower is denser")
     print(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
     print(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
 
@@ -73,7 +76,7 @@ def run_density(arguments: argparse.Namespace) -> None:
 def run_rerank(arguments: argparse.Namespace) -> None:
     """`pose2id rerank`."""
     check_output(arguments.output, overwrite=arguments.overwrite)
-    query, gallery = (read_features(path).features for path in (arguments.query, arguments.gallery))
+    query, gallery = (read_features(path, names=()).features for path in (arguments.query, arguments.gallery))
     if is_tensor(query) != is_tensor(gallery):  # files of two kinds
         query, gallery = take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
     distances = rerank(

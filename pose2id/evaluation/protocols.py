@@ -5,13 +5,14 @@ Labels alone decide it. Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pose2id.validation import check_choice, encode_labels, take_labels
+from pose2id.validation import JUNK, check_choice, encode_labels, equal_label, take_labels
 
 if TYPE_CHECKING:
     from pose2id.validation import Labels
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.int64]
     Marks = npt.NDArray[np.bool_]
 
+_NUMBER = re.compile(r"0|-?[1-9]\d{0,8}", re.ASCII)
 METRICS = ("euclidean", "cosine")
 """How `evaluate_features` may compare rows."""
 
@@ -42,22 +44,32 @@ class Protocol:
         With `same_camera_is_junk`: the items of all other identities from that camera are removed too.
     co_located : tuple of (int, int)
         Pairs of cameras (as integers or as strings) that look at one place and count as one camera; pairs that share a
-        camera are merged.
+        camera are merged. Labels must be numbers then: 3 or "3", not "cam3".
     cmc_over_identities : bool
         CMC counts identities, each at its nearest item, instead of items; mAP and mINP count items all the same.
+    cameras : tuple of int
+        The cameras there are, where their numbers mean something; others are refused. Empty: any.
+
+    Raises
+    ------
+    ValueError
+        For rules that do not fit each other; from its methods for cameras that the rule cannot mean.
     """
 
     name: str
     summary: str
     same_camera_is_junk: bool
-    junk_label: int | None = -1
+    junk_label: int | None = JUNK
     whole_camera_is_junk: bool = False
     co_located: tuple[tuple[int, int], ...] = ()
     cmc_over_identities: bool = False
+    cameras: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.whole_camera_is_junk and not self.same_camera_is_junk:
             raise ValueError("whole_camera_is_junk needs same_camera_is_junk, received False")
+        if self.cameras and not {cam for pair in self.co_located for cam in pair} <= set(self.cameras):
+            raise ValueError(f"co_located must be pairs of cameras {self.cameras}, received {self.co_located}")
 
     def junk(
         self,
@@ -69,7 +81,10 @@ class Protocol:
         """Mark what is removed from the list of one query, (G,) bool; without cameras nothing is for its camera."""
         junk = self.marked(gallery_ids)
         if self.same_camera_is_junk and gallery_cams is not None:
-            same_camera = self.merge_cameras(gallery_cams) == self.merge_cameras(np.asarray([query_cam]))
+            own = np.asarray([query_cam])
+            self.check_cameras(own, "query_cam")
+            self.check_cameras(gallery_cams, "gallery_cams")
+            same_camera = self.merge_cameras(gallery_cams) == self.merge_cameras(own)
             junk |= self.removed(same_camera, gallery_ids == query_id)
         return junk
 
@@ -89,11 +104,25 @@ class Protocol:
             cams = np.where(cams == label(cam), label(_follow(kept, cam)), cams)
         return cams
 
+    def check_cameras(self, cams: npt.NDArray[Any], name: str) -> None:
+        """Raise ValueError for cameras that the rule cannot mean: others than `cameras`, "cam3" with `co_located`."""
+        if not (self.cameras or self.co_located):
+            return
+        allowed = f"one of {', '.join(map(str, self.cameras))}" if self.cameras else "a whole number"
+        for label in np.unique(cams).tolist():
+            # "03" is refused: beside "3" it would be another camera.
+            number = label if not isinstance(label, str) or not _NUMBER.fullmatch(label) else int(label)
+            if isinstance(number, str) or (self.cameras and number not in self.cameras):
+                raise ValueError(
+                    f"{name} must be cameras as protocol {self.name!r} numbers them, each {allowed}, received "
+                    f"{label!r}; renumber them, or leave out the cameras of both sides"
+                )
+
     def marked(self, ids: npt.NDArray[Any]) -> Marks:
         """Mark which of `ids` carry the junk label."""
         if self.junk_label is None:
             return np.zeros(len(ids), bool)
-        return np.asarray(ids == (str(self.junk_label) if ids.dtype.kind == "U" else self.junk_label))
+        return equal_label(ids, self.junk_label)
 
 
 def _follow(kept: dict[int, int], cam: int) -> int:
@@ -114,6 +143,7 @@ PROTOCOLS = {
             whole_camera_is_junk=True,
             co_located=((2, 3),),
             cmc_over_identities=True,
+            cameras=(1, 2, 3, 4, 5, 6),
         ),
     )
 }
@@ -157,7 +187,10 @@ class Relevance:
             raise ValueError(f"query_cams and gallery_cams must be given together, received {given} without {missing}")
         if query_cams is not None:
             sides = [take_labels(query_cams, size[0], "query_cams"), take_labels(gallery_cams, size[1], "gallery_cams")]
-            cams = encode_labels([protocol.merge_cameras(side) for side in sides], ("query_cams", "gallery_cams"))
+            names = "query_cams", "gallery_cams"
+            for side, name in zip(sides, names, strict=True):
+                protocol.check_cameras(side, name)
+            cams = encode_labels([protocol.merge_cameras(side) for side in sides], names)
         self.protocol, self.cams = protocol, cams if protocol.same_camera_is_junk else None
         self.query_ids, self.gallery_ids = encode_labels(ids, ("query_ids", "gallery_ids"))
         self.query_junk, self.gallery_junk = (protocol.marked(side) for side in ids)

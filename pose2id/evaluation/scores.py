@@ -16,7 +16,7 @@ from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind
 from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter
 from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
-from pose2id.evaluation.tiles import FeatureTiles, MatrixTiles, Tiles
+from pose2id.evaluation.tiles import FeatureTiles, MatrixTiles, Tiles, exact_in_float64
 from pose2id.tables import format_text
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -94,14 +94,16 @@ def evaluate(
     Parameters
     ----------
     distances : (Q, G) numpy array or torch tensor
-        Any finite real scores, smaller is nearer; negative ones are fine.
+        Any finite real scores, smaller is nearer; negative ones are fine. Integers are compared as they are, also
+        those that float64 would round.
     query_ids, gallery_ids : (Q,) and (G,) integers or strings
         Identities. -1 (or "-1") in the gallery is junk; a query labelled -1 is not scored; 0 is an ordinary label.
     query_cams, gallery_cams : (Q,) and (G,) integers or strings, optional
         Cameras, both or neither; without them nothing is removed for its camera.
     protocol : {"market1501", "all", "sysu-mm01"} or Protocol
         "market1501": gallery items of the query's identity *and* camera are removed. "all": no camera rule.
-        "sysu-mm01": a query of camera 3 skips all items of camera 2, and CMC counts identities, not items.
+        "sysu-mm01": a query of camera 3 skips all items of camera 2, and CMC counts identities, not items; cameras
+        must be 1 to 6 (or "1" to "6").
 
     Returns
     -------
@@ -111,7 +113,7 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only, an unknown protocol, or
+        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only or unknown to the protocol, an unknown protocol, or
         when no query has a match.
 
     References
@@ -254,14 +256,12 @@ def _take(
     protocol: str | Protocol,
 ) -> tuple[torch.Tensor, Relevance]:
     """A matrix of real, finite scores (Q, G), and what its labels say."""
-    values, kind = take_array(distances, "distances")
-    if values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"distances must hold real numbers, received dtype {kind.dtype}")
+    values, _ = take_array(distances, "distances")
     if values.ndim != 2:
         raise ValueError(f"distances must have shape (Q, G), received {tuple(values.shape)}")
     relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     check_finite(values, "distances")
-    return values, relevance
+    return exact_in_float64(values), relevance
 
 
 def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:

@@ -32,6 +32,26 @@ class Bound(NamedTuple):
         return scores - error, scores + error
 
 
+def exact_in_float64(values: torch.Tensor) -> torch.Tensor:
+    """Scores (Q, G) that float64 holds: integers beyond 2^53 become places in their row, of the same order and ties."""
+    if values.dtype not in (torch.int64, torch.uint64) or not values.numel():
+        return values
+    whole = values.view(torch.int64)  # torch cannot compare the unsigned ones
+    low, high = (0 if values.dtype == torch.uint64 else -(2**53)), 2**53
+    smallest, largest = (int(value) for value in whole.aminmax())
+    if low <= smallest and largest <= high:
+        return whole
+    if values.dtype == torch.uint64:
+        whole = whole ^ torch.iinfo(torch.int64).min  # the upper half comes after the lower one
+    places = torch.empty(values.shape, dtype=torch.int32, device=values.device)
+    for block in row_blocks(*values.shape):
+        ordered, order = whole[block].sort(dim=1)
+        steps = torch.zeros_like(ordered, dtype=torch.int32)
+        steps[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        places[block] = torch.empty_like(steps).scatter_(1, order, steps.cumsum(dim=1, dtype=torch.int32))
+    return places
+
+
 class MatrixTiles:
     """A given matrix (Q, G), exact as it is, in blocks of up to `height` queries."""
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pose2id.arrays import take_array, take_features, work_dtype
 from pose2id.centralization import FusedRows, centralize, check_parameters, gallery_radius, prepare_gallery, pull_toward
 from pose2id.errors import MissingExtraError
-from pose2id.validation import is_tensor
+from pose2id.validation import is_tensor, take_tensor
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -101,7 +102,8 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
 
     def _take(self, X: Any, *, reset: bool) -> Floats:
         if is_tensor(X):
-            X = X.detach().cpu()
+            X = take_tensor(X, "X").cpu()
+            X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # a tensor, scikit-learn turns into float64
         taken: Floats = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32, np.float16])
         return taken
 

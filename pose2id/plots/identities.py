@@ -42,7 +42,7 @@ def plot_identities(
     first two principal directions of the shown identities' centres *before*, of L2-normalised features.
     Nothing is fitted to *after*. A line joins each sample to the centre of its identity. A plane shows only
     part of the distances, and the share of the centres' spread it holds is written below; ID² in the panel
-    titles (variant ``paper``) is computed in full dimension, over all the rows given.
+    titles (variant ``paper``) is computed in full dimension, over all the rows given but junk (-1).
 
     Parameters
     ----------
