@@ -174,7 +174,9 @@ def take_output(out: Any, rows: torch.Tensor, kind: Kind, inputs: Sequence[tuple
     if of_numpy and not out.flags.writeable:
         raise ValueError("out must be writable, received a read-only array; open a file with mode 'r+' or 'w+'")
     if not of_numpy and out.is_neg():
-        raise ValueError("out must be memory to write to, received a view of negated numbers; call .resolve_neg() first")
+        raise ValueError(
+            "out must be memory to write to, received a view of negated numbers; call .resolve_neg() first"
+        )
     if not of_numpy and out.device != rows.device:
         raise ValueError(f"out must be where features are worked on, {rows.device}, received a tensor on {out.device}")
     (n, width), item = rows.shape, rows.element_size()

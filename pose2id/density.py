@@ -31,8 +31,8 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper", junk: bo
         float16, bfloat16, float32 or float64. A row of zeros stays zero. A memory-mapped file is read in blocks, fast
         if its rows are sorted by identity.
     ids : (N,) integers or strings
-        Identity labels. -1 (or "-1") is junk, detections of nobody in particular: these rows are left out, as `evaluate`
-        leaves them out of every ranking. 0 is an ordinary label.
+        Identity labels. -1 (or "-1") is junk, detections of nobody in particular: these rows are left out, as
+        `evaluate` leaves them out of every ranking. 0 is an ordinary label.
     variant : {"paper", "released"}
         "paper": Euclidean distance to the centre, averaged per identity, then over identities, as the paper's
         formula says. "released": *squared* distance, averaged over samples, as the released code computes it: the
@@ -48,7 +48,8 @@ def id_density(features: Array, ids: Labels, *, variant: str = "paper", junk: bo
     Raises
     ------
     TypeError, ValueError
-        For anything but finite floating-point features (N >= 1, D), N labels, not all of them junk, and a known variant.
+        For anything but finite floating-point features (N >= 1, D), N labels, not all of them junk, and a known
+        variant.
 
     Examples
     --------

@@ -103,7 +103,8 @@ class Row:
         attributes of the row as well.
     id2_paper, id2_released : float
         ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser, NaN where it was
-        not asked for; `id2` is the paper's. Rows labelled -1 are left out, as everywhere. Re-ranking changes distances, not features, so it leaves ID² as it is.
+        not asked for; `id2` is the paper's. Rows labelled -1 are left out. Re-ranking changes distances, not
+        features, so it leaves ID² as it is.
     error : float
         Standard error of mAP over identities; see `standard_error`.
     encoder : str

@@ -278,7 +278,9 @@ def test_density_leaves_out_junk(capsys):
     found = json.loads(run(capsys, "density", "x.npz", "--json"))
     assert found["paper"] == pytest.approx(id_density(rows[kept], ids[kept]), rel=1e-9)
     assert (found["rows"], found["identities"]) == (30, len(np.unique(ids[kept])))
-    assert f"30 rows, {found['identities']} identities, without 10 rows of junk; lower" in run(capsys, "density", "x.npz")
+    assert f"30 rows, {found['identities']} identities, without 10 rows of junk; lower" in run(
+        capsys, "density", "x.npz"
+    )
     counted = json.loads(run(capsys, "density", "x.npz", "--json", "--junk"))
     assert counted["paper"] == id_density(rows, ids, junk=True)
     assert (counted["rows"], counted["identities"]) == (40, found["identities"] + 1)
@@ -302,7 +304,9 @@ def test_cameras_that_the_protocol_does_not_know(capsys):
     for name, side in (("query.npz", QUERY), ("gallery.npz", GALLERY)):
         np.savez(name, **(side | {"cams": side["cams"] - side["cams"].min()}))
     message = refuse(capsys, "evaluate", *BOTH, "--protocol", "sysu-mm01")
-    assert "cams must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, 2, 3, 4, 5, 6, received 0" in message
+    assert (
+        "cams must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, 2, 3, 4, 5, 6, received 0" in message
+    )
 
 
 # --- rerank -------------------------------------------------------------------------------------------------------

@@ -645,7 +645,7 @@ def test_cameras_that_the_protocol_knows(cams):
 def test_cameras_that_the_protocol_does_not_know(cams, named):
     """They were taken for cameras of their own, and those that look at one place were not found."""
     for call in camera_calls(cams, "sysu-mm01"):
-        words = rf"cams? must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, 2, 3, 4, 5, 6, received {named}"
+        words = rf"cams? must be cameras as protocol 'sysu-mm01' numbers them, each one of 1, .*, 6, received {named}"
         with pytest.raises(ValueError, match=words):
             call()
     evaluate(np.arange(len(cams))[None] / 9, [7], [7] * len(cams), [cams[0]], cams)  # market1501 takes any

@@ -592,7 +592,9 @@ def test_labels_of_other_programs_are_read(tmp_path, suffix, name, shape, dtype)
 
 
 def test_labels_of_bfloat16_and_of_one_row(tmp_path):
-    safetensors().save_file({"features": torch.ones(1, 2), "ids": torch.ones(1, 1).bfloat16()}, tmp_path / "x.safetensors")
+    safetensors().save_file(
+        {"features": torch.ones(1, 2), "ids": torch.ones(1, 1).bfloat16()}, tmp_path / "x.safetensors"
+    )
     assert read_features(tmp_path / "x.safetensors").ids.tolist() == [1]
     np.savez(tmp_path / "x.npz", features=ROWS, ids=np.array([["a"], ["b"], ["a"], ["c"], ["-1"]]))
     assert read_features(tmp_path / "x.npz").ids.tolist() == ["a", "b", "a", "c", "-1"]
@@ -635,7 +637,7 @@ def test_a_name_that_a_file_holds_twice(tmp_path):
         pytest.warns(UserWarning, match="Duplicate name"),
     ):
         archive.writestr("features.npy", archive.read("features.npy"))
-    with pytest.raises(ValueError, match="x.npz cannot be read as .npz: it holds features twice"):
+    with pytest.raises(ValueError, match=r"x.npz cannot be read as .npz: it holds features twice"):
         read_features(tmp_path / "x.npz")
 
 

@@ -78,5 +78,5 @@ def test_a_sheet_without_a_place_is_told():
             draw_sheet(rows, (16, 32))
     with pytest.raises(ValueError, match="size must be an integer >= 1, received 0"):
         draw_sheet([[picture(0)]], (16, 0))
-    with pytest.raises(ValueError, match="resampling must be one of 'nearest', .* received 'magic'"):
+    with pytest.raises(ValueError, match=r"resampling must be one of 'nearest', .* received 'magic'"):
         draw_sheet([[picture(0)]], (16, 32), resampling="magic")

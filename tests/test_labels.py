@@ -1,4 +1,4 @@
-"""Labels and arrays of every odd kind: the right value, or a sentence that names the argument; never torch's own words."""
+"""Labels and arrays of every odd kind: the right value, or a sentence that names the argument, never torch's own."""
 
 import enum
 from collections import OrderedDict
@@ -19,7 +19,9 @@ X = RNG.standard_normal((6, 4)).astype(np.float32)
 T = torch.tensor(X)
 TABLE = RNG.random((6, 6))
 IDS = [1, 1, 2, 2, 3, 3]
-QUIET = "ignore:.*(nested tensors|[Ss]parse (CSR|CSC|BSR)|PyTorch API of MaskedTensors|quantized|data pointer of FakeTensor|the matrix subclass)"
+QUIET = (
+    "ignore:.*(nested tensors|[Ss]parse (CSR|CSC|BSR)|API of MaskedTensors|quantized|pointer of Fake|matrix subclass)"
+)
 
 TAKES_LABELS = {
     "id_density": lambda labels: id_density(X, labels),
@@ -35,7 +37,7 @@ TAKES_LABELS = {
 }
 
 
-class Camera(str, enum.Enum):  # as people write it; StrEnum is the same to us
+class Camera(str, enum.Enum):  # noqa: UP042 - as people write it; its str() is another than its value
     FRONT = "1"
     BACK = "2"
     SIDE = "3"

@@ -222,7 +222,7 @@ def test_what_is_no_setting_or_no_set_is_named() -> None:
             run_study(query, gallery, [BASE])
         with pytest.raises(TypeError, match=words):
             centralize_sets(query, gallery, BASE)
-    with pytest.raises(TypeError, match="every setting must be a pose2id.study.Setting, received dict"):
+    with pytest.raises(TypeError, match=r"every setting must be a pose2id.study.Setting, received dict"):
         centralize_sets(QUERY, GALLERY, row)
 
 

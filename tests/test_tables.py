@@ -119,7 +119,7 @@ def test_what_would_break_a_table_is_told_or_escaped() -> None:
 
 def test_keys_that_rows_have_not_or_that_collide() -> None:
     row = SimpleNamespace(mAP=0.5, setting=SimpleNamespace(name="base"), name="other")
-    with pytest.raises(AttributeError, match="keys must name attributes of every row, received mAP, size: .*size"):
+    with pytest.raises(AttributeError, match=r"keys must name attributes of every row, received mAP, size: .*size"):
         as_dicts([row], ("mAP", "size"))
     with pytest.raises(ValueError, match=r"keys must differ in their last parts, received setting.name, name"):
         as_dicts([row], ("setting.name", "name"))

@@ -113,8 +113,8 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only or unknown to the protocol, an unknown protocol, or
-        when no query has a match.
+        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only or unknown to the protocol, an
+        unknown protocol, or when no query has a match.
 
     References
     ----------
