@@ -40,7 +40,8 @@ def check_count(value: object, name: str, minimum: int, maximum: int | None = No
 
 def check_number(value: object, name: str, low: float = 0.0, high: float = math.inf) -> float:
     """A finite real number in [low, high]."""
-    allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+    limit = f" >= {low:g}" if low > -math.inf else ""
+    allowed = f"a finite number{limit}" if high == math.inf else f"a number from {low:g} to {high:g}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, received {value!r}")
     try:
@@ -67,12 +68,19 @@ def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def take_path(path: str | os.PathLike[str], name: str) -> Path:
-    """A path, with the home folder for a `~` at its beginning; ValueError where there is no such user."""
+def check_path(path: object, name: str) -> Path:
+    """A path; ValueError for the empty text, which systems take for the working directory."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name} must be a path, received {type(path).__name__}")
+    if not os.fspath(path):
+        raise ValueError(f"{name} must be a path, received an empty text; write '.' for the working directory")
+    return Path(path)
+
+
+def take_path(path: str | os.PathLike[str], name: str) -> Path:
+    """A path, with the home folder for a `~` at its beginning; ValueError where there is no such user."""
     try:
-        return Path(path).expanduser()
+        return check_path(path, name).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{name} {os.fspath(path)!r} begins with the home of a user that is not known here") from error
 

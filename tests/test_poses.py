@@ -174,6 +174,45 @@ def test_from_pixels():
     np.testing.assert_array_equal(Pose.from_pixels(points, 640, 1280).keypoints, pose.keypoints)
 
 
+def test_what_openpose_did_not_find_is_missing():
+    """It writes zeros; as a keypoint they were the corner of the picture, with limbs that lead there."""
+    pixels = np.arange(2.0, 38.0).reshape(18, 2)
+    pixels[[4, 17]] = 0
+    pixels[9] = 0, 5  # at the left edge, and there
+    pixels[10] = 5, -0.0
+    pose = Pose.from_pixels(pixels, 64, 128)
+    assert np.flatnonzero(~pose.present).tolist() == [4, 17]
+    assert pose.keypoints[9].tolist() == [0, 5 / 128]
+    scores = np.full(18, 0.5)
+    scores[[0, 17]] = 0
+    scores[3] = NAN
+    scores[5] = -1
+    for given in ((np.column_stack([pixels, scores]), None), (pixels, scores), (pixels.tolist(), scores.tolist())):
+        found = Pose.from_pixels(given[0], 64, 128, scores=given[1])
+        assert np.flatnonzero(~found.present).tolist() == [0, 3, 4, 5, 17]
+        np.testing.assert_array_equal(found.keypoints[found.present], pose.keypoints[found.present])
+    assert not Pose.from_pixels(pixels, 64, 128, scores=scores, threshold=0.5).present.any()
+    certain = np.column_stack([pixels, np.ones(18)]).tolist()
+    assert np.flatnonzero(~Pose.from_pixels(certain, 64, 128).present).tolist() == [4, 17]  # zeros whatever they say
+    assert not Pose.from_pixels([None, *certain[1:]], 64, 128).present[0]
+    assert pose_faults(Pose.from_pixels(np.zeros((18, 3)), 64, 128))[0].startswith("missing: neck, right_shoulder")
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "scores", "error", "message"),
+    [
+        (np.ones((18, 3)), np.ones(18), ValueError, "scores must not be given beside the third column of keypoints"),
+        (np.ones((18, 2)), np.ones((18, 1)), ValueError, r"scores must have shape \(18,\)"),
+        (np.ones((18, 2)), [None] * 18, TypeError, "scores must be real numbers"),
+        (np.ones((18, 4)), None, ValueError, r"keypoints must have shape \(18, 2\), received \(18, 4\)"),
+        (np.ones((25, 3)), None, ValueError, r"keypoints must have shape \(18, 2\), received \(25, 3\)"),
+    ],
+)
+def test_bad_scores(keypoints, scores, error, message):
+    with pytest.raises(error, match=message):
+        Pose.from_pixels(keypoints, 64, 128, scores=scores)
+
+
 @pytest.mark.parametrize(("size", "error"), [((0, 5), ValueError), ((5, -1), ValueError), (("6", 5), TypeError)])
 def test_sizes_are_positive(size, error):
     for make in (
@@ -214,6 +253,15 @@ def test_from_coco17_with_scores(lost):
     np.testing.assert_array_equal(Pose.from_coco17(points, flags, width=100, height=100).keypoints, pose.keypoints)
     some = [None if name == lost else point for name, point in zip(COCO, points.tolist(), strict=True)]
     np.testing.assert_array_equal(Pose.from_coco17(some, width=100, height=100).keypoints, pose.keypoints)
+
+
+def test_zeros_of_coco_are_missing_and_make_no_neck():
+    points = np.random.default_rng(1).uniform(1, 100, (17, 3))
+    points[:, 2] = 2
+    points[COCO.index("left_shoulder")] = 0
+    for given in (points, points[:, :2]):
+        pose = Pose.from_coco17(given, width=100, height=100)
+        assert {KEYPOINTS[i] for i in np.flatnonzero(~pose.present)} == {"left_shoulder", "neck"}
 
 
 def test_a_score_that_is_no_number_is_not_above_the_threshold():
@@ -368,7 +416,7 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     [
         ("{", "Expecting property name"),
         ('{"poses": 3}', 'it must hold a list of objects with "keypoints", alone or under "poses"'),
-        ('{"people": []}', "it must hold a list of objects"),
+        ('{"persons": []}', "it must hold a list of objects"),
         ("[1]", "it must hold a list of objects"),
         ('[{"name": "a"}]', "it must hold a list of objects"),
         (json.dumps([{"keypoints": GOOD}, {"keypoints": GOOD[1:]}]), r"pose number 2: keypoints must have shape"),
@@ -389,6 +437,133 @@ def test_files_that_are_not_text_or_not_there(tmp_path):
         read_poses(tmp_path / "poses.json")
     with pytest.raises(FileNotFoundError):
         read_poses(tmp_path / "none.json")
+
+
+# what OpenPose writes
+
+
+BODY_25 = (
+    *("Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "MidHip", "RHip", "RKnee"),
+    *("RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar", "LBigToe", "LSmallToe", "LHeel", "RBigToe"),
+    *("RSmallToe", "RHeel"),
+)
+"""The order of OpenPose's documentation, doc/02_output.md."""
+
+
+def numbers(count, shift=0):
+    """x, y and confidence of keypoints; x says which."""
+    return [value for i in range(count) for value in (i + 1 + shift, 2 * i + 3, 0.75)]
+
+
+def write_people(path, *people, **more):
+    people = [{"person_id": [-1], "pose_keypoints_2d": person, "face_keypoints_2d": []} for person in people]
+    path.write_text(json.dumps({"version": 1.3, "people": people, **more}))
+    return path
+
+
+def test_openpose_with_25_keypoints(tmp_path):
+    values = numbers(25)
+    values[3 * 3 : 3 * 3 + 3] = [0, 0, 0]
+    values[3 * 8 + 2] = 0  # of the middle of the hips, which is none of ours
+    (pose,) = read_poses(write_people(tmp_path / "a.json", values), size=(100, 200))
+    assert pose.name == "1"
+    for name, (x, y) in zip(KEYPOINTS, pose.keypoints.tolist(), strict=True):
+        side, _, part = name.partition("_")
+        row = BODY_25.index(side[0].upper() + part.capitalize() if part else name.capitalize())
+        if name == "right_elbow":
+            assert math.isnan(x)
+        else:
+            assert (x, y) == pytest.approx(((row + 1) / 100, (2 * row + 3) / 200))
+
+
+def test_openpose_with_18_keypoints_and_in_its_older_form(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"people": [{"pose_keypoints": numbers(18)}]}))
+    (pose,) = read_poses(tmp_path / "a.json", size=(100, 200))
+    np.testing.assert_allclose(pose.keypoints, np.array(numbers(18)).reshape(18, 3)[:, :2] / (100, 200))
+
+
+def test_openpose_with_its_own_canvas_or_fractions(tmp_path):
+    path = write_people(tmp_path / "a.json", numbers(18), canvas_width=50, canvas_height=400)
+    assert read_poses(path)[0].keypoints[0].tolist() == [1 / 50, 3 / 400]
+    with pytest.raises(ValueError, match=r"a\.json .*size is \(60.0, 400.0\), but the file is of a canvas of \(50.0"):
+        read_poses(path, size=(60, 400))
+    fractions = [value for i in range(18) for value in (0.5 - i / 50, i / 17, 0.75)]
+    for options in ({}, {"size": (64, 128)}):
+        (pose,) = read_poses(write_people(tmp_path / "b.json", fractions), **options)
+        assert pose.keypoints[1].tolist() == [0.48, 1 / 17]
+
+
+def test_several_people_and_a_folder_of_files(tmp_path):
+    assert read_poses(write_people(tmp_path / "nobody_keypoints.json")) == ()
+    two = write_people(tmp_path / "b_keypoints.json", numbers(25), numbers(18, shift=7))
+    assert [pose.name for pose in read_poses(two, size=(64, 128))] == ["1", "2"]
+    write_people(tmp_path / "a_000000000001_keypoints.json", numbers(18))
+    write_people(tmp_path / ".hidden_keypoints.json", [1])
+    (tmp_path / "readme.txt").touch()
+    poses = read_poses(tmp_path, size=(64, 128))
+    assert [pose.name for pose in poses] == ["a_000000000001", "b-1", "b-2"]
+    assert poses[2].keypoints[0, 0] == 8 / 64
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty holds no \.json files"):
+        read_poses(tmp_path / "empty")
+
+
+ZEROS = [0] * 51
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"people": {}}, "people must be a list, received dict"),
+        ({"people": None}, "people must be a list, received NoneType"),
+        ({"people": [[]]}, "person number 1: it must be an object with 'pose_keypoints_2d'"),
+        ({"people": [{"face_keypoints_2d": []}]}, "person number 1: it must be an object with"),
+        (
+            [numbers(18), numbers(15)],
+            "person number 2: pose_keypoints_2d must be one list of 54 .* received 45 entries",
+        ),
+        ([[]], "person number 1: pose_keypoints_2d must be one list of 54 .* received 0 entries"),
+        ([None], "person number 1: pose_keypoints_2d must be one list of 54 .* received NoneType"),
+        ([[numbers(18)]], "person number 1: pose_keypoints_2d must be one list of 54 .* received 1 entries"),
+        ([[[1, 2, 0.5]] * 18], "person number 1: pose_keypoints_2d must be one list of 54 .* received 18 entries"),
+        ([[[1, 2, 0.5]] * 54], r"person number 1: pose_keypoints_2d\[0\] must be a finite number, received \[1, 2"),
+        (
+            [[*numbers(18)[:-1], None]],
+            r"person number 1: pose_keypoints_2d\[53\] must be a finite number, received None",
+        ),
+        ([[NAN, 2, 0.5, *ZEROS]], r"person number 1: pose_keypoints_2d\[0\] must be a finite number, received nan"),
+        ([[1, 2, math.inf, *ZEROS]], r"person number 1: pose_keypoints_2d\[2\] must be a finite number, received inf"),
+        ([["1", 2, 0.5, *ZEROS]], r"person number 1: pose_keypoints_2d\[0\] must be a finite number, received '1'"),
+        ([[True, 2, 0.5, *ZEROS]], r"person number 1: pose_keypoints_2d\[0\] must be a finite number, received True"),
+        ([[10**400, 2, 0.5, *ZEROS]], "whole number of"),
+        ([[-0.5, 0.5, 0.5, *ZEROS]], "coordinates from -1 to 1 are not read; let OpenPose write with --keypoint_scale"),
+        ([numbers(18), [990, 2, 0.5, *ZEROS]], "person number 2 lies outside a picture of 64 x 128; give the size"),
+        ([[1e300, 2, 0.5, *ZEROS]], "person number 1 lies outside a picture"),
+        ({"people": [], "canvas_width": 512}, "width and height must be positive, received 512 and 0"),
+        (
+            {"people": [], "canvas_width": "512", "canvas_height": 512},
+            "width must be a finite number >= 0, received '512'",
+        ),
+    ],
+)
+def test_bad_files_of_openpose(tmp_path, content, words):
+    if isinstance(content, list):
+        content = {"people": [{"pose_keypoints_2d": person} for person in content]}
+    path = tmp_path / "a_keypoints.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"a_keypoints\.json cannot be read as poses: .*{words}"):
+        read_poses(path, size=(64, 128))
+
+
+def test_pixels_need_a_size(tmp_path):
+    path = write_people(tmp_path / "a.json", numbers(18))
+    with pytest.raises(ValueError, match=r"a\.json .*up to 37, are pixels, .*give size=\(width, height\)"):
+        read_poses(path)
+    for size, error in ((64, TypeError), ("64", TypeError), ((64,), TypeError), ((0, 1), ValueError)):
+        with pytest.raises(error, match=r"size must be \(width, height\)|must be positive"):
+            read_poses(path, size=size)
+    with pytest.raises(ValueError, match="path must be a path, received an empty text"):
+        read_poses("")
 
 
 # valid poses

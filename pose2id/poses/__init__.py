@@ -2,7 +2,7 @@
 
 - `pose`: `Pose` and the names of its keypoints
 - `drawing`: pose maps, pixel by pixel what DWPose draws
-- `files`: `read_poses`, `write_poses`
+- `files`: `read_poses`, `write_poses`; what `openpose` writes
 - `validity`: `pose_valid`, which poses are those of whole, upright pedestrians
 - `representative`: `representative_poses`, `pose_direction`, and how to choose others
 - `keypoints`: poses from photographs, by DWPose; needs extras and is imported by its full path

@@ -10,55 +10,88 @@ from pathlib import Path
 
 from pose2id.atomic import write_file
 from pose2id.documents import parse_json
-from pose2id.poses.pose import Pose
+from pose2id.poses.openpose import parse_people
+from pose2id.poses.pose import Pose, take_size
+from pose2id.validation import check_path
 
 __all__ = ["parse_poses", "read_poses", "write_poses"]
 
 
-def read_poses(path: str | os.PathLike[str]) -> tuple[Pose, ...]:
-    """Read poses from a JSON file, such as `write_poses` writes.
+def read_poses(path: str | os.PathLike[str], *, size: tuple[float, float] | None = None) -> tuple[Pose, ...]:
+    """Read poses from a JSON file, such as `write_poses` and OpenPose write, or a folder of such files.
 
     Parameters
     ----------
     path : path
-        A list of objects, or an object with such a list under "poses". Each has "keypoints", 18 times [x, y] or
-        null, and optionally "name"; without, the pose is named by its number, from 1. Other entries are ignored.
+        A file, or a folder, whose ``.json`` files are read by name. A file holds
+
+        - a list of objects, or an object with such a list under "poses". Each has "keypoints", 18 times [x, y] or null,
+          and optionally "name"; without, the pose is named by its number, from 1. Other entries are ignored; or
+        - what OpenPose writes: an object with "people", each with "pose_keypoints_2d" (or, of older versions,
+          "pose_keypoints"): x, y and confidence of 18 keypoints (COCO) or 25 (BODY_25, of which these 18 are taken) in
+          one list. What has no confidence is missing. In a folder these poses are named as their file, without
+          ``_keypoints.json``, and of several people ``<file>-1``, ``<file>-2``; elsewhere by their number.
+    size : (width, height), optional
+        Of the pictures, for files of OpenPose in pixels that do not hold "canvas_width" and "canvas_height". Files
+        whose coordinates are all from 0 to 1 are fractions of the picture already (``--keypoint_scale 3``).
 
     Returns
     -------
     tuple of Pose
-        In the order of the file.
+        In the order of the file; empty for a file with nobody.
 
     Raises
     ------
     OSError
         When there is no such file.
-    ValueError
-        When it is not such a file; says which pose.
+    TypeError, ValueError
+        When it is not such a file; says which pose or person. For a wrong `size`.
 
     Examples
     --------
     >>> import json, pathlib, tempfile
     >>> from pose2id.poses import read_poses
+    >>> person = {"pose_keypoints_2d": [32, 16, 0.9] + [0, 0, 0] * 24}  # OpenPose has found a nose
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "poses.json")
     ...     length = path.write_text(json.dumps([{"name": "face only", "keypoints": [[0.5, 0.1]] + [None] * 17}]))
-    ...     [(pose.name, pose.keypoints[0].tolist()) for pose in read_poses(path)]
-    [('face only', [0.5, 0.1])]
+    ...     mine = [(pose.name, pose.keypoints[0].tolist()) for pose in read_poses(path)]
+    ...     length = path.write_text(json.dumps({"version": 1.3, "people": [person]}))
+    ...     mine, [(pose.name, pose.keypoints[0].tolist()) for pose in read_poses(path, size=(64, 128))]
+    ([('face only', [0.5, 0.1])], [('1', [0.5, 0.125])])
     """
-    path = Path(path)
+    path = check_path(path, "path")
+    if size is not None:
+        if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+            raise TypeError(f"size must be (width, height), received {size!r}")
+        size = take_size(*size)
+    if not path.is_dir():
+        return _read_file(path, size)
+    files = [file for file in sorted(path.glob("*.json")) if not file.name.startswith(".")]
+    if not files:
+        raise ValueError(f"{path} holds no .json files of poses")
+    return tuple(pose for file in files for pose in _read_file(file, size, file.stem.removesuffix("_keypoints")))
+
+
+def _read_file(path: Path, size: tuple[float, float] | None, title: str = "") -> tuple[Pose, ...]:
     try:
-        return parse_poses(path.read_bytes())
+        return parse_poses(path.read_bytes(), size, title)
     except (TypeError, ValueError) as error:  # of the JSON, of its encoding, or of Pose
         raise ValueError(f"{path} cannot be read as poses: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is not there; name a .json file of poses, or a folder of them") from error
 
 
-def parse_poses(content: bytes) -> tuple[Pose, ...]:
-    """The poses of a file with this content."""
+def parse_poses(content: bytes, size: tuple[float, float] | None = None, title: str = "") -> tuple[Pose, ...]:
+    """The poses of a file with this content; people without names are named by number, or by a title."""
     held = parse_json(content, finite=False)
+    if isinstance(held, dict) and "people" in held:
+        return parse_people(held, size, title)
     entries = held.get("poses") if isinstance(held, dict) else held
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "keypoints" in entry for entry in entries):
-        raise ValueError('it must hold a list of objects with "keypoints", alone or under "poses"')
+        raise ValueError(
+            'it must hold a list of objects with "keypoints", alone or under "poses", or OpenPose\'s "people"'
+        )
     poses = []
     for number, entry in enumerate(entries, 1):
         try:
@@ -100,7 +133,7 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     ...     [pose.name for pose in read_poses(path)]
     ['1', '2']
     """
-    path, poses = Path(path), list(poses)
+    path, poses = check_path(path, "path"), list(poses)
     if not all(isinstance(pose, Pose) for pose in poses):
         raise TypeError(f"poses must be Pose objects, received {sorted({type(pose).__name__ for pose in poses})}")
     lines = []

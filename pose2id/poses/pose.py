@@ -16,7 +16,7 @@ from pose2id.validation import check_count, check_number
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["KEYPOINTS", "LEFT_HIP", "NECK", "Pose", "in_heights"]
+__all__ = ["KEYPOINTS", "LEFT_HIP", "NECK", "Pose", "in_heights", "take_size"]
 
 KEYPOINTS = (
     *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
@@ -82,9 +82,39 @@ class Pose:
         return np.isfinite(self.keypoints[:, 0])
 
     @classmethod
-    def from_pixels(cls, keypoints: Any, width: float, height: float, name: str = "") -> Pose:
-        """A pose from 18 keypoints, as for `Pose` but in pixels of a picture of that width and height."""
-        return cls(_take_rows(keypoints, len(KEYPOINTS), "keypoints") / _take_size(width, height), name)
+    def from_pixels(
+        cls, keypoints: Any, width: float, height: float, name: str = "", *, scores: Any = None, threshold: float = 0.0
+    ) -> Pose:
+        """A pose from 18 keypoints, as for `Pose` but in pixels of a picture of that width and height.
+
+        Parameters
+        ----------
+        keypoints : array_like, shape (18, 2) or (18, 3)
+            x and y; a third column is taken for `scores`. What lies at exactly (0, 0) is missing, whatever its score:
+            that is how OpenPose and others write what they did not find.
+        width, height : float
+            Size of the picture, positive.
+        name : str
+            As for `Pose`.
+        scores : array_like, shape (18,), optional
+            Keypoints whose score is not above `threshold`, or NaN, are missing.
+        threshold : float
+            See `scores`; at 0, whatever was found is there.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Pose`; for `scores` of another shape, or beside a third column.
+
+        Examples
+        --------
+        >>> from pose2id.poses import Pose
+        >>> found = [(32, 16, 0.9), (32, 40, 0.8), *[(0, 0, 0)] * 16]  # nose and neck, as OpenPose writes them
+        >>> Pose.from_pixels(found, 64, 128).keypoints[:3].tolist()
+        [[0.5, 0.125], [0.5, 0.3125], [nan, nan]]
+        """
+        rows = _take_pixels(keypoints, scores, len(KEYPOINTS), "keypoints", threshold)
+        return cls(rows / take_size(width, height), name)
 
     @classmethod
     def from_coco17(
@@ -94,9 +124,10 @@ class Pose:
 
         Parameters
         ----------
-        points : array_like, shape (17, 2)
+        points : array_like, shape (17, 2) or (17, 3)
             Pixels, in COCO's order: nose, left eye, right eye, left ear, right ear, then left and right shoulder,
-            elbow, wrist, hip, knee, ankle. A missing one is a row of NaN, or None in a sequence.
+            elbow, wrist, hip, knee, ankle. A missing one is a row of NaN, None in a sequence, or at exactly (0, 0). A
+            third column is taken for `scores`.
         scores : array_like, shape (17,), optional
             Keypoints whose score is not above `threshold` are missing; None: all that are given are there. COCO's
             visibility flags (0 is missing) can be given as they are.
@@ -112,15 +143,7 @@ class Pose:
         Pose
             Without a neck if a shoulder is missing.
         """
-        rows = _take_rows(points, 17, "points")
-        threshold = check_number(threshold, "threshold", -math.inf)
-        if scores is not None:
-            values = np.asarray(scores)
-            if values.dtype.kind not in "fiu":
-                raise TypeError(f"scores must be real numbers, received dtype {values.dtype}")
-            if values.shape != (17,):
-                raise ValueError(f"scores must have shape (17,), one for each point; received {values.shape}")
-            rows[~(values > threshold)] = np.nan
+        rows = _take_pixels(points, scores, 17, "points", threshold)
         neck = (rows[5] + rows[6]) / 2
         return cls.from_pixels(np.vstack([rows, neck])[list(_FROM_COCO)], width, height, name)
 
@@ -162,18 +185,29 @@ class Pose:
         return image
 
 
+def _take_pixels(points: Any, scores: Any, count: int, name: str, threshold: float) -> NDArray[np.float64]:
+    """Points in pixels, with or without a column of scores, as float64 (count, 2); NaN for what was not found."""
+    threshold = check_number(threshold, "threshold", -math.inf)
+    array = _take_array(points, count, name)
+    if array.shape == (count, 3):
+        if scores is not None:
+            raise ValueError(f"scores must not be given beside the third column of {name}; leave out one of them")
+        array, scores = array[:, :2], array[:, 2]
+    rows = _take_rows(array, count, name)
+    if scores is not None:
+        values = np.asarray(scores)
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"scores must be real numbers, received dtype {values.dtype}")
+        if values.shape != (count,):
+            raise ValueError(f"scores must have shape ({count},), one for each point; received {values.shape}")
+        rows[~(values > threshold)] = np.nan
+    rows[(rows == 0).all(axis=1)] = np.nan
+    return rows
+
+
 def _take_rows(points: Any, count: int, name: str) -> NDArray[np.float64]:
     """A float64 copy (count, 2) with NaN for what is missing."""
-    if not hasattr(points, "__array__"):
-        if isinstance(points, str | bytes | dict) or not hasattr(points, "__iter__"):
-            raise TypeError(f"{name} must be an array or a sequence of points, received {type(points).__name__}")
-        points = [(math.nan, math.nan) if point is None else point for point in points]
-    try:
-        array = np.asarray(points)
-    except ValueError as error:
-        raise ValueError(f"{name} must have shape ({count}, 2); received points of different lengths") from error
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers (NaN or None for a missing point), received dtype {array.dtype}")
+    array = _take_array(points, count, name)
     if array.shape != (count, 2):
         raise ValueError(f"{name} must have shape ({count}, 2), received {array.shape}")
     rows: NDArray[np.float64] = array.astype(np.float64)
@@ -183,7 +217,25 @@ def _take_rows(points: Any, count: int, name: str) -> NDArray[np.float64]:
     return rows
 
 
-def _take_size(width: float, height: float) -> tuple[float, float]:
+def _take_array(points: Any, count: int, name: str) -> NDArray[Any]:
+    """Points as an array of real numbers, None as NaN."""
+    if not hasattr(points, "__array__"):
+        if isinstance(points, str | bytes | dict) or not hasattr(points, "__iter__"):
+            raise TypeError(f"{name} must be an array or a sequence of points, received {type(points).__name__}")
+        points = list(points)
+        width = next((len(point) for point in points if hasattr(point, "__len__")), 2)
+        points = [(math.nan,) * width if point is None else point for point in points]
+    try:
+        array = np.asarray(points)
+    except ValueError as error:
+        raise ValueError(f"{name} must have shape ({count}, 2); received points of different lengths") from error
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be real numbers (NaN or None for a missing point), received dtype {array.dtype}")
+    return array
+
+
+def take_size(width: float, height: float) -> tuple[float, float]:
+    """Width and height, finite and positive."""
     size = check_number(width, "width"), check_number(height, "height")
     if not all(size):
         raise ValueError(f"width and height must be positive, received {width} and {height}")
@@ -194,4 +246,4 @@ def in_heights(pose: Pose, aspect: float) -> NDArray[np.float64]:
     """Keypoints with the picture's height as the unit of both coordinates."""
     if not isinstance(pose, Pose):
         raise TypeError(f"pose must be a Pose, received {type(pose).__name__}")
-    return pose.keypoints * _take_size(aspect, 1)
+    return pose.keypoints * take_size(aspect, 1)
