@@ -27,7 +27,7 @@ from support.pipelines import tiny_pipeline
 
 from pose2id.cli import main
 from pose2id.ipg import representative_poses, source
-from pose2id.ipg.folders import FolderSettings, generate_folder, sheets
+from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder, sheets
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, SIGKILL and flock")
 RNG = np.random.default_rng(0)
@@ -449,6 +449,211 @@ def test_a_damaged_manifest(tmp_path, people, number, line, words):
     (out / "manifest.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(ValueError, match=rf"manifest\.jsonl is damaged in {words}.*restore it or name another folder"):
         generate_folder(no_pipe, people, out, POSES, settings=SETTINGS)
+
+
+ZERO = "0" * 64
+
+
+def begin(folder, people):
+    """A finished run, and the lines of its manifest: 1 settings, 2 to 4 poses, 5 to 9 references, 10 to 12 units."""
+    generate(people, folder)
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_bytes().splitlines()]
+
+
+def edit(folder, lines):
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "manifest.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "words"),
+    [
+        (1, {"format": True}, "another version"),
+        (1, {"seed": -1}, "seed must be an integer >= 0"),
+        (1, {"seed": "42"}, "seed must be an integer"),
+        (1, {"height": 20}, "height must be a multiple of 8"),
+        (1, {"batch_size": 0}, "batch_size must be an integer >= 1"),
+        (1, {"batch_size": 2.0}, "batch_size must be an integer >= 1"),
+        (1, {"guidance_scale": None}, "guidance_scale must be a finite number"),
+        (1, {"layout": []}, "layout must be one of"),
+        (1, {"weights": 3}, "weights must be a string"),
+        (1, {"device": None}, "device must be a string"),
+        (1, {"versions": ["1"]}, "versions must be an object of strings"),
+        (1, {"versions": {"torch": 2.1}}, "versions must be an object of strings"),
+        (1, {"colour": "red"}, "it must hold .*; it holds .*colour"),
+        (2, {"pose": "../1"}, "a pose's name becomes a file name"),
+        (2, {"pose": 1}, "a pose's name must be a string, received int"),
+        (3, {"pose": "1"}, "pose '1' is listed twice"),
+        (2, {"sha256": "00"}, "sha256 must be 64 hexadecimal digits"),
+        (2, {"sha256": None}, "sha256 must be 64 hexadecimal digits"),
+        (2, {"reference": "a.png"}, "it must hold pose, sha256; it holds pose, reference, sha256"),
+        (5, {"reference": "/etc/a.png"}, "key must be a relative path"),
+        (5, {"reference": "../a.png"}, "key must be a relative path"),
+        (5, {"reference": "c:/a.png"}, "key must be a relative path"),
+        (5, {"reference": "c:a.png"}, "key must be a relative path"),
+        (5, {"reference": "..\\a.png"}, "key must be a relative path"),
+        (5, {"reference": "\\\\server\\share\\a.png"}, "key must be a relative path"),
+        (5, {"reference": "a/../../b.png"}, "key must be a relative path"),
+        (5, {"reference": "a\0.png"}, "key must be a relative path"),
+        (5, {"reference": "a/" * 3000 + "a.png"}, "key must have at most 4,096 characters"),
+        (5, {"reference": "a" * 300 + ".png"}, "key must have at most 4,096 characters, 255 between"),
+        (5, {"reference": ".pose2id-0123456789abcdef.part/a.png"}, r"begin with \.pose2id are those of the run's own"),
+        (5, {"reference": "\ud800.png"}, "name must be valid UTF-8"),
+        (5, {"reference": None}, "key must be a string, received NoneType"),
+        (6, {"reference": "a.png"}, "reference 'a.png' is listed twice"),
+        (10, {"unit": 1}, "it must be unit 0, it is unit 1"),
+        (10, {"unit": "0"}, "unit must be an integer >= 0"),
+        (10, {"unit": False}, "unit must be an integer >= 0"),
+        (10, {"references": []}, "references must be a list of one string or more"),
+        (10, {"references": "a.png"}, "references must be a list of one string or more"),
+        (10, {"references": [["a.png"]]}, "references must be a list of one string or more"),
+        (10, {"references": ["a.png", "a.png"]}, "references must differ"),
+        (10, {"references": {"a.png": 1}}, "references must be a list of one string or more"),
+        (10, {"poses": ["1", "1"]}, "poses must differ"),
+        (10, {"poses": [1]}, "poses must be a list of one string or more"),
+        (10, {"references": ["a.png", "b.png", "e.png"]}, "it has 9 pictures, a batch has 7"),
+        (11, {"references": ["a.png"]}, "pictures in it are those of an earlier unit"),
+        (11, {"unit": 0}, "it must be unit 1, it is unit 0; a unit is listed once"),
+    ],
+)
+def test_an_edited_manifest(tmp_path, people, number, change, words):
+    """Whatever an editor may do to a line is named by its number, and nothing is touched."""
+    out = tmp_path / "out"
+    lines = begin(out, people)
+    lines[number - 1] |= change
+    edit(out, lines)
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=rf"manifest\.jsonl is damaged in line {number} \(.*{words}"):
+        generate_folder(no_pipe, people, out, POSES, settings=SETTINGS)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[" * 100_000, "nested"),
+        ('{"unit": ' + "9" * 5000 + "}", "4,300 digits"),
+        ('{"unit": 1e400}', "1e400"),
+        ('{"unit": 0, "unit": 0, "references": ["a.png"], "poses": ["1"]}', "there twice"),
+        ("", "Expecting value"),
+        ("null", "must be an object, received NoneType"),
+    ],
+)
+def test_a_line_that_no_parser_bears(tmp_path, people, line, words):
+    out = tmp_path / "out"
+    lines = begin(out, people)
+    edit(out, [*lines[:10], line, *lines[10:]])
+    with pytest.raises(ValueError, match=rf"manifest\.jsonl is damaged in line 11 \(.*{words}"):
+        generate_folder(no_pipe, people, out, POSES, settings=SETTINGS)
+
+
+def test_a_unit_listed_twice_is_refused(tmp_path, people):
+    out = tmp_path / "out"
+    lines = begin(out, people)
+    for again in (lines[11], lines[11] | {"unit": 3}):
+        edit(out, [*lines, again])
+        with pytest.raises(ValueError, match=r"damaged in line 13 \((it must be unit 3|pictures in it are those)"):
+            generate_folder(no_pipe, people, out, POSES, settings=SETTINGS)
+
+
+def test_nothing_outside_the_folder_is_cleared(tmp_path, people):
+    """What a killed writer left there is another run's."""
+    out = tmp_path / "out"
+    lines = begin(out, people)
+    left = tmp_path / ".pose2id-0123456789abcdef.part"
+    left.mkdir()
+    (left / "new.png").write_bytes(b"half")
+    added = [{"reference": "../x.png", "sha256": ZERO}, {"unit": 3, "references": ["../x.png"], "poses": ["1"]}]
+    edit(out, lines + added)
+    with pytest.raises(ValueError, match="damaged in line 13 "):
+        generate_folder(no_pipe, people, out, POSES, settings=SETTINGS)
+    assert (left / "new.png").read_bytes() == b"half"
+
+
+@posix
+def test_links_that_lead_out_are_neither_cleared_nor_written_to(tmp_path, people):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    begin(out, people)
+    (elsewhere / ".pose2id-0123456789abcdef.part").mkdir(parents=True)
+    (elsewhere / ".pose2id-0123456789abcdef.part" / "new.png").write_bytes(b"half")
+    (elsewhere / "lock").write_text("mine")
+    before = tree(elsewhere)
+    shutil.rmtree(out / "a")
+    (out / "a").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=r"out/a is not inside .*out, a link leads out of it; remove the link"):
+        generate(people, out)
+    (out / "a").unlink()
+    (out / ".pose2id.lock").unlink()
+    (out / ".pose2id.lock").symlink_to(elsewhere / "lock")
+    with pytest.raises(ValueError, match=r"the lock .*\.pose2id\.lock is a link, and is written to; remove the link"):
+        generate(people, out)
+    assert tree(elsewhere) == before
+    (out / ".pose2id.lock").unlink()
+    assert generate(people, out).drawn == 6  # of a and b
+
+
+@posix
+def test_a_link_that_leads_to_itself(tmp_path):
+    """Of these Path.resolve raises RuntimeError."""
+    write_people(tmp_path / "people", NAMES)
+    for folder in (tmp_path / "people", tmp_path / "out"):
+        folder.mkdir(exist_ok=True)
+        (folder / "loop.png").symlink_to(folder / "loop.png")
+        (folder / "loop").symlink_to(folder / "loop")
+    found, _ = collect_references([str(tmp_path / "people")], tmp_path / "out")
+    assert set(found) == {*NAMES, "loop.png"}
+    report = generate(found, tmp_path / "out", poses={"1": POSES["1"]})
+    assert report.skipped == {"loop.png": "there is no such file"}
+    assert report.drawn == 5
+    assert (
+        collect_references([str(tmp_path / "people"), str(tmp_path / "people")], tmp_path / "out" / "loop")[0] == found
+    )
+
+
+@pytest.mark.parametrize("arguments", [["", "-o", "OUT"], ["PEOPLE", "-o", ""], ["PEOPLE", "-o", "OUT", "--poses", ""]])
+def test_an_empty_text_is_no_path(tmp_path, capsys, monkeypatch, arguments):
+    """It would be the working directory."""
+    write_people(tmp_path / "people", NAMES)
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    known = {"OUT": str(tmp_path / "out"), "PEOPLE": str(tmp_path / "people")}
+    assert main(["generate", *(known.get(argument, argument) for argument in arguments), "--weights", "tiny"]) == 2
+    assert "must be a path, received an empty text; write '.' for the working directory" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_poses_of_the_command_line(tmp_path, capsys):
+    person = [value for i in range(25) for value in (i + 20, 2 * i + 3, 0.5)]
+    path = tmp_path / "frame_keypoints.json"
+    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": person}] * 2}))
+    poses = collect_poses(path, (64, 128))
+    assert list(poses) == ["1", "2"]
+    assert poses["1"].keypoints[0].tolist() == [20 / 64, 3 / 128]
+    assert list(collect_poses(tmp_path, (64, 128))) == ["frame-1", "frame-2"]
+    command = ["generate", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", "tiny", "--poses"]
+    Image.new("RGB", (8, 16)).save(tmp_path / "ann.png")
+
+    def fails(*arguments):
+        assert main([*command, *map(str, arguments)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert not (tmp_path / "out").exists()
+        return line
+
+    assert "are pixels, and it does not say of how large a picture; give size" in fails(path)
+    assert "--pose-size must be WIDTHxHEIGHT in pixels, such as 640x480, received '64'" in fails(
+        path, "--pose-size", 64
+    )
+    path.write_text('{"people": []}')
+    assert f"{path} holds no pose: nobody was found" in fails(path)
+    path.write_text("[]")
+    assert f"{path} holds no pose: nobody was found" in fails(path)
+    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": [0] * 54}]}))
+    assert f"{path}: pose '1' has no keypoints, so there is nothing to draw" in fails(path)
+    nowhere = fails(tmp_path / "nope.json")
+    assert f"{tmp_path / 'nope.json'} is not there; name a folder of pose maps" in nowhere
+    assert "Errno" not in nowhere
+    (tmp_path / "empty").mkdir()
+    assert "empty holds neither pose maps (.jpg, " in fails(tmp_path / "empty")
 
 
 @posix

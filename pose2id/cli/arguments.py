@@ -159,7 +159,12 @@ def _add_generate(commands: Any) -> None:
         "--poses",
         metavar="PATH",
         help="poses to draw: a .json of keypoints, a pose map (a skeleton in OpenPose's colours, RGB), or a folder of "
-        "pose maps (default: the 8 representative poses)",
+        "pose maps or of OpenPose's own .json files (default: the 8 representative poses)",
+    )
+    generate.add_argument(
+        "--pose-size",
+        metavar="WIDTHxHEIGHT",
+        help="size in pixels of the pictures in which OpenPose found the keypoints, where its .json files hold pixels",
     )
     generate.add_argument(
         "--weights",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +12,17 @@ import torch
 from pose2id.ipg import source
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
 from pose2id.ipg.weights import read_defaults
+from pose2id.validation import check_path
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`pose2id generate`; returns the exit code: 1 when photographs were skipped."""
     progress = arguments.progress
-    output = Path(arguments.output)
+    output = check_path(arguments.output, "--output")
     device = _take_device(arguments.device)
     dtype = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
     references, missing = collect_references(arguments.references, output)
-    poses = None if arguments.poses is None else collect_poses(Path(arguments.poses))
+    poses = None if arguments.poses is None else collect_poses(arguments.poses, _take_size(arguments.pose_size))
     folder, identity = source.find_weights(arguments.weights)
     (height, width), steps, guidance = read_defaults(folder)
     settings = FolderSettings(
@@ -71,6 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"pose2id generate: skipped {len(skipped):,} of {total:,} photographs:\n")
         sys.stderr.writelines(f"  {_one_line(key)}\n" for key in skipped)
     return 1 if skipped else 0
+
+
+def _take_size(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if not match:
+        raise ValueError(f"--pose-size must be WIDTHxHEIGHT in pixels, such as 640x480, received {text!r}")
+    return float(match[1]), float(match[2])
 
 
 def _take_device(name: str | None) -> Any:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pose2id.atomic import lock
+from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.folders.manifest import FolderSettings, describe_request
-from pose2id.ipg.folders.output import LOCK, OutputFolder
+from pose2id.ipg.folders.output import OutputFolder
 from pose2id.ipg.folders.plan import make_plan
 from pose2id.ipg.folders.sheets import draw_sheets
 from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of

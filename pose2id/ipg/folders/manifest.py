@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pose2id.documents import parse_json
 from pose2id.errors import one_line
+from pose2id.ipg.folders.keys import check_key, check_pose_name
 from pose2id.ipg.weights import RELEASED
 from pose2id.validation import check_count, check_number
 
@@ -22,6 +24,7 @@ MANIFEST = "manifest.jsonl"
 FORMAT = 1
 LAYOUTS = ("reference", "pose")
 """One folder for each reference, or for each pose."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class FolderSettings:
             if getattr(self, name) % 8:
                 raise ValueError(f"{name} must be a multiple of 8, received {getattr(self, name)}")
         object.__setattr__(self, "guidance_scale", check_number(self.guidance_scale, "guidance_scale"))
+        for name in ("weights", "dtype", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a string, received {getattr(self, name)!r}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, received {self.layout!r}")
 
@@ -114,33 +120,86 @@ def describe_request(settings: FolderSettings, pose_maps: Mapping[str, Image.Ima
 
 
 def read_manifest(path: Path) -> Manifest:
-    """An empty manifest where there is none; without its last line where that was not written to its end."""
+    """An empty manifest where there is none; without its last line where that was not written to its end.
+
+    The file may have been edited, and its names become paths: everything in it is checked.
+    """
     manifest = Manifest()
     if not path.exists():
         return manifest
     lines = path.read_bytes().split(b"\n")
     manifest.torn = lines.pop() != b""
+    planned: set[tuple[str, str]] = set()
     for number, text in enumerate(lines, 1):
         try:
             line = parse_json(text)
+            if not isinstance(line, dict):
+                raise TypeError(f"it must be an object, received {type(line).__name__}")
             if number == 1:
-                if (line.pop("pose2id"), line.pop("format")) != ("generate", FORMAT):
-                    raise ValueError("it is of another version of pose2id")
-                manifest.settings = line
+                manifest.settings = _take_settings(line)
             elif "pose" in line:
-                manifest.poses[line["pose"]] = line["sha256"]
+                _take_hash(line, "pose", check_pose_name, manifest.poses)
             elif "reference" in line:
-                manifest.references[line["reference"]] = line["sha256"]
+                _take_hash(line, "reference", check_key, manifest.references)
             else:
-                unit = Unit(tuple(line["references"]), tuple(line["poses"]))
-                if not (manifest.references.keys() >= {*unit.references} and manifest.poses.keys() >= {*unit.poses}):
-                    raise ValueError("it names references or poses that are not listed above it")
+                unit = _take_unit(line, manifest)
+                if not planned.isdisjoint(unit.pairs()):
+                    raise ValueError("pictures in it are those of an earlier unit")
+                planned.update(unit.pairs())
                 manifest.units.append(unit)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is damaged in line {number} ({one_line(error)}); restore it or name another folder"
+                f"{path} is damaged in line {number} ({one_line(error, 300)}); restore it or name another folder"
             ) from error
     return manifest
+
+
+def _take_settings(line: dict[str, Any]) -> dict[str, Any]:
+    """The first line: whose file it is, `FolderSettings`, and versions."""
+    made_by, form = line.pop("pose2id", None), line.pop("format", None)
+    if made_by != "generate" or type(form) is not int or form != FORMAT:
+        raise ValueError("it is of another version of pose2id")
+    versions = line.pop("versions", None)
+    if not isinstance(versions, dict) or not all(isinstance(value, str | None) for value in versions.values()):
+        raise TypeError(f"versions must be an object of strings, received {versions!r}")
+    _check_names(line, {each.name for each in fields(FolderSettings)})
+    return asdict(FolderSettings(**line)) | {"versions": versions}
+
+
+def _take_hash(line: dict[str, Any], kind: str, check: Callable[[object], str], known: dict[str, str]) -> None:
+    """A line with a pose or a reference goes into those known."""
+    _check_names(line, {kind, "sha256"})
+    name, value = check(line[kind]), line["sha256"]
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise ValueError(f"sha256 must be 64 hexadecimal digits, received {value!r}")
+    if name in known:
+        raise ValueError(f"{kind} {name!r} is listed twice")
+    known[name] = value
+
+
+def _take_unit(line: dict[str, Any], manifest: Manifest) -> Unit:
+    """A line with a unit of what is listed above it, no larger than a batch."""
+    _check_names(line, {"unit", "references", "poses"})
+    number = check_count(line["unit"], "unit", 0)
+    if number != len(manifest.units):
+        raise ValueError(f"it must be unit {len(manifest.units)}, it is unit {number}; a unit is listed once, in order")
+    for name, known in (("references", manifest.references), ("poses", manifest.poses)):
+        members = line[name]
+        if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
+            raise TypeError(f"{name} must be a list of one string or more, received {members!r}")
+        if len(set(members)) < len(members):
+            raise ValueError(f"{name} must differ, received {members!r}")
+        if strangers := set(members) - known.keys():
+            raise ValueError(f"it names {name} that are not listed above it: {sorted(strangers)!r}")
+    unit = Unit(tuple(line["references"]), tuple(line["poses"]))
+    if len(unit) > manifest.settings["batch_size"]:
+        raise ValueError(f"it has {len(unit):,} pictures, a batch has {manifest.settings['batch_size']:,}")
+    return unit
+
+
+def _check_names(line: dict[str, Any], wanted: set[str]) -> None:
+    if line.keys() != wanted:
+        raise ValueError(f"it must hold {', '.join(sorted(wanted))}; it holds {', '.join(sorted(line)) or 'nothing'}")
 
 
 def check_same(root: Path, old: Manifest, asked: Manifest) -> None:

@@ -14,36 +14,44 @@ from typing import TYPE_CHECKING
 from pose2id.atomic import clear_leftovers, write_file
 from pose2id.errors import require
 from pose2id.images import PURPOSE, SUFFIXES
+from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.folders.manifest import MANIFEST, Unit
+from pose2id.validation import check_path
 
 if TYPE_CHECKING:
     from PIL import Image
-
-LOCK = ".pose2id.lock"
 
 
 class OutputFolder:
     """The folder that a run writes into; made where it is not there."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = check_path(root, "output")
         self.files: set[str] = set()  # finished pictures and sheets, as paths below `root` with "/"
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"output {self.root} must be a folder, it is a file")
         self.root.mkdir(parents=True, exist_ok=True)
+        self._real_root = os.path.realpath(self.root)  # Path.resolve fails on a link that leads to itself
+
+    def place(self, target: str) -> Path:
+        """Where a file or folder of this folder is; ValueError when a link leads out."""
+        path = self.root / target
+        if not Path(os.path.realpath(path)).is_relative_to(self._real_root):
+            raise ValueError(f"{path} is not inside {self.root}, a link leads out of it; remove the link")
+        return path
 
     def list_files(self, folders: Iterable[str]) -> None:
         """See which files are in these folders; half-written ones of a run that was killed are removed."""
         for folder in set(folders):
-            clear_leftovers(self.root / folder)
-            with suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
-                self.files.update(posixpath.join(folder, entry.name) for entry in entries if entry.is_file())
+            place = self.place(folder)
+            clear_leftovers(place)
+            with suppress(FileNotFoundError), os.scandir(place) as entries:
+                # Of a link that leads to itself entry.is_file() raises.
+                self.files.update(posixpath.join(folder, entry.name) for entry in entries if Path(entry).is_file())
 
     def write(self, target: str, content: bytes) -> None:
         """Write a file so that it is there completely or not at all, even after a loss of power."""
-        path = self.root / target
-        if not path.resolve().is_relative_to(self.root.resolve()):  # before any folder is made
-            raise ValueError(f"{path} is not inside {self.root}, a link leads out of it; remove the link")
+        path = self.place(target)  # before any folder is made
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_file(path) as temporary:
             temporary.write_bytes(content)

@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from pose2id.errors import one_line
 from pose2id.images import SUFFIXES, decode, read_bytes, read_image
+from pose2id.ipg.folders.keys import check_key, check_pose_name
 from pose2id.poses import Pose, read_poses, representative_poses
+from pose2id.validation import check_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +31,7 @@ def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, 
     missing: list[str] = []
     for source in sources:
         is_list = source.startswith("@") and not Path(source).exists()
-        path = Path(source[1:] if is_list else source)
+        path = check_path(source[1:] if is_list else source, "a source of photographs")
         if not path.exists():
             raise FileNotFoundError(f"{path} is neither a file nor a folder")
         if is_list:
@@ -42,7 +44,7 @@ def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, 
             found = [(path.name, path)]
         for key, file in found:
             other = references.setdefault(key, file)
-            if other.resolve() != file.resolve():
+            if os.path.realpath(other) != os.path.realpath(file):  # Path.resolve fails on a link that leads to itself
                 raise ValueError(
                     f"{other} and {file} would both be called {key}; name a folder that holds both, or use two outputs"
                 )
@@ -51,10 +53,10 @@ def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, 
 
 def _walk(folder: Path, output: Path) -> list[Path]:
     """Images in a folder and the folders in it, sorted; links are followed, but never in a circle."""
-    left_out, seen = output.resolve(), set()
+    left_out, seen = os.path.realpath(output), set()
     files = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent).resolve()
+        here = os.path.realpath(parent)
         if here == left_out or here in seen:
             folders.clear()
             continue
@@ -82,20 +84,31 @@ def _read_list(path: Path, missing: list[str]) -> Iterator[tuple[str, Path]]:
             missing.append(entry)
 
 
-def collect_poses(path: Path) -> dict[str, Image.Image | Pose]:
-    """Poses by name from a folder of pose maps, one pose map, or JSON."""
+def collect_poses(
+    source: str | os.PathLike[str], size: tuple[float, float] | None = None
+) -> dict[str, Image.Image | Pose]:
+    """Poses by name from a folder of pose maps or of OpenPose's JSON, one pose map, or JSON; `size` as `read_poses`."""
+    path = check_path(source, "poses")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there; name a folder of pose maps or of OpenPose's .json files, one pose map, or one .json "
+            "file of keypoints"
+        )
+    files = [path]
+    if path.is_dir():
+        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
+        if not files and not any(path.glob("*.json")):
+            raise ValueError(f"{path} holds neither pose maps ({', '.join(SUFFIXES)}) nor .json files of keypoints")
     named: list[tuple[str, Image.Image | Pose]]
-    if path.suffix.lower() == ".json":
-        named = [(pose.name or str(i), pose) for i, pose in enumerate(read_poses(path), 1)]
+    if path.suffix.lower() == ".json" or not files:
+        found = read_poses(path, size=size)
+        if bare := [pose.name or str(i) for i, pose in enumerate(found, 1) if not pose.present.any()]:
+            raise ValueError(f"{path}: pose {bare[0]!r} has no keypoints, so there is nothing to draw; remove it")
+        named = [(pose.name or str(i), pose) for i, pose in enumerate(found, 1)]
     else:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is neither a file nor a folder")
-        files = [path]
-        if path.is_dir():
-            files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
-        if not files:
-            raise ValueError(f"{path} holds no pose maps ({', '.join(SUFFIXES)})")
         named = [(file.stem, read_image(file)) for file in files]
+    if not named:
+        raise ValueError(f"{path} holds no pose: nobody was found; name poses to draw people in")
     poses: dict[str, Image.Image | Pose] = {}
     for name, pose in named:
         if name in poses:
@@ -111,8 +124,7 @@ def draw_poses(poses: Mapping[str, Image.Image | Pose] | None) -> dict[str, Imag
     if not poses:
         raise ValueError("poses must hold at least one, received none")
     for name in poses:
-        if not name.isprintable() or name.strip(".") == "" or any(sign in name for sign in "/\\:"):
-            raise ValueError(f"a pose's name becomes a file name and must not hold '/', received {name!r}")
+        check_pose_name(name)
     return {name: (pose.draw() if isinstance(pose, Pose) else pose).convert("RGB") for name, pose in poses.items()}
 
 
@@ -128,14 +140,7 @@ class Photographs:
         if not paths:
             raise ValueError("references must hold at least one image, received none")
         for key in paths:
-            if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
-                raise ValueError(f"a reference's key must be a relative path without '.' and '..', received {key!r}")
-            try:
-                key.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"a reference's name must be valid UTF-8, received {key!r}; rename the file"
-                ) from error
+            check_key(key)
         self.hashes: dict[str, str] = {}  # SHA-256 of the files that can be read
         self.skipped: dict[str, str] = {}  # why a reference has not all its pictures
         self._paths = {key: Path(path) for key, path in paths.items()}
