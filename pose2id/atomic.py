@@ -149,8 +149,10 @@ def _rename(new: Path, target: Path, former: Path, overwrite: bool) -> None:
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Remove a folder so that nobody ever sees a part of it; OSError when it is not there or cannot be removed."""
+    """Remove a folder so that nobody ever sees a part of it; OSError when it is none or cannot be removed."""
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{os.fspath(path)} is not a folder; nothing is removed")
     with _workplace(target) as place:
         target.rename(place / "removed")
 
@@ -175,7 +177,7 @@ def sync(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def lock(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
+def lock(path: str | os.PathLike[str], *, wait: bool = False, keep: bool = True) -> Iterator[None]:
     """Hold a lock file for this process; the system lets go of it when the process ends, however it ends.
 
     Where the file system has no locks, a warning is logged instead.
@@ -183,13 +185,22 @@ def lock(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     Parameters
     ----------
     path : path
-        The lock file, which may stay afterwards; its folder must exist.
+        The lock file; its folder must exist.
     wait : bool
         Wait while another process (or thread) holds it. Otherwise that is a ValueError, which names the process.
+    keep : bool
+        Leave the file, empty, afterwards. Those who use one file must agree on this.
+
+    Raises
+    ------
+    ValueError
+        When another holds it, unless `wait`; for a link, because what it leads to would be written to.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise ValueError(f"the lock {path} is a link, and is written to; remove the link")
     try:
-        held = _acquire(path, wait=wait)
+        held = _acquire(path, wait=wait) if keep else _acquire_removed(path, wait=wait)
     except TimeoutError as error:
         holder = ""
         with suppress(OSError, ValueError):  # Windows lets nobody read a file that is locked
@@ -208,7 +219,27 @@ def lock(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.write_bytes(b"")
+            if not keep:
+                path.unlink()  # Windows removes no open file; there it stays, empty
         held.release()
+
+
+def _acquire_removed(path: Path, *, wait: bool) -> Any:
+    """As `_acquire`, for a lock file that whoever holds it removes at the end."""
+    while True:
+        path.touch()
+        before = _inode(path)
+        held = _acquire(path, wait=wait)
+        if held is None or (before is not None and _inode(path) == before):
+            return held
+        held.release()  # it was removed meanwhile: what we held has no name any more
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _acquire(path: Path, *, wait: bool) -> Any:

@@ -594,6 +594,61 @@ def test_a_lock_is_held_once(tmp_path):
         pass
 
 
+@posix
+def test_a_lock_whose_file_goes(tmp_path):
+    """Whoever opened the file before it was removed holds a lock without a name, beside which others have another."""
+    path = tmp_path / "lock"
+    with lock(path, keep=False):
+        with (
+            pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) works in"),
+            lock(path, keep=False),
+        ):
+            pass
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    path, acquire, taken = tmp_path / "lock", atomic._acquire, []
+
+    def late(at, *, wait):
+        held = acquire(at, wait=wait)
+        taken.append(held)
+        if len(taken) < 3:  # its former holder ends
+            at.unlink()
+            if len(taken) == 2:
+                (tmp_path / "other").touch()
+                (tmp_path / "other").rename(at)  # and another has come
+        return held
+
+    monkeypatch.setattr(atomic, "_acquire", late)
+    with lock(path, keep=False):
+        assert [held.is_locked for held in taken] == [False, False, True]
+    assert names(tmp_path) == []
+
+
+@posix
+def test_a_lock_is_no_link(tmp_path):
+    """What it leads to was emptied."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "lock").symlink_to("mine")
+    with (
+        pytest.raises(ValueError, match=r"the lock .*lock is a link, and is written to; remove the link"),
+        lock(tmp_path / "lock"),
+    ):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_only_folders_are_removed(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file is not a folder; nothing is removed"):
+        remove_folder(tmp_path / "file")
+    assert names(tmp_path) == ["file"]
+    with pytest.raises(FileNotFoundError):
+        remove_folder(tmp_path / "none")
+
+
 def test_a_lock_is_waited_for(tmp_path):
     held, done = threading.Event(), []
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from reference import ipg as plain
 from reference import training as reference
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.golden import GOLDEN
 
 from pose2id.atomic import clear_leftovers
@@ -618,6 +619,37 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, tmp_path, record
         assert same(*(load_file(base / path) for base, path in zip((folder, tmp_path), paths, strict=True)))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names the process that holds a lock")
+def test_two_runs_in_one_folder(tmp_path, records, monkeypatch):
+    """The second is told who is there; it must not remove what the first is writing, nor resume beside it."""
+    add, refused = LossLog.add, []
+
+    def intrude(self, step, *values):
+        def run():
+            with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) works in .*run; wait for it"):
+                fit(tmp_path / "run", records, SMALL)
+            refused.append(step)
+
+        other = threading.Thread(target=run)
+        other.start()
+        other.join()
+        add(self, step, *values)
+
+    monkeypatch.setattr(LossLog, "add", intrude)
+    fit(tmp_path / "run", records)
+    assert refused == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "run" / ".pose2id.lock").exists()
+    monkeypatch.setattr(LossLog, "add", add)
+    fit(tmp_path / "run", records)  # nobody is there any more
+
+
+def test_an_empty_text_is_no_output(records, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="output must be a path, received an empty text"):
+        fit("", records)
+    assert list(tmp_path.iterdir()) == []
+
+
 def die_at_the_third_step(folder):
     add = LossLog.add
 
@@ -870,6 +902,112 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
     (path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"checkpoint .*step-000001 is damaged .*remove it to go on"):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "state.json must hold an object, it holds a list"),
+        ("{}", "step must be an integer >= 0, received None"),
+        ('{"step": "1"}', "step must be an integer >= 0, received '1'"),
+        ('{"step": 1.5}', "step must be an integer >= 0"),
+        ('{"step": true}', "step must be an integer >= 0"),
+        ('{"step": 2}', "state.json is of step 2"),
+        ('{"step": -1}', "step must be an integer >= 0, received -1"),
+        ('{"step": 1e400}', "1e400"),
+        ('{"step": ' + "9" * 5000 + "}", "4,300 digits"),
+        ("[" * 100_000, "nested"),
+        ("\xff", "codec can't decode"),
+    ],
+)
+def test_an_edited_state_is_named(tmp_path, text, words):
+    path = checkpoints.save(tmp_path, checkpoint(1), keep=1)
+    (path / "state.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"checkpoint .*step-000001 is damaged .*{words}.*remove it to go on"):
+        checkpoints.load(path)
+
+
+def test_only_folders_of_its_own_are_checkpoints(tmp_path):
+    """A file is none, and what a link leads to is not removed."""
+    inside, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    checkpoints.save(elsewhere, checkpoint(1), keep=1)
+    inside.mkdir()
+    (inside / "step-000009").touch()
+    (inside / "step-000001").symlink_to(elsewhere / "step-000001")
+    assert checkpoints.find_newest(inside).name == "step-000001"
+    assert checkpoints.load(inside / "step-000001").step == 1
+    checkpoints.save(inside, checkpoint(2), keep=1)
+    assert sorted(path.name for path in inside.iterdir()) == ["step-000002", "step-000009"]
+    assert checkpoints.load(elsewhere / "step-000001").step == 1
+    with pytest.raises(ValueError, match="step-000009 exists already"):
+        checkpoints.save(inside, checkpoint(9), keep=1)
+
+
+NAME = "unet.conv_in.weight"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("optimizer", lambda held: held.pop(f"{NAME}.exp_avg"), f"the moments .*: {NAME}.exp_avg is missing"),
+        ("optimizer", lambda held: held.update({NAME: torch.zeros(1)}), f"the moments .*: {NAME} is unknown"),
+        (
+            "optimizer",
+            lambda held: held.update({f"{NAME}.exp_avg": torch.zeros(3)}),
+            rf"the moments .*: {NAME}.exp_avg is torch.float32 of \(3,\), not \(12, ",
+        ),
+        ("ema", lambda held: held.pop(NAME), f"the averages .*: {NAME} is missing"),
+        (
+            "ema",
+            lambda held: held.update({NAME: held[NAME][:1].clone()}),
+            f"the averages .*: {NAME} is torch.float32 of",
+        ),
+        ("model", lambda held: held.pop(NAME), f"the checkpoint at step 5 is of another generator: .*{NAME}"),
+        ("state", lambda held: held.pop("scaler"), "the checkpoint at step 5 must hold an object 'scaler'"),
+        ("state", lambda held: held.update(scaler=[1]), "the checkpoint at step 5 must hold an object 'scaler'"),
+    ],
+)
+def test_a_checkpoint_with_other_content_is_refused(whole, tmp_path, records, file, change, words):
+    """Silently, a lost moment would begin at zero again."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    (path,) = (tmp_path / "run" / "checkpoints" / "step-000005").glob(f"{file}.*")
+    held = json.loads(path.read_text()) if file == "state" else load_file(path)
+    change(held)
+    if file == "state":
+        path.write_text(json.dumps(held))
+    else:
+        save_file(held, path)
+    with pytest.raises(ValueError, match=words):
+        fit(tmp_path / "run", records, stages=STAGES)
+
+
+def test_a_checkpoint_beyond_the_run_is_refused(whole, tmp_path, records):
+    """It was taken for a finished run, and the untrained weights were saved as its result."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    state = tmp_path / "run" / "checkpoints" / "step-000005" / "state.json"
+    state.write_text(state.read_text().replace('"step": 5', '"step": 50'))
+    state.parent.rename(state.parent.with_name("step-000050"))
+    with pytest.raises(ValueError, match="step-000050 is of step 50, this run has 5; name another folder"):
+        fit(tmp_path / "run", records, stages=STAGES)
+
+
+def test_a_damaged_description_of_a_run(whole, tmp_path, records):
+    shutil.copytree(whole[0], tmp_path / "run")
+    for text in ("{", "[]", "[" * 100_000, '{"stages": 1e400}', "\xff"):
+        (tmp_path / "run" / "run.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"run\.json (cannot be read as JSON|must hold an object)"):
+            fit(tmp_path / "run", records, stages=STAGES)
+
+
+def test_a_damaged_table_of_losses(tmp_path):
+    path = tmp_path / "losses.csv"
+    path.write_bytes(b"step,loss,learning_rate,gradient_norm\n1,0.5,0.1,2\n\xff\x00\n2,0.5,0.1,2\n")
+    LossLog(path, 2).close()  # a loss of power leaves such things
+    assert path.read_text().splitlines()[1:] == ["1,0.5,0.1,2", "2,0.5,0.1,2"]
+    for step in ("x", "1.5", "-1", "9" * 5000):
+        path.write_text(f"step,loss,learning_rate,gradient_norm\n1,0.5,0.1,2\n{step},0.5,0.1,2\n")
+        with pytest.raises(ValueError, match=r"losses\.csv is damaged in line 3 .*restore it or remove it"):
+            LossLog(path, 2)
 
 
 def test_the_table_of_losses_is_cut_to_the_steps_done(tmp_path):

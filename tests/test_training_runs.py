@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 from support.pictures import smooth_pictures
 
 from pose2id import cli
+from pose2id.atomic import lock
 from pose2id.ipg import IPGPipeline
 from pose2id.ipg.training import FolderData, SmallModel, WorldData
 from pose2id.ipg.training.configuration import read_data, read_model
@@ -98,6 +101,40 @@ def test_the_command(config, tmp_path, capsys):
     assert run_training(config, tmp_path / "run", progress=False) == tmp_path / "run" / "pipeline"  # done already
     after = tree(tmp_path / "run")
     assert [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names the process that holds a lock")
+def test_a_second_run_is_told_at_once(config, tmp_path, capsys, monkeypatch):
+    """Before pictures are read and an encoder is trained, minutes in earnest."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("pose2id.programs.training.read_records", None)
+    with lock(tmp_path / "run" / ".pose2id.lock"):
+        assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"another run (process {os.getpid()}) works in {tmp_path / 'run'}; wait for it or end it" in said
+    assert cli.main(["ipg-train", str(config), "-o", ""]) == 2
+    assert "output must be a path, received an empty text" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="names the process that holds a lock")
+def test_two_at_once(config, tmp_path):
+    """One trains, the other is refused; what is there is what it alone would have made."""
+    run_training(config, tmp_path / "alone", progress=False)
+    command = [sys.executable, "-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "run")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate()[1] for run in runs]
+    codes = [run.returncode for run in runs]
+    pids = {str(run.pid) for run in runs}
+    assert 0 in codes
+    for code, words in zip(codes, said, strict=True):
+        if code:  # one that comes after the first has ended finds a finished run
+            assert code == 2
+            assert re.search(r"another run \(process (\d+|unknown)\) works in", words), words
+            assert set(re.findall(r"process (\d+)", words)) <= pids
+    alone, run = tree(tmp_path / "alone"), tree(tmp_path / "run")
+    assert run.keys() == alone.keys()
+    assert [name for name in alone if name.startswith(("pipeline", "losses")) and alone[name] != run[name]] == []
 
 
 @pytest.mark.slow
@@ -197,6 +234,48 @@ def test_cleaning_is_done_once(tmp_path):
     assert encoder.seen == 120
     assert clean(records[::-1], 0.2) != first[::-1]
     assert encoder.seen == 180
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"references": "all"}, "references must be a list of rows, received all"),
+        ({"references": [0, 1, 1], "targets": []}, "references holds a row twice"),
+        ({"references": [-1], "targets": []}, "references must be a list of rows"),
+        ({"references": [0.0], "targets": []}, "references must be a list of rows"),
+        ({"references": [True], "targets": []}, "references must be a list of rows"),
+        ({"references": [0], "targets": [1]}, "every target must be a reference"),
+        ({"references": [60], "targets": []}, "names row 60 of 60"),
+        ({"quantile": "0.1"}, "quantile must be a number from 0 to 0.5"),
+        ({"more": 1}, "must hold records, quantile, references and targets"),
+        (None, "must hold records, quantile, references and targets"),
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "nested"),
+        ('{"quantile": 1e400}', "1e400"),
+    ],
+)
+def test_a_damaged_cleaning_is_named(tmp_path, change, words):
+    records = read_records(WorldData([0, 10], cams=2, per_cam=3, occluded_targets=True), Settings(height=32, width=16))
+    clean_records(Encoder(), records, 0.1, tmp_path)
+    path = tmp_path / "cleaning.json"
+    if isinstance(change, str):
+        path.write_text(change)
+    else:
+        path.write_text(json.dumps(change and json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"cleaning\.json.*{words}.*remove it to clean anew"):
+        clean_records(Encoder(), records, 0.1, tmp_path)
+
+
+def test_one_process_hashes_the_records(tmp_path, monkeypatch):
+    """The others wait for it, and read what it has found."""
+    records = read_records(WorldData([0, 2], cams=2, per_cam=1), Settings(height=32, width=16))
+    first = clean_records(Encoder(), records, 0.1, tmp_path)
+    monkeypatch.setattr("pose2id.programs.training.records.fingerprint", None)
+    monkeypatch.setattr(
+        "pose2id.programs.training.records.find_processes", lambda: SimpleNamespace(is_main_process=False)
+    )
+    again = clean_records(None, records, 0.1, tmp_path)
+    assert [(one.reference, one.target) for one in again] == [(one.reference, one.target) for one in first]
 
 
 def test_cleaning_goes_into_a_run_once(config, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from pose2id.atomic import remove_folder, write_file, write_folder
 from pose2id.documents import parse_json, read_json
 from pose2id.ipg.training.recipe import Stage
 from pose2id.ipg.training.records import Record, fingerprint
+from pose2id.validation import check_count
 
 _NAME = re.compile(r"step-(\d{6,})")
 _FREE = ("save_every", "keep", "validate_every", "validation_steps", "validation_guidance", "workers", "tensorboard")
@@ -46,8 +47,8 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint into `folder`, unless that step is there already; then remove all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{checkpoint.step:06d}"
-    if not target.exists():
+    target = folder / _name(checkpoint.step)
+    if not target.is_dir():
         with write_folder(target) as part:
             _save(part / "model.safetensors", checkpoint.model)
             _save(part / "optimizer.safetensors", checkpoint.optimizer)
@@ -56,7 +57,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             state = {"step": checkpoint.step, **checkpoint.state}
             (part / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _complete(folder)[:-keep]:
-        remove_folder(old)
+        if old.is_symlink():  # what it leads to lies elsewhere, and is not ours
+            old.unlink()
+        else:
+            remove_folder(old)
     return target
 
 
@@ -69,9 +73,14 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint; ValueError names one that is damaged."""
     try:
         state = read_json(path / "state.json")
+        if not isinstance(state, dict):
+            raise TypeError(f"state.json must hold an object, it holds a {type(state).__name__}")
+        step = check_count(state.pop("step", None), "step", 0)
+        if _name(step) != path.name:
+            raise ValueError(f"state.json is of step {step}")
         ema = path / "ema.safetensors"
         return Checkpoint(
-            step=int(state.pop("step")),
+            step=step,
             model=load_file(path / "model.safetensors"),
             optimizer=load_file(path / "optimizer.safetensors"),
             ema=load_file(ema) if ema.exists() else None,
@@ -81,6 +90,19 @@ def load(path: Path) -> Checkpoint:
         raise ValueError(
             f"checkpoint {path} is damaged ({type(error).__name__}: {error}); remove it to go on from the one before"
         ) from error
+
+
+def check_tensors(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raise ValueError by name unless tensors have the names and shapes of those wanted."""
+    faults = [f"{name} is missing" for name in wanted.keys() - there.keys()]
+    faults += [f"{name} is unknown" for name in there.keys() - wanted.keys()]
+    for name in wanted.keys() & there.keys():
+        if wanted[name].shape != there[name].shape or not there[name].is_floating_point():
+            faults.append(
+                f"{name} is {there[name].dtype} of {tuple(there[name].shape)}, not {tuple(wanted[name].shape)}"
+            )
+    if faults:
+        raise ValueError(f"{what} are of another generator: {'; '.join(sorted(faults)[:3])} ({len(faults)} in all)")
 
 
 def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: int) -> dict[str, Any]:
@@ -112,7 +134,11 @@ def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
 
 def _complete(folder: Path) -> list[Path]:
     found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(found) if path.is_dir()]
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,14 @@ class LossLog:
         self._path = path
         lines = [_HEADER]
         if done:
-            read = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-            lines += [line for line in read if line.count(",") == 3 and int(line.split(",")[0]) <= done]
+            read = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if path.exists() else []
+            for number, line in enumerate(read, 2):
+                if line.count(",") != 3:  # a line that broke off
+                    continue
+                if not re.match(r"[0-9]{1,18},", line):
+                    raise ValueError(f"{path} is damaged in line {number} ({line[:60]!r}); restore it or remove it")
+                if int(line.split(",")[0]) <= done:
+                    lines.append(line)
         with write_file(path) as part:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._stream = path.open("a", encoding="utf-8", buffering=1)

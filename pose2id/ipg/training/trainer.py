@@ -11,7 +11,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,20 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 
-from pose2id.atomic import clear_leftovers, write_file, write_folder
-from pose2id.errors import require
+from pose2id.atomic import clear_leftovers, lock, write_file, write_folder
+from pose2id.errors import one_line, require
+from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.batches import Batch, Batches, prefetch
-from pose2id.ipg.training.checkpoints import Checkpoint, check_same_run, describe_run, find_newest, load, save
+from pose2id.ipg.training.checkpoints import (
+    Checkpoint,
+    check_same_run,
+    check_tensors,
+    describe_run,
+    find_newest,
+    load,
+    save,
+)
 from pose2id.ipg.training.initialisation import copy_denoiser
 from pose2id.ipg.training.objective import (
     TRAINED,
@@ -40,12 +50,15 @@ from pose2id.ipg.training.objective import (
 from pose2id.ipg.training.recipe import Settings, Stage, learning_rate, plan_stages
 from pose2id.ipg.training.records import Record, check_pictures, find_people
 from pose2id.ipg.training.reports import Reports, draw_validation
+from pose2id.validation import check_path
 
 CHECKPOINTS = "checkpoints"
 PIPELINE = "pipeline"
 SHEETS = "sheets"
 RUN = "run.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_held: ContextVar[tuple[str, ...]] = ContextVar("_held", default=())
+"""Folders that this thread holds."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +78,30 @@ def find_processes() -> PartialState:
             "ACCELERATE_USE_CPU=true"
         )
     return state
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Have the folder of a run, made where it is not there, for this run alone; what holds it may hold it again.
+
+    Of several processes of one run the first holds it for all.
+
+    Raises
+    ------
+    ValueError
+        When another run works in it; names that process.
+    """
+    real = os.path.realpath(folder)
+    if real in _held.get() or not find_processes().is_main_process:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / LOCK, keep=False):
+        before = _held.set((*_held.get(), real))
+        try:
+            yield
+        finally:
+            _held.reset(before)
 
 
 def train(
@@ -112,8 +149,8 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        For records without a pair of reference and target; when `output` holds a run with other settings, or a damaged
-        checkpoint; for a scheduler that does not predict the velocity.
+        For records without a pair of reference and target; when another run works in `output`, or it holds a run with
+        other settings or a damaged checkpoint; for a scheduler that does not predict the velocity.
     FloatingPointError
         When the loss is not finite any more; the checkpoints before remain.
     MissingExtraError
@@ -130,7 +167,7 @@ def train(
     >>> pipe = train(start, records, "run", Settings(steps=80_000))  # doctest: +SKIP
     """
     plan = plan_stages(Settings() if settings is None else settings, stages)
-    records, validation, folder = list(records), list(validation), Path(output)
+    records, validation, folder = list(records), list(validation), check_path(output, "output")
     _check_run(pipe, records, validation, folder, plan, progress)
     accelerator = Accelerator(
         mixed_precision=plan[0].settings.mixed_precision,
@@ -139,10 +176,11 @@ def train(
         # Keeps accelerate from dividing the loss by what its environment says; `Trainer` divides it.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-    found = _open_folder(folder, describe_run(plan, records, accelerator.num_processes), accelerator, resume=resume)
-    trainer = Trainer(pipe, records, folder, validation, accelerator)
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        trainer.run(plan, found, progress=progress)
+    with hold_folder(folder):
+        found = _open_folder(folder, plan, records, accelerator, resume=resume)
+        trainer = Trainer(pipe, records, folder, validation, accelerator)
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            trainer.run(plan, found, progress=progress)
     return pipe
 
 
@@ -165,22 +203,29 @@ def _check_run(
         raise ValueError("mixed_precision 'fp16' needs a GPU; use 'no' or 'bf16'")
     if plan[0].settings.tensorboard:
         require("tensorboard", "train", "Settings.tensorboard")
-    check_pictures([*records, *validation], progress=progress)
+    if find_processes().is_main_process:
+        check_pictures([*records, *validation], progress=progress)
 
 
-def _open_folder(folder: Path, run: Mapping[str, Any], accelerator: Accelerator, *, resume: bool) -> Checkpoint | None:
+def _open_folder(
+    folder: Path, plan: list[Stage], records: list[Record], accelerator: Accelerator, *, resume: bool
+) -> Checkpoint | None:
     """Make the folder of a run, or load the newest checkpoint of the same run from it."""
     checkpoints = folder / CHECKPOINTS
     if accelerator.is_main_process:
         checkpoints.mkdir(parents=True, exist_ok=True)
         for each in (checkpoints, folder / SHEETS):
             clear_leftovers(each)
+        run = describe_run(plan, records, accelerator.num_processes)
         check_same_run(folder / RUN, run, begun=find_newest(checkpoints) is not None)
     accelerator.wait_for_everyone()
     newest = find_newest(checkpoints)
     if newest is not None and not resume:
         raise ValueError(f"output {folder} holds checkpoints; name another folder, or resume")
-    return load(newest) if newest else None
+    found = load(newest) if newest else None
+    if found and found.step > (total := sum(stage.settings.steps for stage in plan)):
+        raise ValueError(f"checkpoint {newest} is of step {found.step:,}, this run has {total:,}; name another folder")
+    return found
 
 
 class Trainer:
@@ -246,7 +291,9 @@ class Trainer:
             try:
                 self.generator.load_state_dict(found.model)
             except RuntimeError as error:
-                raise ValueError(f"the checkpoint at step {found.step} is of another generator: {error}") from error
+                raise ValueError(
+                    f"the checkpoint at step {found.step} is of another generator: {one_line(error)}"
+                ) from error
         elif stage.copy_denoiser:
             copy_denoiser(self.pipe)
         self.optimizer = torch.optim.AdamW(
@@ -345,12 +392,29 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer(self, found: Checkpoint) -> None:
+        begun = [name for name in self.parameters if any(f"{name}.{key}" in found.optimizer for key in _MOMENTS)]
+        check_tensors(
+            {
+                f"{name}.{key}": torch.empty(()) if key == "step" else self.parameters[name]
+                for name in begun
+                for key in _MOMENTS
+            },
+            found.optimizer,
+            f"the moments in the checkpoint at step {found.step}",
+        )
+        check_tensors(self.ema or {}, found.ema or {}, f"the averages in the checkpoint at step {found.step}")
+        scaler = found.state.get("scaler")
+        if not isinstance(scaler, dict):
+            raise ValueError(f"the checkpoint at step {found.step} must hold an object 'scaler', it holds {scaler!r}")
         for name, value in self.parameters.items():
             there = {key: found.optimizer.get(f"{name}.{key}") for key in _MOMENTS}
             if state := {key: tensor.to(self.device) for key, tensor in there.items() if tensor is not None}:
                 self.optimizer.state[value] = state
-        if found.state["scaler"] and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(found.state["scaler"])
+        if scaler and self.accelerator.scaler:
+            try:
+                self.accelerator.scaler.load_state_dict(scaler)
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"the checkpoint at step {found.step} holds a wrong scaler, {scaler!r}") from error
         for name, tensor in (self.ema or {}).items():
             tensor.copy_((found.ema or {})[name])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pose2id.datasets import READERS
 from pose2id.ipg.training import FolderData, SmallModel, find_processes, read_settings, train
 from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.records import find_people
+from pose2id.ipg.training.trainer import hold_folder
 from pose2id.programs.training.models import build_pipeline, halve
 from pose2id.programs.training.records import choose_validation, clean_records, read_records
+from pose2id.validation import check_path
 
 __all__ = ["build_pipeline", "read_records", "run_training"]
 
@@ -51,32 +54,36 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
     >>> from pose2id.programs.training import run_training
     >>> folder = run_training("tiny.toml", "run")  # doctest: +SKIP
     """
-    recipe, target = read_settings(config), Path(output)
+    recipe, target = read_settings(config), check_path(output, "output")
     settings, processes = recipe.settings, find_processes()
     progress = progress and processes.is_main_process
     if target.exists() and not target.is_dir():
         raise ValueError(f"output {target} must be a folder, it is a file")
-    with processes.main_process_first():  # one writes, the others read what it wrote
-        try:
-            data, model = read_data(recipe.data, READERS), read_model(recipe.model)
-            records = read_records(data, settings, progress=progress)
-            if not any(record.pose for record in records):
-                raise ValueError("data: no picture has a pose, so there are no targets; give keypoints")
-            find_people(records)
-            if processes.is_main_process:
-                _check_same_tables(target / "tables.json", {"data": recipe.data, "model": recipe.model})
-            pipe = build_pipeline(model, settings, records, target, progress=progress)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError  # its own kind may want other arguments
-            raise kind(f"{config}: {error}") from error
-        if isinstance(data, FolderData) and data.clean:
-            records = clean_records(pipe.identity_encoder, records, data.quantile, target, progress=progress)
-    shown = choose_validation(data, settings, records)
-    train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
-    if isinstance(model, SmallModel) and processes.is_main_process:
-        with write_folder(target / "pipeline-float16", overwrite=True) as part:
-            halve(pipe).save_pretrained(part)
-    processes.wait_for_everyone()
+    with ExitStack() as held:
+        if target.is_dir():  # a second run is told at once; a wrong configuration makes no folder
+            held.enter_context(hold_folder(target))
+        with processes.main_process_first():  # one writes, the others read what it wrote
+            try:
+                data, model = read_data(recipe.data, READERS), read_model(recipe.model)
+                records = read_records(data, settings, progress=progress)
+                if not any(record.pose for record in records):
+                    raise ValueError("data: no picture has a pose, so there are no targets; give keypoints")
+                find_people(records)
+                held.enter_context(hold_folder(target))
+                if processes.is_main_process:
+                    _check_same_tables(target / "tables.json", {"data": recipe.data, "model": recipe.model})
+                pipe = build_pipeline(model, settings, records, target, progress=progress)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError  # its own may want other arguments
+                raise kind(f"{config}: {error}") from error
+            if isinstance(data, FolderData) and data.clean:
+                records = clean_records(pipe.identity_encoder, records, data.quantile, target, progress=progress)
+        shown = choose_validation(data, settings, records)
+        train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
+        if isinstance(model, SmallModel) and processes.is_main_process:
+            with write_folder(target / "pipeline-float16", overwrite=True) as part:
+                halve(pipe).save_pretrained(part)
+        processes.wait_for_everyone()
     return target / "pipeline"
 
 

@@ -23,7 +23,7 @@ from pose2id.ipg.training.configuration import read_data
 from pose2id.ipg.training.records import fingerprint
 from pose2id.poses import Pose
 from pose2id.synthetic import make_set
-from pose2id.validation import take_path
+from pose2id.validation import check_number, take_path
 
 KEPT = "cleaning.json"
 REPORT = "cleaning.txt"
@@ -77,16 +77,17 @@ def clean_records(
     For the same records and the same quantile they are read from there, and nothing is encoded.
     """
     path = folder / KEPT
-    made_of = {"records": fingerprint(records), "quantile": quantile}
-    kept = _read_kept(path) if path.exists() else {}
-    if {name: kept.get(name) for name in made_of} != made_of:
+    is_main = find_processes().is_main_process  # the others read what this one has found, and hash nothing
+    made_of: dict[str, Any] = {"records": fingerprint(records), "quantile": quantile} if is_main else {}
+    kept: dict[str, Any] = _read_kept(path) if path.exists() else {}
+    if not kept or any(kept[name] != value for name, value in made_of.items()):
         features = _encode(encoder, records, progress=progress)
         names, poses = [record.identity for record in records], [record.pose for record in records]
         cleaned = clean(features, names, poses, quantile=quantile)
         rows = {"references": np.flatnonzero(cleaned.reference), "targets": np.flatnonzero(cleaned.target)}
         kept = made_of | {name: found.tolist() for name, found in rows.items()}
         log.info("%s", cleaned.report())
-        if find_processes().is_main_process:
+        if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             with write_file(folder / REPORT) as part:
                 part.write_text(cleaned.report() + "\n", encoding="utf-8")
@@ -95,6 +96,8 @@ def clean_records(
             with write_file(path) as part:  # last: where it is, the others are
                 part.write_text(json.dumps(kept), encoding="utf-8")
     references, targets = set(kept["references"]), set(kept["targets"])
+    if max(references, default=0) >= len(records):
+        raise ValueError(f"{path} names row {max(references)} of {len(records)}; remove it to clean anew")
     return [
         replace(record, reference=row in references, target=record.target and row in targets)
         for row, record in enumerate(records)
@@ -102,11 +105,23 @@ def clean_records(
 
 
 def _read_kept(path: Path) -> dict[str, Any]:
-    kept = read_json(path)
-    lists = [kept.get(name) for name in ("references", "targets")] if isinstance(kept, dict) else [None]
-    if not all(isinstance(rows, list) and {*map(type, rows)} <= {int} for rows in lists):
-        raise ValueError(f"{path} must hold lists of rows, 'references' and 'targets'; remove it to clean anew")
-    return dict(kept)
+    """What `clean_records` wrote, and somebody may have edited."""
+    try:
+        kept: dict[str, Any] = read_json(path)
+        if not isinstance(kept, dict) or kept.keys() != {"records", "quantile", "references", "targets"}:
+            raise ValueError(f"{path} must hold records, quantile, references and targets")
+        check_number(kept["quantile"], f"{path}: quantile", 0, 0.5)
+        for name in ("references", "targets"):
+            rows = kept[name]
+            if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
+                raise TypeError(f"{path}: {name} must be a list of rows, received {str(rows)[:100]}")
+            if len(set(rows)) < len(rows):
+                raise ValueError(f"{path}: {name} holds a row twice")
+        if not set(kept["targets"]) <= set(kept["references"]):
+            raise ValueError(f"{path}: every target must be a reference")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error}; remove it to clean anew") from error
+    return kept
 
 
 def _encode(encoder: Any, records: Sequence[Record], *, progress: bool) -> NDArray[np.float32]:
