@@ -26,7 +26,7 @@ from PIL import Image
 from support.pipelines import tiny_pipeline
 
 from pose2id.cli import main
-from pose2id.ipg import representative_poses, source
+from pose2id.ipg import named, representative_poses
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder, sheets
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, SIGKILL and flock")
@@ -1048,8 +1048,8 @@ def wait_to_be_killed(folder, number):
                 sys.stdin.read()
 
     os.replace = replace
-    source.load_pipeline = lambda *_, **__: FakePipe()
-    source.find_weights = lambda name: (name, "fake")
+    named.load_pipeline = lambda *_, **__: FakePipe()
+    named.find_weights = lambda name: (name, "fake")
     command_line(folder / "people", "-o", folder / "out", "--poses", folder / "poses", *SMALL)
 
 
@@ -1075,8 +1075,8 @@ def test_killed_from_outside_when_a_picture_appears(tmp_path, people, monkeypatc
     assert all(Path(path).is_file() for path in appeared)
     assert len(pictures(tmp_path / "out")) == 8
     pipe = FakePipe()
-    monkeypatch.setattr(source, "load_pipeline", lambda *_, **__: pipe)
-    monkeypatch.setattr(source, "find_weights", lambda name: (name, "fake"))
+    monkeypatch.setattr(named, "load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr(named, "find_weights", lambda name: (name, "fake"))
     assert command_line(tmp_path / "people", "-o", tmp_path / "out", "--poses", tmp_path / "poses", *SMALL) == 0
     names = sorted(NAMES)  # the order of the command line
     groups = [(names[:2], ALL), (names[2:4], ALL), (names[4:], ALL)]

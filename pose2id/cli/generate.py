@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pose2id.ipg import source
+from pose2id.ipg import named
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
 from pose2id.ipg.weights import read_defaults
 from pose2id.validation import check_path
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(arguments.poses, _take_size(arguments.pose_size))
-    folder, identity = source.find_weights(arguments.weights)
+    folder, identity = named.find_weights(arguments.weights)
     (height, width), steps, guidance = read_defaults(folder)
     settings = FolderSettings(
         weights=identity,
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         tell(key, "there is no such file")
     try:
         report = generate_folder(
-            lambda: source.load_pipeline(folder, device, dtype, progress=progress),
+            lambda: named.load_pipeline(folder, device, dtype, progress=progress),
             references,
             output,
             poses,

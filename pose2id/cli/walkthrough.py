@@ -8,7 +8,7 @@ import sys
 
 from pose2id.cli.demo import picture_folder
 from pose2id.errors import MissingExtraError
-from pose2id.ipg.source import load_pipeline
+from pose2id.ipg.named import load_pipeline
 from pose2id.ipg.weights import tiny_folder
 from pose2id.programs import walkthrough
 

@@ -1,13 +1,37 @@
-"""The components of a generator: which fit together, and the DDIM scheduler as released."""
+"""The components of a generator: their classes, which fit together, their folders, the DDIM scheduler as released."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-from pose2id.ipg.weights.configuration import read_config
+from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder, TransReID
+from pose2id.ipg.weights.configuration import (
+    RECORD,
+    RELEASED,
+    Defaults,
+    check_defaults,
+    hash_settings,
+    read_config,
+    read_defaults,
+    read_object,
+)
+from pose2id.ipg.weights.parts import check_part
+
+KINDS: dict[str, tuple[Any, ...]] = {
+    "vae": (AutoencoderKL, PatchCodec),
+    "reference_unet": (UNet2DConditionModel,),
+    "unet": (UNet2DConditionModel,),
+    "pose_encoder": (PoseEncoder,),
+    "ifr": (IFR,),
+    "identity_encoder": (TransReID, SmallEncoder),
+    "scheduler": (DDIMScheduler,),
+}
+"""Of which classes a component may be."""
 
 SCHEDULERS = {
     "prediction_type": ("v_prediction", "epsilon", "sample"),
@@ -47,3 +71,85 @@ def check_components(components: Mapping[str, Any]) -> None:
     for name, allowed in SCHEDULERS.items():
         if (value := components["scheduler"].config[name]) not in allowed:
             raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")
+
+
+def recall_defaults(unet: Any, reduction: int, *given: Any) -> Defaults:
+    """Size, steps and guidance as `given`; for None those of the first pipeline with this denoiser.
+
+    They are the weights' own, and no part of any component. So the denoiser remembers them.
+    """
+    known: Defaults | None = getattr(unet, "pose2id_defaults", None)
+    if known is None:
+        size = unet.config.get("sample_size")
+        known = RELEASED
+        if isinstance(size, (list, tuple)):
+            known = known._replace(sample_size=tuple(side * reduction for side in size))
+    own = check_defaults(*(mine if value is None else value for value, mine in zip(given, known, strict=True)))
+    if given != (None, None, None) and not hasattr(unet, "pose2id_defaults"):
+        remember_defaults(unet, own)
+    return own
+
+
+def remember_defaults(unet: Any, defaults: Defaults) -> None:
+    """What a pipeline made of this denoiser is to draw with by default."""
+    unet.pose2id_defaults = defaults
+
+
+def check_folder(
+    folder: Path, given: Collection[str] = (), *, variant: str | None = None, use_safetensors: bool | None = None
+) -> Defaults:
+    """Raise OSError or ValueError unless a folder of `save_pretrained` holds all components but those `given`.
+
+    Every setting and every tensor of a component is compared with its class; nothing is loaded, and no class but those
+    of `KINDS` is. Returns size, steps and guidance.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model_index.json, as save_pretrained writes it; "
+            "IPGPipeline.from_released_files reads files with the released names"
+        )
+    index = read_object(path)
+    if not isinstance(index.get("_class_name"), str) or (folder / "None.py").exists():
+        raise ValueError(f"{folder} must be of a pipeline of pose2id, it names or holds code of its own")
+    recorded = index.get(RECORD) or {}
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{path}: {RECORD} must be an object; received {recorded!r}")
+    for name, kinds in KINDS.items():
+        if name in given:
+            continue
+        kind = _find_kind(path, name, index.get(name), kinds)
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder} holds no folder {name}, which {path.name} names")
+        config = folder / name / kind.config_name
+        if recorded.get(name, found := hash_settings(config)) != found:
+            raise ValueError(
+                f"{config} does not hold the settings that the folder was saved with; restore it, or, if the change is "
+                f"meant, remove {RECORD} from {path}"
+            )
+        check_part(folder / name, kind, variant=variant, use_safetensors=use_safetensors)
+    missing = [name for name in Defaults._fields if index.get(name) is None]
+    if 0 < len(missing) < len(Defaults._fields):  # older folders have none of them
+        raise ValueError(f"{path} must name {', '.join(Defaults._fields)}; missing: {', '.join(missing)}")
+    return read_defaults(folder)
+
+
+def _find_kind(path: Path, name: str, entry: Any, kinds: tuple[Any, ...]) -> Any:
+    """The class of a component by its entry in a pipeline's index: where it is found, and its name."""
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+        raise ValueError(f"{path} must name library and class of {name}; received {entry!r}")
+    library, class_name = entry
+    for kind in kinds:
+        theirs = library == "diffusers" and kind.__module__.startswith("diffusers.")
+        if class_name == kind.__name__ and (theirs or _has(library, kind)):
+            return kind
+    words = " or ".join(kind.__name__ for kind in kinds)
+    raise ValueError(f"{path}: {name} must be a {words}; received {class_name} of {library}")
+
+
+def _has(library: str, kind: Any) -> bool:
+    """Whether a module of pose2id holds this class; no other module is imported."""
+    try:
+        return library.startswith("pose2id.ipg.") and getattr(import_module(library), kind.__name__, None) is kind
+    except ImportError:
+        return False

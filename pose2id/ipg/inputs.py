@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,16 +21,26 @@ LARGEST_GUIDANCE = 1e4
 def take_list(given: Any, name: str, kinds: type | tuple[type, ...]) -> list[Any]:
     """One or a list of these `kinds`, as a list; not empty."""
     items = [given] if isinstance(given, kinds) else given
-    if isinstance(items, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(items, Sequence):
-        raise TypeError(f"{name} must be one or a list of them; received {type(given).__name__}")
     allowed = kinds if isinstance(kinds, tuple) else (kinds,)
     words = " or ".join("a PIL image" if kind is Image.Image else kind.__name__ for kind in allowed)
+    if isinstance(items, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(items, Sequence):
+        raise TypeError(f"{name} must be one or a list of these: {words}; received {_describe(given)}")
     for i, item in enumerate(items):
         if not isinstance(item, kinds):
-            raise TypeError(f"{name}[{i}] must be {words}; received {type(item).__name__}")
+            raise TypeError(f"{name}[{i}] must be {words}; received {_describe(item)}")
     if not items:
         raise ValueError(f"{name} must hold at least one, received none")
     return list(items)
+
+
+def _describe(item: object) -> str:
+    """What was given instead of an image, and how it becomes one."""
+    kind = type(item).__name__
+    if isinstance(item, (str, bytes, os.PathLike)):
+        return f"{kind} {item!r}: pose2id.images.read_image reads a path"
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        return f"{kind} of shape {tuple(item.shape)}: PIL.Image.fromarray takes (height, width, 3) uint8 in numpy"
+    return kind
 
 
 def take_keys(given: Iterable[Key] | None, count: int, name: str) -> list[Key]:
@@ -97,15 +108,27 @@ def check_callback(callback: object, wanted: Sequence[str]) -> None:
 
 def take_changed(changed: Any, latents: torch.Tensor) -> torch.Tensor:
     """The latents that a callback wants instead, or those there are."""
-    if changed is None:
-        return latents
+    changed = {} if changed is None else changed  # the latents may have been written to
     if not isinstance(changed, Mapping):
         raise TypeError(f"callback_on_step_end must return a dict or None; received {type(changed).__name__}")
     new = changed.get("latents", latents)
     if not isinstance(new, torch.Tensor) or new.shape != latents.shape:
         what = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
         raise ValueError(f"callback_on_step_end must return latents of shape {tuple(latents.shape)}; received {what}")
-    return new
+    if not new.is_floating_point():
+        raise TypeError(f"callback_on_step_end must return latents of floats; received {new.dtype}")
+    if not bool(new.isfinite().all()):
+        raise ValueError("callback_on_step_end must return finite latents; received NaN or inf")
+    return new.to(latents)
+
+
+def check_drawn(tensor: torch.Tensor, what: str) -> None:
+    """Raise ValueError for NaN or inf in what the networks gave."""
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(
+            f"{what} hold NaN or inf, so there is no picture: the weights are damaged, or numbers became too large for "
+            "them; load undamaged ones, in torch.float32 or torch.bfloat16 instead of float16, or lower guidance_scale"
+        )
 
 
 def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:

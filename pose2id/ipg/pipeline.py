@@ -17,8 +17,9 @@ from PIL import Image
 
 from pose2id.images import take_image
 from pose2id.ipg import inputs, weights
-from pose2id.ipg.components import check_components, find_reduction
+from pose2id.ipg.components import KINDS, check_components, check_folder, find_reduction, recall_defaults
 from pose2id.ipg.inputs import Key, draw_noise, read_pixels
+from pose2id.ipg.locks import hold, holding
 from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
 from pose2id.ipg.reid import TransReID
@@ -66,16 +67,23 @@ class IPGPipeline(DiffusionPipeline):
         The ReID model that `ifr` was trained on.
     scheduler : DDIMScheduler
         As released: zero terminal SNR, trailing timesteps, v-prediction.
-    sample_size : (int, int)
+    sample_size : (int, int), optional
         Height and width of the pictures that the weights were trained on.
-    num_inference_steps : int
-    guidance_scale : float
-        As `sample_size`, what a call takes unless it says otherwise. `save_pretrained` keeps all three.
+    num_inference_steps : int, optional
+    guidance_scale : float, optional
+        As `sample_size`, what a call takes unless it says otherwise. `save_pretrained` keeps all three. None: those of
+        the pipeline that `unet` came with, so ``IPGPipeline(**pipe.components)`` draws as `pipe` does; otherwise the
+        released ones, and the size that `unet` is configured for where that names height and width.
 
     Raises
     ------
     ValueError
         When the parts do not fit together, or the scheduler's prediction type is unknown, or a default cannot be.
+
+    Notes
+    -----
+    Threads may share a pipeline, or pipelines made of the same parts: their calls wait for each other. A call from
+    within `callback_on_step_end` is RuntimeError.
 
     Examples
     --------
@@ -96,9 +104,9 @@ class IPGPipeline(DiffusionPipeline):
         ifr: IFR,
         identity_encoder: TransReID | SmallEncoder,
         scheduler: DDIMScheduler,
-        sample_size: list | tuple = weights.RELEASED.sample_size,  # type: ignore[type-arg] # diffusers reads the types
-        num_inference_steps: int = weights.RELEASED.num_inference_steps,
-        guidance_scale: float = weights.RELEASED.guidance_scale,
+        sample_size: list | tuple | None = None,  # type: ignore[type-arg] # diffusers reads the types
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
         parts = {
@@ -112,9 +120,9 @@ class IPGPipeline(DiffusionPipeline):
         }
         check_components(parts)
         self.register_modules(**parts)
-        own = weights.check_defaults(sample_size, num_inference_steps, guidance_scale)
-        self.register_to_config(**own._asdict())
         self.reduction = find_reduction(vae)
+        own = recall_defaults(unet, self.reduction, sample_size, num_inference_steps, guidance_scale)
+        self.register_to_config(**own._asdict())
         self._readers = make_readers(unet)
         self._pose = PoseInput()
 
@@ -134,20 +142,27 @@ class IPGPipeline(DiffusionPipeline):
         Raises
         ------
         OSError, ValueError
-            When a file is missing, or is not what it should be; the message names it and what to do.
+            When a file is missing or damaged, or a setting or a tensor of any part is missing, unknown, or of another
+            shape or kind; the message names it. Nothing is loaded then.
         """
-        name = os.fspath(pretrained_model_name_or_path)
+        given = name = os.fspath(pretrained_model_name_or_path)
         if name == weights.REPOSITORY:
             ours = ("cache_dir", "revision", "local_files_only", "force_download", "variant", "token", "proxies")
-            if given := [option for option in ours if kwargs.get(option) is not None]:
+            if refused := [option for option in ours if kwargs.get(option) is not None]:
                 raise ValueError(
-                    f"{', '.join(given)}: these weights come at a pinned revision into the cache that HF_HOME names; "
+                    f"{', '.join(refused)}: these weights come at a pinned revision into the cache that HF_HOME names; "
                     "set HF_HOME or HF_HUB_OFFLINE=1 instead"
                 )
             name = os.fspath(weights.from_hub())
         elif name == weights.TINY:
             name = os.fspath(weights.tiny_folder())
-        return super().from_pretrained(name, **kwargs)
+        if not Path(name).is_dir():
+            name = cls.download(name, **kwargs)
+        choice = {option: kwargs.get(option) for option in ("variant", "use_safetensors")}
+        own = check_folder(Path(name), kwargs.keys() & KINDS.keys(), **choice)
+        pipe: Self = super().from_pretrained(name, **{**own._asdict(), **kwargs})
+        pipe.register_to_config(_name_or_path=given)
+        return pipe
 
     @classmethod
     def from_released_files(
@@ -181,6 +196,7 @@ class IPGPipeline(DiffusionPipeline):
         Not for a small one, which was trained from scratch: the card is that of the released weights.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
+        weights.record_settings(Path(save_directory))
         if not isinstance(self.identity_encoder, SmallEncoder):
             Path(save_directory, "README.md").write_text(weights.model_card(), encoding="utf-8")
 
@@ -246,7 +262,10 @@ class IPGPipeline(DiffusionPipeline):
         Raises
         ------
         TypeError, ValueError
-            For anything but images, poses, positive sizes and counts, and keys that fit.
+            For anything but images, poses, positive sizes and counts, and keys that fit; where a picture, or what the
+            callback gives, holds NaN or inf.
+        RuntimeError
+            When this thread is drawing already: the call comes from a callback.
         """
         # 1. Check everything before anything is computed.
         own, unit = self.defaults, self.reduction
@@ -268,47 +287,49 @@ class IPGPipeline(DiffusionPipeline):
         shape = (self.unet.config.in_channels, height // unit, width // unit)
         inputs.check_latents(latents, len(people), len(shown), shape)
 
-        # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
-        pose_features = self.encode_poses(shown, height, width)
+        with hold(self.parts):  # other threads wait
+            # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
+            pose_features = self.encode_poses(shown, height, width)
 
-        # 3. What the unconditional rows attend to: tokens of an all-zero image, and no reference.
-        unconditional = self.project_memory(tokens=self.identity_tokens(None)) if guidance > 1 else None
+            # 3. What the unconditional rows attend to: tokens of an all-zero image, and no reference.
+            unconditional = self.project_memory(tokens=self.identity_tokens(None)) if guidance > 1 else None
 
-        results: list[Any] = []
-        known: dict[int, Memory] = {}
-        pairs = [(r, m) for r in range(len(people)) for m in range(len(shown))]
-        batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
-        with self.progress_bar(total=len(batches) * steps) as bar:
+            results: list[Any] = []
+            known: dict[int, Memory] = {}
+            pairs = [(r, m) for r in range(len(people)) for m in range(len(shown))]
+            batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+            with self.progress_bar(total=len(batches) * steps) as bar:
 
-            def after_step(step: int, timestep: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-                bar.update()
-                if callback_on_step_end is None:
-                    return moved
-                changed = callback_on_step_end(self, step, int(timestep), {"latents": moved} if wanted else {})
-                return inputs.take_changed(changed, moved)
+                def after_step(step: int, timestep: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+                    bar.update()
+                    if callback_on_step_end is None:
+                        return moved
+                    inputs.check_drawn(moved, f"the latents after step {step + 1}")  # so not the callback's fault
+                    changed = callback_on_step_end(self, step, int(timestep), {"latents": moved} if wanted else {})
+                    return inputs.take_changed(changed, moved)
 
-            for number, batch in enumerate(batches):
-                # 4. Every reference once, one row, whatever the number of its poses and steps.
-                for r in {r: None for r, _ in batch}:
-                    if r not in known:
-                        known[r] = self.build_memory(people[r], height, width)
-                memory = gather([known[r] for r, _ in batch], unconditional)
-                known = {batch[-1][0]: known[batch[-1][0]]}  # its other poses may follow
+                for number, batch in enumerate(batches):
+                    # 4. Every reference once, one row, whatever the number of its poses and steps.
+                    for r in {r: None for r, _ in batch}:
+                        if r not in known:
+                            known[r] = self.build_memory(people[r], height, width)
+                    memory = gather([known[r] for r, _ in batch], unconditional)
+                    known = {batch[-1][0]: known[batch[-1][0]]}  # its other poses may follow
 
-                # 5. Noise: DDIM starts from variance 1.
-                if latents is None:
-                    noise = torch.stack([draw_noise(seed, people_keys[r], shown_keys[m], shape) for r, m in batch])
-                else:
-                    noise = latents[number * batch_size :][: len(batch)].float()
-                noise = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
+                    # 5. Noise: DDIM starts from variance 1.
+                    if latents is None:
+                        noise = torch.stack([draw_noise(seed, people_keys[r], shown_keys[m], shape) for r, m in batch])
+                    else:
+                        noise = latents[number * batch_size :][: len(batch)].float()
+                    noise = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
 
-                # 6. Denoise, (B, C, h, w), in float32 between the steps.
-                features = pose_features[[m for _, m in batch]]
-                clean = self._denoise(noise, memory, features, steps, guidance, after_step)
+                    # 6. Denoise, (B, C, h, w), in float32 between the steps.
+                    features = pose_features[[m for _, m in batch]]
+                    clean = self._denoise(noise, memory, features, steps, guidance, after_step)
 
-                # 7. Back to pixels.
-                results.extend(self._decode(clean, output_type))
-        self.maybe_free_model_hooks()
+                    # 7. Back to pixels.
+                    results.extend(self._decode(clean, output_type))
+            self.maybe_free_model_hooks()
         images: Any
         if output_type == "pil":
             images = [results[start : start + len(shown)] for start in range(0, len(results), len(shown))]
@@ -318,12 +339,18 @@ class IPGPipeline(DiffusionPipeline):
         return IPGOutput(images=images) if return_dict else (images,)
 
     @property
+    def parts(self) -> list[Any]:
+        """The components that there are; one thread at a time may use them."""
+        return [part for part in self.components.values() if part is not None]
+
+    @property
     def defaults(self) -> weights.Defaults:
         """Size, steps and guidance of a call that does not say otherwise."""
         (height, width), steps, guidance = (self.config[name] for name in weights.Defaults._fields)
         return weights.Defaults((height, width), steps, guidance)
 
     @torch.no_grad()
+    @holding
     def encode_poses(self, poses: Sequence[Image.Image | Pose], height: int, width: int) -> torch.Tensor:
         """Poses as features (M, C, height / 8, width / 8) of the denoiser's first convolution."""
         pose_maps = [pose.draw() if isinstance(pose, Pose) else pose for pose in poses]
@@ -331,6 +358,7 @@ class IPGPipeline(DiffusionPipeline):
         return self.pose_encoder(pixels.to(self._execution_device, self.pose_encoder.dtype))
 
     @torch.no_grad()
+    @holding
     def identity_tokens(self, image: Image.Image | None) -> torch.Tensor:
         """Tokens (1, tokens, width) of a person; of an all-zero network input (mid grey) for None."""
         encoder = self.identity_encoder
@@ -342,12 +370,14 @@ class IPGPipeline(DiffusionPipeline):
         return self.ifr(features.to(self.ifr.dtype))
 
     @torch.no_grad()
+    @holding
     def reference_latents(self, image: Image.Image, height: int, width: int) -> torch.Tensor:
         """The mean of the autoencoder's posterior for a person, scaled, (1, C, height / 8, width / 8)."""
         pixels = (2 * read_pixels(image, height, width) - 1)[None].to(self._execution_device, self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
+    @holding
     def reference_bank(self, latents: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """The memory bank: what enters the reference network's self-attentions at timestep 0, (rows, pixels, C)."""
         unet = self.reference_unet
@@ -356,6 +386,7 @@ class IPGPipeline(DiffusionPipeline):
             unet(latents.to(unet.dtype), timestep, encoder_hidden_states=tokens.to(unet.dtype), return_dict=False)
         return bank
 
+    @holding
     def build_memory(self, image: Image.Image, height: int, width: int) -> Memory:
         """All that the denoiser attends to for a person: keys and values of every layer, one row each."""
         tokens = self.identity_tokens(image)
@@ -363,6 +394,7 @@ class IPGPipeline(DiffusionPipeline):
         return self.project_memory(bank, tokens)
 
     @torch.no_grad()
+    @holding
     def project_memory(self, bank: dict[str, torch.Tensor] | None = None, tokens: torch.Tensor | None = None) -> Memory:
         """Keys and values that the denoiser makes from a reference's memory bank and from identity tokens."""
         hook = getattr(self.unet, "_hf_hook", None)
@@ -404,6 +436,7 @@ class IPGPipeline(DiffusionPipeline):
                     prediction = unconditional + guidance * (conditional - unconditional)
                 latents = self.scheduler.step(prediction, timestep, latents, eta=0.0, return_dict=False)[0]
                 latents = after_step(i, timestep, latents)
+        inputs.check_drawn(latents, "the drawn latents")
         return latents
 
     def _decode(self, latents: torch.Tensor, output_type: str) -> Iterator[Any]:
@@ -412,7 +445,9 @@ class IPGPipeline(DiffusionPipeline):
             yield from latents
             return
         for row in (latents / self.vae.config.scaling_factor).to(self.vae.dtype).split(1):  # decoding takes most memory
-            picture = (self.vae.decode(row, return_dict=False)[0][0].float() / 2 + 0.5).clamp(0, 1)
+            decoded = self.vae.decode(row, return_dict=False)[0][0].float()
+            inputs.check_drawn(decoded, "a drawn picture")
+            picture = (decoded / 2 + 0.5).clamp(0, 1)
             if output_type == "pt":
                 yield picture
             else:

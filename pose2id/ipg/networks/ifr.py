@@ -7,8 +7,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from pose2id.ipg.weights.parts import CheckedModel
 
-class IFR(ModelMixin, ConfigMixin):
+
+class IFR(CheckedModel, ModelMixin, ConfigMixin):
     """Identity Feature Redistribute: LayerNorm(Linear(feature)), cut into tokens (paper, section 3.2.1).
 
     Parameters

@@ -12,11 +12,13 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 
+from pose2id.ipg.weights.parts import CheckedModel
+
 if TYPE_CHECKING:
     from typing import Self
 
 
-class PatchCodec(ModelMixin, ConfigMixin):
+class PatchCodec(CheckedModel, ModelMixin, ConfigMixin):
     """Pictures as latents by a principal component analysis of their patches; the interface of `AutoencoderKL`.
 
     A latent pixel holds the first coefficients of a patch, each divided by the square root of its standard deviation:

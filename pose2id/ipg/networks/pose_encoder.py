@@ -11,8 +11,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional
 
+from pose2id.ipg.weights.parts import CheckedModel
 
-class PoseEncoder(ModelMixin, ConfigMixin):
+
+class PoseEncoder(CheckedModel, ModelMixin, ConfigMixin):
     """Pose maps as features of the denoiser's first convolution, at an eighth of the size.
 
     Parameters

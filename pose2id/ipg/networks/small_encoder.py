@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from pose2id.ipg.inputs import check_shape, stack_images
+from pose2id.ipg.weights.parts import CheckedModel
 
 
-class SmallEncoder(ModelMixin, ConfigMixin):
+class SmallEncoder(CheckedModel, ModelMixin, ConfigMixin):
     """A residual network with pooling over horizontal stripes, for re-identification of small pictures.
 
     Parameters

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from pose2id.ipg.inputs import check_shape, stack_images
+from pose2id.ipg.weights.parts import CheckedModel, is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class _Trunk(nn.Module):
         return tokens
 
 
-class TransReID(ModelMixin, ConfigMixin):
+class TransReID(CheckedModel, ModelMixin, ConfigMixin):
     """The identity encoder: photographs of people as features (N, 5 * embed_dim).
 
     The defaults are the released model: ViT-B/16 with stride 12 on 256 x 128 pixels, features of 3840 numbers. It
@@ -292,6 +293,8 @@ class TransReID(ModelMixin, ConfigMixin):
                 faults.append(f"{name} has shape {tuple(value.shape)}, must be {tuple(own[name].shape)}")
             elif not self._unused(name) and value.is_floating_point() != own[name].is_floating_point():
                 faults.append(f"{name} has dtype {value.dtype}, must be {own[name].dtype}")
+            elif not self._unused(name) and not is_finite(value):
+                faults.append(f"{name} holds NaN or inf")
             given[name] = value
         absent = [name for name in own if name not in given]
         faults += [f"missing key {name}" for name in absent if not self._unused(name)]

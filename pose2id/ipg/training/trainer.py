@@ -24,6 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 
 from pose2id.atomic import clear_leftovers, lock, write_file, write_folder
 from pose2id.errors import one_line, require
+from pose2id.ipg.components import remember_defaults
 from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.batches import Batch, Batches, prefetch
@@ -273,6 +274,7 @@ class Trainer:
                     found = None
                 start += stage.settings.steps
             self.pipe.register_to_config(sample_size=[last.height, last.width])
+            remember_defaults(self.pipe.unet, self.pipe.defaults)
             if self.accelerator.is_main_process:
                 with write_folder(self.folder / PIPELINE, overwrite=True) as part:
                     self.pipe.save_pretrained(part)

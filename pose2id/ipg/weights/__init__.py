@@ -3,7 +3,7 @@
 Importing this needs no extra and loads nothing heavy; `loading`, which needs torch and diffusers, is apart.
 """
 
-from pose2id.ipg.weights.configuration import RELEASED, Defaults, check_defaults, read_defaults
+from pose2id.ipg.weights.configuration import RELEASED, Defaults, check_defaults, read_defaults, record_settings
 from pose2id.ipg.weights.conversion import convert, from_hub
 from pose2id.ipg.weights.fetching import download, info
 from pose2id.ipg.weights.table import FILES, REPOSITORY, TINY, ReleasedFile, converted_folder, model_card, tiny_folder
@@ -23,5 +23,6 @@ __all__ = [
     "info",
     "model_card",
     "read_defaults",
+    "record_settings",
     "tiny_folder",
 ]

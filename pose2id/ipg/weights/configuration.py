@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from importlib.resources import files
@@ -13,6 +15,8 @@ from pose2id.documents import parse_json
 from pose2id.validation import check_count, check_number
 
 Config = Mapping[str, Any] | str | os.PathLike[str] | None
+RECORD = "_settings_sha256"
+"""Where the index of a saved pipeline says what the settings of its parts are."""
 BLOCKS = ("unet", "scheduler", "pose_guider", "ifr", "transreid")
 
 
@@ -93,17 +97,42 @@ def read_defaults(source: str | os.PathLike[str]) -> Defaults:
     index = Path(source, "model_index.json")
     if not index.is_file():
         return RELEASED
-    try:
-        content = parse_json(index.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"it must hold an object, not a {type(content).__name__}")
-    except ValueError as error:
-        raise ValueError(f"{index} is damaged: {error}; give another folder") from error
+    content = read_object(index)
     given = {name: content[name] for name in Defaults._fields if content.get(name) is not None}
     try:
         return check_defaults(*RELEASED._replace(**given))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{index}: {error}; mend it") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a model holds; FileNotFoundError or ValueError names the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        content = parse_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold an object, not a {type(content).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; give another folder") from error
+    return content
+
+
+def record_settings(folder: Path) -> None:
+    """Write down in the index of a saved pipeline what the settings of its parts are, so that a change is seen.
+
+    Another number of attention heads, or another noise schedule, fits the same tensors and draws other pictures.
+    """
+    path = folder / "model_index.json"
+    index = read_object(path)
+    index[RECORD] = {file.parent.name: hash_settings(file) for file in sorted(folder.glob("*/*config.json"))}
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def hash_settings(path: Path) -> str:
+    """SHA-256 of the settings in a part's file; notes that begin with "_" do not count."""
+    settings = {key: value for key, value in read_object(path).items() if not key.startswith("_")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def check_defaults(sample_size: Any, num_inference_steps: Any, guidance_scale: Any) -> Defaults:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pose2id.atomic import lock, write_folder
 from pose2id.errors import one_line, require
-from pose2id.ipg.weights.configuration import RELEASED, Config
+from pose2id.ipg.weights.configuration import RELEASED, Config, record_settings
 from pose2id.ipg.weights.fetching import download
 from pose2id.ipg.weights.table import PURPOSE, REPOSITORY, converted_folder, model_card
 
@@ -95,6 +95,7 @@ def save_components(components: dict[str, Any], folder: Path) -> None:
         index[name] = ["diffusers" if home.startswith("diffusers.") else home, type(part).__name__]
     content = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / "model_index.json").write_text(content, encoding="utf-8")
+    record_settings(folder)
     (folder / "README.md").write_text(model_card(), encoding="utf-8")
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from pose2id.errors import one_line, require
-from pose2id.files import read_tensors
 from pose2id.ipg.components import check_components
 from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 from pose2id.ipg.weights.configuration import Config, join_names, read_config
 from pose2id.ipg.weights.fetching import download
+from pose2id.ipg.weights.parts import find_faults, list_faults, read_file, take_state
 from pose2id.ipg.weights.table import FILES, VAE_REPOSITORY
 
 SUFFIXES = (".safetensors", ".pth")
@@ -43,20 +43,11 @@ def read_state(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
         For a damaged file, and one that holds anything but tensors: pickled code is refused and does not run.
     """
     path = _find(folder, name)
-    try:
-        content = read_tensors(path, mapped=True)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    content = read_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} must hold a dict of tensors, it holds a {type(content).__name__}")
     state: dict[str, Tensor] = {}
-    for key, tensor in content.items():
-        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{path} must hold tensors by name, {key!r} in it is a {type(tensor).__name__}")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{path} must hold dense tensors, {key!r} in it has the layout {tensor.layout}")
+    for key, tensor in take_state(content, path).items():
         if key.removeprefix("module.") in state:
             raise ValueError(f"{path} holds {key.removeprefix('module.')} twice, with and without 'module.'")
         state[key.removeprefix("module.")] = tensor
@@ -83,21 +74,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, ab
     They are not copied where they are contiguous and have the dtype of the module. Keys in `absent` must not be in
     `state` and become zeros. The ValueError names `where` and every fault (up to twenty of each kind).
     """
-
-    def form(tensor: Tensor) -> str:
-        return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
     own = module.state_dict()
-    faults = {
-        "missing keys": [key for key in own if key not in state and key not in absent],
-        "unexpected keys": [key for key in state if key not in own or key in absent],
-        "wrong shapes": [
-            f"{key} is {form(given)}, must be {form(own[key])}"
-            for key, given in state.items()
-            if key in own
-            and (given.shape != own[key].shape or given.is_floating_point() != own[key].is_floating_point())
-        ],
-    }
+    faults = find_faults(own, state, absent)
     if any(faults.values()):
         raise ValueError(f"{where} does not fit; {list_faults(faults)}")
     tensors = {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
@@ -192,8 +170,3 @@ def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return encoder.eval().requires_grad_(False)
-
-
-def list_faults(faults: Mapping[str, list[str]]) -> str:
-    """Kinds of faults, each with its keys, in one line."""
-    return "; ".join(f"{fault}: {join_names(keys)}" for fault, keys in faults.items() if keys)
