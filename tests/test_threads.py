@@ -122,11 +122,11 @@ def test_pipelines_of_the_same_parts_wait_for_each_other(pipe, shared):
 def test_pipelines_of_other_parts_do_not_wait(pipe):
     other = copy.deepcopy(pipe)
     meeting = threading.Barrier(2, timeout=LONG)  # breaks unless both are inside
-    calls = [
-        in_thread(lambda own=own: draw(own, callback_on_step_end=lambda *_: [meeting.wait()] and None))
-        for own in (pipe, other)
-    ]
-    finish(*calls)
+
+    def meet(*_):
+        meeting.wait()
+
+    finish(*[in_thread(lambda own=own: draw(own, callback_on_step_end=meet)) for own in (pipe, other)])
 
 
 def test_locks_are_taken_in_one_order(pipe):

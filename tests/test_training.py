@@ -1146,6 +1146,21 @@ def test_only_safetensors_are_read(tmp_path):
         start_from_stable_diffusion(tmp_path, vae=made.vae, identity_encoder=made.identity_encoder)
 
 
+def test_a_start_without_all_its_tensors_is_refused(tmp_path):
+    made = random_pipe()
+    made.unet.save_pretrained(tmp_path / "unet")
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = {key: value.clone() for key, value in load_file(path).items()}
+    for change, words in (
+        ({"conv_in.bias": None}, r"does not fit its config\.json; missing keys: conv_in\.bias$"),
+        ({"more": torch.ones(1)}, "unexpected keys: more$"),
+        ({"conv_in.bias": whole["conv_in.bias"] / 0}, r"NaN or inf: conv_in\.bias$"),
+    ):
+        save_file({key: value for key, value in {**whole, **change}.items() if value is not None}, path)
+        with pytest.raises(ValueError, match=words):
+            start_from_stable_diffusion(tmp_path, vae=made.vae, identity_encoder=made.identity_encoder)
+
+
 def test_the_pinned_start_is_a_commit():
     assert re.fullmatch(r"[0-9a-f]{40}", STABLE_DIFFUSION_REVISION)
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pose2id.atomic import remove_folder, write_file, write_folder
 from pose2id.documents import parse_json, read_json
+from pose2id.files import read_tensors
 from pose2id.ipg.training.recipe import Stage
 from pose2id.ipg.training.records import Record, fingerprint
 from pose2id.validation import check_count
@@ -81,12 +82,12 @@ def load(path: Path) -> Checkpoint:
         ema = path / "ema.safetensors"
         return Checkpoint(
             step=step,
-            model=load_file(path / "model.safetensors"),
-            optimizer=load_file(path / "optimizer.safetensors"),
-            ema=load_file(ema) if ema.exists() else None,
+            model=read_tensors(path / "model.safetensors"),
+            optimizer=read_tensors(path / "optimizer.safetensors"),
+            ema=read_tensors(ema) if ema.exists() else None,
             state=state,
         )
-    except Exception as error:  # safetensors has errors of its own
+    except Exception as error:  # what is missing or of another kind makes it stumble in many ways
         raise ValueError(
             f"checkpoint {path} is damaged ({type(error).__name__}: {error}); remove it to go on from the one before"
         ) from error

@@ -14,6 +14,7 @@ from pose2id.ipg.components import find_reduction, make_scheduler
 from pose2id.ipg.networks import IFR, PoseEncoder, SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.configuration import STABLE_DIFFUSION, SmallModel
+from pose2id.ipg.weights.loading import check_report
 
 STABLE_DIFFUSION_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 """The commit at which others pin that repository; licence CreativeML OpenRAIL-M."""
@@ -84,8 +85,8 @@ def start_from_stable_diffusion(
 
     Raises
     ------
-    OSError
-        When there are no such weights.
+    OSError, ValueError
+        When there are no such weights, or not all of them.
 
     Examples
     --------
@@ -94,12 +95,12 @@ def start_from_stable_diffusion(
     """
     if revision is None and os.fspath(path_or_id) == STABLE_DIFFUSION:
         revision = STABLE_DIFFUSION_REVISION
-    unets = [
-        UNet2DConditionModel.from_pretrained(
-            os.fspath(path_or_id), subfolder="unet", revision=revision, use_safetensors=True, torch_dtype=torch.float32
-        )
-        for _ in range(2)
-    ]
+    options = {"subfolder": "unet", "revision": revision, "use_safetensors": True, "torch_dtype": torch.float32}
+    unets = []
+    for _ in range(2):
+        unet, report = UNet2DConditionModel.from_pretrained(os.fspath(path_or_id), output_loading_info=True, **options)
+        check_report(unet, report, f"unet of {path_or_id}")
+        unets.append(unet)
     encoder = identity_encoder.eval()
     blank = encoder.preprocess([Image.new("RGB", (64, 128))])
     with torch.no_grad():

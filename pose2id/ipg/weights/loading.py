@@ -18,7 +18,7 @@ from pose2id.ipg.components import check_components
 from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 from pose2id.ipg.weights.configuration import Config, join_names, read_config
 from pose2id.ipg.weights.fetching import download
-from pose2id.ipg.weights.parts import find_faults, list_faults, read_file, take_state
+from pose2id.ipg.weights.parts import find_faults, is_finite, list_faults, read_file, take_state
 from pose2id.ipg.weights.table import FILES, VAE_REPOSITORY
 
 SUFFIXES = (".safetensors", ".pth")
@@ -145,17 +145,26 @@ def load_vae(vae: Any = None, block: Mapping[str, Any] | None = None) -> Any:
     if vae is None or vae == VAE_REPOSITORY:
         vae = download([file.name for file in FILES if file.repository == VAE_REPOSITORY])
     place = os.fspath(vae)
-    local = Path(place).is_dir()
-    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+    if not Path(place).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise FileNotFoundError(f"vae {place} is neither a folder nor a Hub id such as {VAE_REPOSITORY}")
     try:
         loaded, report = cls.from_pretrained(place, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # of diffusers, safetensors or the Hub's client
+        local = Path(place).is_dir()
         raise (ValueError if local else OSError)(f"vae {place} cannot be loaded: {one_line(error, 300)}") from error
-    faults = {fault.replace("_", " "): [str(key) for key in keys] for fault, keys in report.items()}
-    if any(faults.values()):  # diffusers leaves such parameters random, with a warning
-        raise ValueError(f"vae {place} does not fit its config.json; {list_faults(faults)}")
+    check_report(loaded, report, f"vae {place}")
     return loaded
+
+
+def check_report(loaded: nn.Module, report: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError unless diffusers, by its report (`output_loading_info`), found all of a model and no more.
+
+    It leaves such parameters random, with a warning.
+    """
+    faults = {fault.replace("_", " "): [str(key) for key in keys] for fault, keys in report.items()}
+    faults["NaN or inf"] = [key for key, tensor in loaded.state_dict().items() if not is_finite(tensor)]
+    if any(faults.values()):
+        raise ValueError(f"{what} does not fit its config.json; {list_faults(faults)}")
 
 
 def load_encoder(folder: str | os.PathLike[str], config: Config = None) -> Any:
