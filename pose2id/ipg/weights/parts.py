@@ -193,7 +193,7 @@ def is_convertible(given: Tensor, own: Tensor) -> bool:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor inf; without a second tensor of its size."""
-    if tensor.dtype not in _FLOATS or not tensor.numel():
+    if tensor.dtype not in _FLOATS or not tensor.numel() or tensor.is_meta:  # that holds no numbers at all
         return True
     low, high = tensor.aminmax()
     return math.isfinite(low) and math.isfinite(high)
