@@ -181,7 +181,6 @@ def test_a_circle_is_found(late: str) -> None:
 
 # The imports that stand inside functions, each with its reason; anything else stands at the top of its module.
 LATE_IMPORTS = {
-    ("pose2id.datasets.folders", "scipy.io"),  # for one kind of list file; readers load no scipy for the others
     ("pose2id.ipg.weights.conversion", "pose2id.ipg.weights"),  # loading needs diffusers, the list of weights does not
     ("pose2id.neighbors._faiss", "faiss"),  # optional, and only after torch
 }

@@ -53,8 +53,8 @@ READERS: dict[str, Callable[..., DataSet]] = {
 def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> DataSet:
     """Read a data set by its name.
 
-    Images are `.jpg`, `.jpeg`, `.png`, `.bmp`, `.tif`, `.tiff` and `.webp` files, in upper or lower case; hidden files
-    and all others are passed over. Rows come in the order of the lists, otherwise by name.
+    Images are files with the suffixes of `pose2id.images.SUFFIXES` (`.jpg`, `.png`, `.bmp`, `.tif` and so on), in upper
+    or lower case; hidden files and all others are passed over. Rows come in the order of the lists, otherwise by name.
 
     Parameters
     ----------
@@ -76,8 +76,10 @@ def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Dat
     FileNotFoundError
         For a missing folder or list, or an image that a list names and that is not there.
     ValueError
-        For a folder without images; an image with another name than the data set gives, since one that is passed over
-        in silence changes the scores; a list that is damaged or does not fit the others; an unknown name or choice.
+        For a folder without images; an image with another name than the data set gives, or in a folder where none is
+        read, since one that is passed over in silence changes the scores; an image that is there twice, such as `x.jpg`
+        and `x.png`; a list that is damaged, names a file twice or one outside of its folder, or does not fit the
+        others; an unknown name or choice.
     TypeError
         For an unknown option, or one of another type.
 

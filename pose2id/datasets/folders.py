@@ -9,18 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pose2id.errors import one_line
+from pose2id.images import SUFFIXES
 from pose2id.validation import take_path
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as an image, in upper or lower case. Hidden files and all others (`Thumbs.db`) are passed over.
-
-Fewer than `pose2id.images` reads: whatever counts must be named as the data set names its files, and none of the sets
-has a GIF.
-"""
 Needed = Sequence[str | tuple[str, ...]]
 """Folders and files that a data set must have; a tuple holds alternatives."""
 _NAMED = 3
@@ -57,30 +48,65 @@ def _find(folder: Path, names: str | tuple[str, ...]) -> list[Path]:
     return [place for place in places if place.exists()]
 
 
+def is_given(file: Path) -> bool:
+    """Whether there is something at this path: a folder or a link to nothing is no reason to do without the file."""
+    return file.exists() or file.is_symlink()
+
+
 def _words(names: str | tuple[str, ...]) -> str:
     return names if isinstance(names, str) else " or ".join(names)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder by name, as `SUFFIXES` has them."""
+def list_images(folder: Path, *, inner: bool = False) -> list[Path]:
+    """The images of a folder by name, as `SUFFIXES` has them; `inner`: the caller reads the folders in it."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} must be a folder of images")
     with os.scandir(folder) as entries:
-        found = sorted(
-            (entry.name, entry.is_file()) for entry in entries if is_image(entry.name) and not entry.is_dir()
+        seen = [entry for entry in entries if not _is_hidden(entry.name)]
+    folders = sorted(entry.name for entry in seen if entry.is_dir())
+    if not inner and (passed := [each for each in folders if has_images(folder / each)]):
+        raise ValueError(
+            f"{folder} has folders with images in it, which would not be read: {named(passed)}; move these images up, "
+            "or the folders away"
         )
+    found = sorted((entry.name, entry.is_file()) for entry in seen if is_image(entry.name) and not entry.is_dir())
     if lost := [name for name, there in found if not there]:
         raise FileNotFoundError(f"{folder} holds links to images that are not there: {named(lost)}")
     return [folder / name for name, _ in found]
 
 
+def list_folders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, hidden ones left out."""
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not _is_hidden(each.name))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image in this folder, or in one of those in it."""
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting += [] if _is_hidden(entry.name) else [entry.path]
+                elif is_image(entry.name):
+                    return True
+    return False
+
+
 def is_image(name: str) -> bool:
     """Whether a file of that name is taken for an image."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")  # macOS writes ._0001.jpg beside 0001.jpg
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)  # macOS writes ._0001.jpg beside 0001.jpg
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def match_names(name: str, files: Sequence[str | Path], pattern: str, example: str, where: Path) -> list[re.Match[str]]:
-    """The matches of `pattern` with every file's name up to its suffix; ValueError with the names that have none."""
+    """The matches of `pattern` with every file's name up to its suffix.
+
+    ValueError with the names that have none, and for one image in two files, such as `x.jpg` and `x.png`.
+    """
     compiled = re.compile(rf"(?:{pattern})(?:\.\w+)+", re.ASCII)
     names = [each if isinstance(each, str) else each.name for each in files]
     matches = [compiled.fullmatch(each) for each in names]
@@ -90,7 +116,25 @@ def match_names(name: str, files: Sequence[str | Path], pattern: str, example: s
             f"{name}: image files must be named like {example}, found {named(strange)} in {where}; move them away, "
             "or rename them"
         )
+    if twice := find_doubles(names):
+        raise ValueError(
+            f"{name}: an image must be there once, found again, maybe with another suffix: {named(twice)} in {where}; "
+            "move all but one away"
+        )
     return [match for match in matches if match is not None]
+
+
+def find_doubles(names: Sequence[str]) -> list[str]:
+    """The names, or paths, that are those of earlier ones up to their suffix, in upper or lower case."""
+    if len({_stem(name) for name in names}) == len(names):
+        return []
+    counts = Counter(map(_stem, names))
+    return sorted({name for name in names if counts[_stem(name)] > 1})
+
+
+def _stem(name: str) -> str:
+    parent, slash, base = name.rpartition("/")
+    return f"{parent}{slash}{base.partition('.')[0].lower()}"
 
 
 def check_some(name: str, paths: Sequence[Any], where: Path | str) -> None:
@@ -117,53 +161,10 @@ def _names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:  # MARS has a million: no path for each
-        return {entry.name for entry in entries}
+        return {entry.name for entry in entries if entry.is_file()}
 
 
 def named(names: Sequence[str]) -> str:
     """The first few, and how many there are."""
     words = ", ".join(names[:_NAMED])
     return words if len(names) <= _NAMED else f"{words} and {len(names) - _NAMED} more"
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    if path.is_dir():
-        raise ValueError(f"{path} must be a text file, it is a folder")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Paths and labels of a file with lines such as `0001/0001_000_01.jpg 1`."""
-    names, labels = [], []
-    for number, line in enumerate(read_lines(path), start=1):
-        match = re.fullmatch(r"(.+?)\s+(-?\d{1,9})", line, re.ASCII)
-        if match is None:
-            raise ValueError(f"{path}, entry {number}: must be a path and a label, found {line[:80]!r}")
-        names.append(match[1])
-        labels.append(int(match[2]))
-    if twice := sorted({each for each, count in Counter(names).items() if count > 1}):
-        raise ValueError(f"{path} must name every file once, names again: {named(twice)}")
-    if outside := [each for each in names if ".." in Path(each).parts or Path(each).is_absolute()]:
-        raise ValueError(f"{path} must name files below its folder, names {named(outside)}")
-    if not names:
-        raise ValueError(f"{path} is empty, it must hold lines of a path and a label")
-    return names, labels
-
-
-def read_mat(path: Path, variable: str) -> NDArray[Any]:
-    """A variable of a MATLAB file up to version 7; nothing in such a file is run."""
-    from scipy.io import loadmat  # only MARS and SYSU-MM01 need it
-
-    try:
-        content = loadmat(path, appendmat=False)
-    except Exception as error:  # damaged files raise nearly everything, version 7.3 NotImplementedError
-        raise ValueError(f"{path} cannot be read as a MATLAB file: {one_line(error, 200)}") from error
-    if variable not in content:
-        held = ", ".join(sorted(key for key in content if not key.startswith("__"))) or "nothing"
-        raise ValueError(f"{path} must hold a variable {variable!r}, it holds: {held}")
-    return np.asarray(content[variable])

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.datasets.folders import (
-    check_some,
     check_there,
     find_root,
     match_names,
-    read_lines,
-    read_list,
-    read_mat,
+    named,
     take,
 )
+from pose2id.datasets.lists import read_labelled, read_names, read_vector, take_whole
+from pose2id.datasets.matlab import read_variable
 from pose2id.datasets.records import DataSet, Frames, ImageSet
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -25,7 +24,7 @@ TRIALS = 10
 """How many trials RegDB and SYSU-MM01 have; they are numbered from 1."""
 _MSMT_TRAIN = ("train", "mask_train_v2", "mask_train_V2")
 _MSMT_TEST = ("test", "mask_test_v2", "mask_test_V2")
-_MSMT_NAME = r"\d+_\d+_(\d+)_[^.]*", "0000_000_01_0303morning_0008_0.jpg"
+_MSMT_NAME = r"\d+_\d+_(\d{1,9})_[^.]*", "0000_000_01_0303morning_0008_0.jpg"
 _REGDB_DIRECTIONS = ("visible-thermal", "thermal-visible")
 _MARS_INFO = (
     ("info", "MARS-evaluation/info", "MARS-evaluation-master/info"),
@@ -89,7 +88,7 @@ def _read_msmt17_lists(name: str, folder: Path, sources: list[Path]) -> ImageSet
 
 def _read_images(name: str, folder: Path, source: Path) -> tuple[list[Path], list[int]]:
     """The images of `folder` that the list `source` names, and their labels."""
-    names, labels = read_list(source)
+    names, labels = read_labelled(source)
     check_there(name, folder, names, source)
     return [folder / each for each in names], labels
 
@@ -130,6 +129,9 @@ def read_regdb(root: str | os.PathLike[str], *, trial: int = 1, direction: str =
     sides = []
     for place, source in enumerate(lists):
         paths, labels = _read_images(name, folder, folder / source)
+        kind = ("Visible", "Thermal")[place % 2]
+        if wrong := [path.name for path in paths if path.relative_to(folder).parts[0] != kind]:
+            raise ValueError(f"{folder / source} must name images in {kind}, names {named(wrong)}")
         sides.append(ImageSet(tuple(paths), np.array(labels), np.full(len(paths), 1 + place % 2)))
     visible, thermal = sides[:2]
     train = ImageSet(
@@ -180,9 +182,15 @@ def read_mars(root: str | os.PathLike[str], *, junk: bool = True, query_in_galle
     info = find_root(name, take(folder, places), files)
     train = _read_tracklets(name, folder / "bbox_train", info / files[0], info / files[2], "track_train_info")
     test = _read_tracklets(name, folder / "bbox_test", info / files[1], info / files[3], "track_test_info")
-    chosen = read_mat(info / files[4], "query_IDX").reshape(-1).astype(np.int64) - 1
-    if not len(chosen) or chosen.min() < 0 or chosen.max() >= len(test):
-        raise ValueError(f"{info / files[4]} must number tracklets from 1 to {len(test)}, found {chosen[:3] + 1}, ...")
+    chosen = read_vector(info / files[4], "query_IDX") - 1
+    wrong = (chosen < 0) | (chosen >= len(test))
+    if wrong.any():
+        found = chosen[wrong][0] + 1
+        raise ValueError(f"{info / files[4]} must number tracklets from 1 to {len(test)}, found {found}")
+    numbers, counts = np.unique(chosen + 1, return_counts=True)
+    if (counts > 1).any():
+        twice = named(list(map(str, numbers[counts > 1])))
+        raise ValueError(f"{info / files[4]} must name every tracklet once, names again: {twice}")
     stays = np.ones(len(test), bool) if junk else test.ids != -1
     stays[chosen] &= query_in_gallery
     notes = ["" if query_in_gallery else "The queries are left out of the gallery."]
@@ -193,15 +201,13 @@ def read_mars(root: str | os.PathLike[str], *, junk: bool = True, query_in_galle
 
 def _read_tracklets(name: str, folder: Path, names: Path, table: Path, variable: str) -> ImageSet:
     """The tracklets of `table`, rows of (first, last, identity, camera), counted from 1 in the list `names`."""
-    frames = read_lines(names)
-    check_some(name, frames, names)
+    frames = read_names(names)
     matches = match_names(name, frames, *_MARS_NAME, names)
     frames = [f"{frame[:4]}/{frame}" for frame in frames]
     check_there(name, folder, frames, names)
-    rows = read_mat(table, variable)
+    rows = take_whole(read_variable(table, variable), f"{table}: {variable!r}")
     if rows.ndim != 2 or rows.shape[1] != 4 or not len(rows):
         raise ValueError(f"{table} must hold rows of first frame, last frame, identity, camera; has shape {rows.shape}")
-    rows = rows.astype(np.int64)
     first, last = rows[:, 0] - 1, rows[:, 1]
     wrong = np.flatnonzero((first < 0) | (last <= first) | (last > len(frames)))
     if len(wrong):
@@ -211,13 +217,19 @@ def _read_tracklets(name: str, folder: Path, names: Path, table: Path, variable:
         )
     # The folder of junk is called 00-1.
     told = np.array([(int(match[1].removeprefix("00")), int(match[2])) for match in matches])
-    wrong = np.flatnonzero((told[first] != rows[:, 2:]).any(axis=1) | (told[last - 1] != rows[:, 2:]).any(axis=1))
+    changes = np.concatenate([[0], (told[1:] != told[:-1]).any(axis=1).cumsum()])  # so many up to each frame
+    wrong = np.flatnonzero((told[first] != rows[:, 2:]).any(axis=1) | (changes[first] != changes[last - 1]))
     if len(wrong):
         raise ValueError(
             f"{table}, tracklet {wrong[0] + 1}: identity {rows[wrong[0], 2]} and camera {rows[wrong[0], 3]} are not "
             f"those of its frames, {frames[first[wrong[0]]]} to {frames[last[wrong[0]] - 1]}; the table and "
             f"{names.name} must be of one release"
         )
+    order = np.argsort(first, kind="stable")
+    wrong = np.flatnonzero(first[order[1:]] < last[order[:-1]])
+    if len(wrong):
+        one, other = np.sort(order[wrong[0] : wrong[0] + 2]) + 1
+        raise ValueError(f"{table}: a frame must be of one tracklet, {one} and {other} have frames in common")
     tracks = Frames(folder, frames, np.stack([first, last], axis=1))
     return ImageSet(tuple(folder / frames[begin] for begin in first), rows[:, 2], rows[:, 3], tracks)
 

@@ -15,12 +15,13 @@ from pose2id.datasets.folders import (
     check_some,
     check_there,
     find_root,
-    is_image,
+    is_given,
+    list_folders,
     list_images,
     match_names,
     named,
-    read_lines,
 )
+from pose2id.datasets.lists import read_names
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.documents import read_json
 from pose2id.validation import check_flag
@@ -151,8 +152,8 @@ def read_occluded_reid(root: str | os.PathLike[str]) -> DataSet:
     folder = find_root(name, root, parts, ("Occluded_REID", "Occluded-REID", "OccludedREID", "Occluded_ReID"))
     sides = []
     for camera, part in enumerate(parts, start=1):
-        people = sorted(each for each in (folder / part).iterdir() if each.is_dir() and not each.name.startswith("."))
-        paths = [*list_images(folder / part), *(path for person in people for path in list_images(person))]
+        people = list_folders(folder / part)
+        paths = [*list_images(folder / part, inner=True), *(path for person in people for path in list_images(person))]
         check_some(name, paths, folder / part)
         ids = [int(match[1]) for match in match_names(name, paths, *_OCCLUDED_NAME, folder / part)]
         sides.append(ImageSet(tuple(paths), np.array(ids), np.full(len(ids), camera)))
@@ -212,8 +213,8 @@ def _read_three(
     sides = []
     for part in parts:
         source = folder / f"name_{part.rpartition('_')[2]}.txt"
-        if lists and source.is_file():
-            names = [line for line in read_lines(source) if is_image(line)]
+        if lists and is_given(source):
+            names = read_names(source)
             check_there(name, folder / part, names, source)
             paths = [folder / part / each for each in names]
         else:

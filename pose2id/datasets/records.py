@@ -11,7 +11,7 @@ import numpy as np
 
 from pose2id.evaluation import PROTOCOLS
 from pose2id.tables import format_text
-from pose2id.validation import check_choice
+from pose2id.validation import check_choice, take_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +65,8 @@ class ImageSet:
 
     Raises
     ------
-    ValueError
-        When these differ in length.
+    ValueError, TypeError
+        When these differ in length, or labels are no integers.
     """
 
     paths: tuple[Path, ...]
@@ -77,12 +77,15 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", tuple(self.paths))
-        object.__setattr__(self, "ids", np.asarray(self.ids, dtype=np.int64))
-        object.__setattr__(self, "cams", np.asarray(self.cams, dtype=np.int64))
         for name in ("ids", "cams", "frames", "keypoints"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.paths):
                 raise ValueError(f"{name} must have one row for each of the {len(self.paths)} paths, has {len(values)}")
+        for name in ("ids", "cams"):
+            labels = take_labels(getattr(self, name), len(self.paths), name)
+            if labels.dtype.kind == "U":
+                raise TypeError(f"{name} must be integers, as the data set numbers them, received strings")
+            object.__setattr__(self, name, labels)
 
     def __len__(self) -> int:
         return len(self.paths)

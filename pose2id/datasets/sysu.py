@@ -12,8 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from pose2id.datasets.folders import check_some, find_root, list_images, match_names, named, read_lines, read_mat, take
+from pose2id.datasets.folders import (
+    check_some,
+    find_root,
+    has_images,
+    is_given,
+    list_folders,
+    list_images,
+    match_names,
+    named,
+    take,
+)
 from pose2id.datasets.listed import TRIALS
+from pose2id.datasets.lists import read_people, take_whole
+from pose2id.datasets.matlab import read_variable
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -78,10 +90,11 @@ def read_sysu_mm01(
     lists = {part: (f"exp/{part}_id.txt", f"exp/{part}_id.mat") for part in parts}
     needed: list[str | tuple[str, ...]] = [*(f"cam{camera}" for camera in _CAMERAS), *lists.values()]
     folder = find_root(_NAME, root, needed, ("SYSU-MM01", "sysu-mm01", "SYSU_MM01", "sysu"))
-    people = {part: _read_ids(take(folder, files)) for part, files in lists.items()}
+    people = {part: read_people(take(folder, files)) for part, files in lists.items()}
     _check_people(folder, people)
+    _check_cameras(folder)
     permutations = folder / _PERMUTATIONS
-    official = permutations.is_file()
+    official = is_given(permutations)
     choose = _by_permutation(permutations, trial, shots) if official else _by_seed(trial, shots)
     return DataSet(
         _NAME,
@@ -95,21 +108,6 @@ def read_sysu_mm01(
             + (f"the authors' {_PERMUTATIONS}." if official else f"seed {trial - 1}: no {_PERMUTATIONS} is there."),
         ),
     )
-
-
-def _read_ids(path: Path) -> list[int]:
-    """Identities of a text file (numbers with commas between) or of a MATLAB file (variable `id`)."""
-    if path.suffix == ".mat":
-        numbers = read_mat(path, "id").reshape(-1)
-        if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all() or (numbers != numbers.astype(int)).any():
-            raise ValueError(f"{path} must hold identities, whole numbers, in its variable 'id'")
-        return [int(number) for number in numbers]
-    words = [word for line in read_lines(path) for word in re.split(r"[,\s]+", line) if word]
-    wrong = [word for word in words if not re.fullmatch(r"\d+", word, re.ASCII)]
-    if wrong or not words:
-        found = repr(wrong[0][:80]) if wrong else "nothing"
-        raise ValueError(f"{path} must hold identities, numbers with commas between; found {found}")
-    return [int(word) for word in words]
 
 
 def _check_people(root: Path, people: dict[str, list[int]]) -> None:
@@ -126,6 +124,17 @@ def _has_images(folder: Path) -> bool:
     return folder.is_dir() and bool(list_images(folder))
 
 
+def _check_cameras(root: Path) -> None:
+    """Raise ValueError for images that are in no folder of a person."""
+    for camera in _CAMERAS:
+        folder = root / f"cam{camera}"
+        if loose := [path.name for path in list_images(folder, inner=True)]:
+            raise ValueError(f"{_NAME}: {folder} must hold a folder for each person, holds images: {named(loose)}")
+        others = [each for each in list_folders(folder) if not re.fullmatch(r"\d{4}", each.name, re.ASCII)]
+        if strange := [each.name for each in others if has_images(each)]:
+            raise ValueError(f"{_NAME}: folders of people must be named like 0001, {folder} holds {named(strange)}")
+
+
 def _read(root: Path, people: Iterable[int], cameras: Iterable[int], choose: Choose | None = None) -> ImageSet:
     """The images of these people by these cameras, by person, camera and name; all, or those that `choose` takes."""
     paths: list[Path] = []
@@ -135,8 +144,10 @@ def _read(root: Path, people: Iterable[int], cameras: Iterable[int], choose: Cho
         for camera in cameras:
             folder = root / f"cam{camera}" / f"{person:04d}"
             images = list_images(folder) if folder.is_dir() else []
-            match_names(_NAME, images, r"\d+", "0001.jpg", folder)
-            if images and choose is not None:
+            numbers = [int(match[1]) for match in match_names(_NAME, images, r"(\d{1,9})", "0001.jpg", folder)]
+            if len(set(numbers)) < len(numbers):
+                raise ValueError(f"{_NAME}: images must have numbers of their own, 1 and 0001 are one, in {folder}")
+            if choose is not None:
                 images = choose(person, camera, images)
             paths += images
             labels += [(person, camera)] * len(images)
@@ -150,6 +161,8 @@ def _by_seed(trial: int, shots: int) -> Choose:
     generator = random.Random(trial - 1)  # noqa: S311
 
     def choose(person: int, camera: int, images: list[Path]) -> list[Path]:  # noqa: ARG001
+        if not images:
+            return []
         if shots == 1:
             return [generator.choice(images)]
         return generator.sample(images, min(shots, len(images)))
@@ -159,17 +172,25 @@ def _by_seed(trial: int, shots: int) -> Choose:
 
 def _by_permutation(path: Path, trial: int, shots: int) -> Choose:
     """Row `trial` of a table of numbers from 1 for each camera and person."""
-    tables: Any = read_mat(path, "rand_perm_cam").reshape(-1)
+    tables = _cells(read_variable(path, "rand_perm_cam"))
 
     def choose(person: int, camera: int, images: list[Path]) -> list[Path]:
-        cells = tables[camera - 1].reshape(-1) if camera <= len(tables) else []
-        table = np.atleast_2d(cells[person - 1]) if person <= len(cells) else np.empty((0, 0))
+        cells = _cells(tables[camera - 1]) if camera <= len(tables) else []
+        cell = cells[person - 1] if 1 <= person <= len(cells) else np.empty((0, 0))
+        table = take_whole(cell, f"{path}, camera {camera}, person {person}")
+        if not images and not table.size:
+            return []
         if table.ndim != 2 or len(table) < trial or sorted(table[trial - 1]) != list(range(1, len(images) + 1)):
             raise ValueError(
                 f"{path} has {table.shape[-1]} images of person {person} and camera {camera} in {len(table)} trials, "
-                f"{images[0].parent} holds {len(images)}; the file does not belong to these folders, or images are "
-                "missing; without the file the gallery is chosen by a seed"
+                f"cam{camera}/{person:04d} holds {len(images)}; the file does not belong to these folders, or images "
+                "are missing; without the file the gallery is chosen by a seed"
             )
         return [images[number - 1] for number in table[trial - 1][:shots]]
 
     return choose
+
+
+def _cells(value: Any) -> list[Any]:
+    """The cells of an array of cells of a MATLAB file; none of anything else."""
+    return list(value.reshape(-1)) if isinstance(value, np.ndarray) and value.dtype == object else []
