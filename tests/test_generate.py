@@ -838,6 +838,8 @@ def test_empty_input_and_a_file_as_output(tmp_path, people):
         generate({}, tmp_path / "out")
     with pytest.raises(ValueError, match="poses must hold at least one"):
         generate(people, tmp_path / "out", poses={})
+    with pytest.raises(TypeError, match="pose '1' must be a PIL image or a Pose, received str"):
+        generate(people, tmp_path / "out", poses={"1": "1.png"})
     with pytest.raises(ValueError, match=r"output .*a\.png must be a folder, it is a file"):
         generate(people, people["a.png"])
 

@@ -112,6 +112,8 @@ def test_a_second_run_is_told_at_once(config, tmp_path, capsys, monkeypatch):
         assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert f"another run (process {os.getpid()}) works in {tmp_path / 'run'}; wait for it or end it" in said
+    assert cli.main(["ipg-train", "", "-o", str(tmp_path / "run")]) == 2
+    assert "the configuration must be a path, received an empty text" in capsys.readouterr().err
     assert cli.main(["ipg-train", str(config), "-o", ""]) == 2
     assert "output must be a path, received an empty text" in capsys.readouterr().err
 

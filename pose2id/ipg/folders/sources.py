@@ -28,7 +28,7 @@ def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, 
     folder, or its name where it lies elsewhere. What lies in `output` is not taken.
     """
     references: dict[str, Path] = {}
-    missing: list[str] = []
+    missing: dict[str, None] = {}
     for source in sources:
         is_list = source.startswith("@") and not Path(source).exists()
         path = check_path(source[1:] if is_list else source, "a source of photographs")
@@ -48,7 +48,7 @@ def collect_references(sources: Iterable[str], output: Path) -> tuple[dict[str, 
                 raise ValueError(
                     f"{other} and {file} would both be called {key}; name a folder that holds both, or use two outputs"
                 )
-    return references, missing
+    return references, list(missing)
 
 
 def _walk(folder: Path, output: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def _walk(folder: Path, output: Path) -> list[Path]:
     return sorted(files)
 
 
-def _read_list(path: Path, missing: list[str]) -> Iterator[tuple[str, Path]]:
+def _read_list(path: Path, missing: dict[str, None]) -> Iterator[tuple[str, Path]]:
     """Key and path of each entry of a list; those that are not files go into `missing`."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -80,8 +80,8 @@ def _read_list(path: Path, missing: list[str]) -> Iterator[tuple[str, Path]]:
         file = Path(os.path.normpath(home / entry))
         if file.is_file():
             yield (file.relative_to(home).as_posix() if file.is_relative_to(home) else file.name), file
-        elif entry not in missing:
-            missing.append(entry)
+        else:
+            missing[entry] = None
 
 
 def collect_poses(
@@ -123,8 +123,10 @@ def draw_poses(poses: Mapping[str, Image.Image | Pose] | None) -> dict[str, Imag
         poses = {pose.name: pose for pose in representative_poses()}
     if not poses:
         raise ValueError("poses must hold at least one, received none")
-    for name in poses:
+    for name, pose in poses.items():
         check_pose_name(name)
+        if not hasattr(pose, "convert") and not isinstance(pose, Pose):
+            raise TypeError(f"pose {name!r} must be a PIL image or a Pose, received {type(pose).__name__}")
     return {name: (pose.draw() if isinstance(pose, Pose) else pose).convert("RGB") for name, pose in poses.items()}
 
 

@@ -87,6 +87,8 @@ def load(path: Path) -> Checkpoint:
             ema=read_tensors(ema) if ema.exists() else None,
             state=state,
         )
+    except (MemoryError, PermissionError):  # the checkpoint may be good
+        raise
     except Exception as error:  # what is missing or of another kind makes it stumble in many ways
         raise ValueError(
             f"checkpoint {path} is damaged ({type(error).__name__}: {error}); remove it to go on from the one before"

@@ -6,12 +6,11 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from pose2id.documents import read_toml
 from pose2id.ipg.training.configuration import check_keys, read_table
-from pose2id.validation import check_choice, check_count, check_flag, check_number
+from pose2id.validation import check_choice, check_count, check_flag, check_number, check_path
 
 _ONE_FOR_ALL = ("mixed_precision", "tensorboard", "keep", "save_every", "validate_every")
 
@@ -218,7 +217,7 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
     >>> recipe.settings.steps, recipe.stages
     (300, ({}, {'copy_denoiser': True}))
     """
-    path = Path(path)
+    path = check_path(path, "the configuration")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     content = read_toml(path)
