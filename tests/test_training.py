@@ -630,9 +630,10 @@ def test_two_runs_in_one_folder(tmp_path, records, monkeypatch):
                 fit(tmp_path / "run", records, SMALL)
             refused.append(step)
 
-        other = threading.Thread(target=run)
-        other.start()
-        other.join()
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=run)
+            other.start()
+            other.join()
         add(self, step, *values)
 
     monkeypatch.setattr(LossLog, "add", intrude)
