@@ -20,13 +20,14 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# The quick tests with the oldest versions that pyproject.toml allows; those have wheels for Python 3.11.
+# The quick tests with the oldest versions that pyproject.toml allows; those have wheels for Python 3.11. torch comes from
+# its own index, for the CPU; `make test-oldest TORCH=` takes the one on PyPI, which brings gigabytes of CUDA on Linux.
+TORCH ?= --torch-backend cpu
 test-oldest: export OMP_NUM_THREADS = 1
-test-oldest: export UV_TORCH_BACKEND ?= cpu
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST_BIN)/python -m pip --disable-pip-version-check --quiet install uv
-	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct \
+	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct $(TORCH) \
 		--only-binary :all: --no-binary pose2id --editable '.[completion,faiss-cpu,ipg,plots,poses]' --group test
 	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 

@@ -1,8 +1,10 @@
 """Files and folders whole or not at all: killed at every step, interrupted, two at once; and locks.
 
-This file is also a program: the one that is killed, see `drive`, and one of several at once, see `write_often`.
+This file is also a program: those that are killed, see `drive` and `drive_writers`, and one of several at once, see
+`write_often`.
 """
 
+import functools
 import json
 import logging
 import os
@@ -13,11 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import filelock
 import pytest
+from support.killing import Moments, fork
 
 from pose2id import atomic
 from pose2id.atomic import clear_leftovers, lock, remove_folder, sync, write_file, write_folder
@@ -431,30 +433,15 @@ def test_a_folder_is_removed(tmp_path):
 # Killed.
 
 
-class Steps:
-    """Kills its own process before or after the n-th step that changes what is on the disk."""
+class Steps(Moments):
+    """Before and after each step that changes what is on the disk."""
 
     NAMES = ("mkdir", "open", "fsync", "link", "rename", "replace", "chmod", "unlink", "rmdir")
 
     def __init__(self, last=None):
-        self.last, self.seen, self.one_by_one = last, [], threading.Lock()
+        super().__init__(last)
         for name in self.NAMES:
             setattr(os, name, self.watched(getattr(os, name), name))
-
-    def pass_by(self, name):
-        with self.one_by_one:
-            self.seen.append(name)
-            if len(self.seen) == self.last:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched(self, call, name):
-        def watched(*arguments, **options):
-            self.pass_by(f"before {name}")
-            result = call(*arguments, **options)
-            self.pass_by(f"after {name}")
-            return result
-
-        return watched
 
     def write_in_halves(self, path):
         with path.open("wb", buffering=0) as stream:
@@ -472,21 +459,6 @@ def in_halves(kind, target, steps, **options):
             (temporary / "a").mkdir()
             for path in (temporary / "a" / "b", temporary / "c"):
                 steps.write_in_halves(path)
-
-
-def fork(action):
-    """What `action` in a process of its own ended with: 0, 1, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        except BaseException:  # noqa: BLE001
-            traceback.print_exc()
-        finally:
-            os._exit(code)  # none of the parent's cleaning up
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def drive(folder, kind):
@@ -554,28 +526,52 @@ def test_killed_at_every_step(tmp_path, kind):
 
 # What whole rooms write with it; longer runs have kill tests of their own.
 
-WRITERS = {
-    "features": "import numpy; from pose2id.files import write_arrays as write; what = {'features': numpy.eye(2)}",
-    "poses": "from pose2id.poses import representative_poses, write_poses as write; what = representative_poses()",
-    "pictures": "from pose2id.plots import write_picture; what = lambda part: part.write_bytes(b'picture')\n"
-    "def write(path, what, overwrite): write_picture(path, what)",
-}
+
+def write_features(path):
+    import numpy as np
+
+    from pose2id.files import write_arrays
+
+    write_arrays(path, {"features": np.eye(2)}, overwrite=True)
 
 
-@pytest.mark.slow
+def write_pose_file(path):
+    from pose2id.poses import representative_poses, write_poses
+
+    write_poses(path, representative_poses(), overwrite=True)
+
+
+def write_plot(path):
+    from pose2id.plots import write_picture
+
+    write_picture(path, lambda part: part.write_bytes(b"picture"))
+
+
+def die_at_the_rename(write, path):
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    write(path)
+
+
+def drive_writers(folder):
+    """Kill each with all but the last step done, and let it write again."""
+    for write in (write_features, write_pose_file, write_plot):
+        target = folder / write.__name__ / "x.npz"
+        target.parent.mkdir()
+        target.write_bytes(OLD)
+        assert fork(functools.partial(die_at_the_rename, write, target)) == -signal.SIGKILL, write
+        assert target.read_bytes() == OLD
+        assert len(names(target.parent)) == 2
+        write(target)
+        assert target.read_bytes() not in (OLD, b"")
+        assert names(target.parent) == ["x.npz"]
+    sys.stdout.write("done")
+
+
 @posix
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_writer_is_killed_with_all_but_the_last_step_done(tmp_path, writer):
-    target = tmp_path / "x.npz"
-    target.write_bytes(OLD)
-    kill = "import os, signal\nos.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
-    write = f"{WRITERS[writer]}\nwrite({str(target)!r}, what, overwrite=True)"
-    assert subprocess.run([sys.executable, "-c", f"{kill}\n{write}"], check=False).returncode == -signal.SIGKILL
-    assert target.read_bytes() == OLD
-    assert len(names(tmp_path)) == 2
-    subprocess.run([sys.executable, "-c", write], check=True)
-    assert target.read_bytes() not in (OLD, b"")
-    assert names(tmp_path) == ["x.npz"]
+def test_writers_are_killed_with_all_but_the_last_step_done(tmp_path):
+    command = [sys.executable, __file__, "drive_writers", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done", "")
 
 
 # Locks.
@@ -714,4 +710,4 @@ def test_sync(tmp_path):
 
 if __name__ == "__main__":
     program, path, *arguments = sys.argv[1:]
-    {"drive": drive, "write_often": write_often}[program](Path(path), *arguments)
+    {"drive": drive, "drive_writers": drive_writers, "write_often": write_often}[program](Path(path), *arguments)

@@ -25,7 +25,6 @@ from pose2id.cli import choices, main
 from pose2id.cli.arguments import DEMO_FOLDER, build_parser
 from pose2id.cli.doctor import read_extras
 from pose2id.evaluation import METRICS, PROTOCOLS
-from pose2id.files import read_features
 from pose2id.ipg.folders import LAYOUTS
 from pose2id.neighbors import ENGINES, _exact, choose_engine
 from pose2id.neighbors.engines import Engine
@@ -797,21 +796,19 @@ def test_completion_without_its_extra(capsys, monkeypatch):
     assert "pip install 'pose2id[completion]'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flag", [(), ("-v",)])
-def test_the_log_is_shown_on_request(here, flag):
+def test_the_log_is_shown_on_request(here):
     (here / "say.py").write_text(
         "import logging, sys\n"
         "from pose2id.cli import features, main\n"
         "say = lambda *_, **__: logging.getLogger('pose2id').info('a word') or 0.5\n"
         "features.id_density = say\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "for flag in ([], ['-v']):\n"
+        "    assert main(['density', 'query.npz', *flag]) == 0\n"
+        "    print('without' if not flag else 'with', file=sys.stderr)\n"
     )
-    command = [sys.executable, "say.py", "density", "query.npz", *flag]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    )
-    assert (done.returncode, done.stderr) == (0, "pose2id: a word\npose2id: a word\n" if flag else "")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "say.py"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "without\npose2id: a word\npose2id: a word\nwith\n")
 
 
 @pytest.mark.usefixtures("here")
@@ -1134,8 +1131,9 @@ def test_doctor_covers_every_state():
 
 # --- as a process -------------------------------------------------------------------------------------------------
 
+SYNTHETIC = "synthetic world --ids 2 --cams 2 --height 32 --width 16"  # the quickest that computes: it needs no torch
 
-@pytest.mark.slow
+
 def test_process_with_good_input(here):
     with start("evaluate", *BOTH, "--centralize", "--json", cwd=here) as process:
         out, err = process.communicate()
@@ -1151,20 +1149,21 @@ def test_process_with_bad_input(here):
     assert (process.returncode, out, err) == (2, "", line)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-@pytest.mark.parametrize("buffered", [True, False])
-def test_reader_that_has_seen_enough(here, buffered):
+@pytest.mark.parametrize(("arguments", "buffered"), [("density query.npz", True), (SYNTHETIC, False)])
+def test_reader_that_has_seen_enough(here, arguments, buffered):
     """As in `pose2id density ... | head -1`."""
-    with start("density", "query.npz", buffered=buffered, cwd=here) as process:
+    pytest.importorskip("PIL")
+    with start(*arguments.split(), buffered=buffered, cwd=here) as process:
         process.stdout.close()
         err = process.stderr.read()
     assert (process.returncode, err) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full, as Linux has one")
-@pytest.mark.parametrize("arguments", ["density query.npz", "--help", "centralize query.npz -o done.npz"])
+@pytest.mark.parametrize("arguments", ["density query.npz", "--help", SYNTHETIC])
 def test_stdout_cannot_be_written(here, arguments):
+    pytest.importorskip("PIL")
     command = f"{shlex.quote(sys.executable)} -m pose2id.cli {arguments} > /dev/full"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True, env=buffered)
@@ -1175,10 +1174,14 @@ def test_stdout_cannot_be_written(here, arguments):
 @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_are_closed(here, closed):
-    command = f"{shlex.quote(sys.executable)} -m pose2id.cli centralize query.npz -o done.npz {closed}"
+    read = pytest.importorskip("PIL.Image").open
+    command = f"{shlex.quote(sys.executable)} -m pose2id.cli {SYNTHETIC} {closed}"
     done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert read_features(here / "done.npz").features.shape == read_features(here / "query.npz").features.shape
+    for path in (here / "world").rglob("*.jpg"):
+        with read(path) as picture:
+            assert picture.size == (16, 32)
+    assert len(list((here / "world").rglob("*.jpg"))) == 10
 
 
 @pytest.mark.usefixtures("here")

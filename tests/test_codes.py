@@ -75,12 +75,12 @@ def test_the_bounds_hold_for_every_pair(name, level, columns):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("columns", [0, 64, 320])
-def test_the_bound_over_millions_of_pairs(dtype, columns):
+def test_the_bound_over_a_million_pairs(dtype, columns):
     """Wide rows and very near pairs, whose difference is all rounding."""
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(1500, 40, generator=generator) @ torch.randn(40, 700, generator=generator)
-    rows = rows + 0.02 * torch.randn(1500, 700, generator=generator)
-    rows[700:] = rows[:800] + 1e-4 * torch.randn(800, 700, generator=generator)  # near pairs: c is all rounding
+    rows = torch.randn(1000, 40, generator=generator) @ torch.randn(40, 700, generator=generator)
+    rows = rows + 0.02 * torch.randn(1000, 700, generator=generator)
+    rows[500:] = rows[:500] + 1e-4 * torch.randn(500, 700, generator=generator)  # near pairs: c is all rounding
     rows = rows.to(dtype)
     encoder = _encoder.Encoder(rows, 127, columns=columns)
     codes, _, error = encoder.encode(rows)
@@ -116,17 +116,17 @@ def always(monkeypatch, request):
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("k", [1, 2, 5, 20, 40])
 @pytest.mark.usefixtures("always")
-def test_same_neighbours_as_the_reference(name, k):
+def test_same_neighbours_as_the_reference(name):
     rows = SETS[name]
-    indices, distances = knn(rows.double().numpy(), k, single=rows.dtype != torch.float64)
-    graph = knn_graph(rows, k, engine="exact")
-    if rows.dtype == torch.float64:  # the last bit of a float64 distance is the order of summation
-        np.testing.assert_allclose(graph.distances, distances, rtol=1e-12)
-    else:
-        np.testing.assert_array_equal(graph.indices, indices)
-        np.testing.assert_array_equal(graph.distances, distances)
+    indices, distances = knn(rows.double().numpy(), 40, single=rows.dtype != torch.float64)
+    for k in (1, 2, 5, 20, 40):
+        graph = knn_graph(rows, k, engine="exact")
+        if rows.dtype == torch.float64:  # the last bit of a float64 distance is the order of summation
+            np.testing.assert_allclose(graph.distances, distances[:, :k], rtol=1e-12)
+        else:
+            np.testing.assert_array_equal(graph.indices, indices[:, :k])
+            np.testing.assert_array_equal(graph.distances, distances[:, :k])
 
 
 @pytest.mark.parametrize("width", [32, 64])
@@ -281,7 +281,6 @@ def search(rows, k):
     return _filter.search(Search(rows, rows, k, within=True))
 
 
-@pytest.mark.slow
 def test_used_where_it_pays_and_only_there(monkeypatch):
     structured = clustered(3200)
     monkeypatch.setattr(machine, "code_speed", lambda _: 0.9)

@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(python|py)\n(.*?)^```$(?:\s+^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 NEEDS = {"walkthrough.md": "diffusers", "training.md": "diffusers", "figures.md": "matplotlib"}
-SLOW = {"walkthrough.md"}
 
 
 def run_examples(text: str, name: str) -> int:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 from PIL import Image
+from support.killing import Moments, fork
 from support.pipelines import tiny_pipeline
 
 from pose2id.cli import main
@@ -916,32 +916,16 @@ def test_progress(tmp_path, people, capsys):
 # Killed.
 
 
-def fork(action):
-    """What `action` in a process of its own ended with: 0, 1, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        except BaseException:  # noqa: BLE001
-            traceback.print_exc()
-        finally:
-            os._exit(code)  # none of the parent's cleaning up
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-class Moments:
-    """Kills its own process at one moment: around calls of the pipeline and of the system, and amid writing.
+class Instants(Moments):
+    """Around calls of the pipeline and of the system, and amid writing.
 
     Moments within the writing of one file are in `test_atomic`.
     """
 
     def __init__(self, last):
-        self.last = last
-        self.seen = []
-        for name, twice in (("mkdir", False), ("replace", True)):
-            setattr(os, name, self.watched(getattr(os, name), name, twice))
+        super().__init__(last)
+        os.mkdir = self.watched(os.mkdir, "mkdir", after=False)
+        os.replace = self.watched(os.replace, "replace")
         write = Path.write_bytes
 
         def write_in_halves(path, content):
@@ -951,37 +935,31 @@ class Moments:
 
         Path.write_bytes = write_in_halves
 
-    def pass_by(self, name):
-        self.seen.append(name)
-        if len(self.seen) == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(self, call, name, twice):
-        def watched(*arguments, **options):
-            self.pass_by(f"before {name}")
-            result = call(*arguments, **options)
-            if twice:
-                self.pass_by(f"after {name}")
-            return result
-
-        return watched
+def drive(folder):
+    """Kill runs of a fake pipeline and of a tiny one; writes the moments that there were."""
+    told = {}
+    for kind in ("fake", "tiny"):
+        (folder / kind).mkdir()
+        told[kind] = drive_kind(folder / kind, kind)
+    sys.stdout.write(json.dumps(told))
 
 
-def drive(folder, kind):
+def drive_kind(folder, kind):
     """Kill runs at every moment (of the fake pipeline) or at five (of the tiny one), let them go on, compare."""
+    poses = {pose.name: pose for pose in representative_poses()[:2]}
+    people = write_people(folder / "people", NAMES[:3])
     if kind == "tiny":
         (folder / "released").mkdir()
         pipe = tiny_pipeline(folder / "released")
-        people = write_people(folder / "people", NAMES[:3])
         settings = FolderSettings("tiny", height=64, width=32, num_inference_steps=2, batch_size=4)
-        poses = {pose.name: pose for pose in representative_poses()[:2]}
     else:
-        pipe, people, settings, poses = FakePipe(), write_people(folder / "people", NAMES[:3]), SETTINGS, POSES
+        pipe, settings, poses = FakePipe(), replace(SETTINGS, batch_size=4), {name: POSES[name] for name in ("1", "2")}
 
     def run(out, moment=None):
         def action():
-            moments = Moments(moment)
-            call = moments.watched(pipe, "pipe", True)
+            moments = Instants(moment)
+            call = moments.watched(pipe, "pipe")
             generate_folder(lambda: call, people, folder / out, poses, settings=settings, sheet=True)
             (folder / "moments.json").write_text(json.dumps(moments.seen))
 
@@ -1012,7 +990,7 @@ def drive(folder, kind):
         assert run("often", moment) == -signal.SIGKILL
     assert run("often") == 0
     assert tree(folder / "often") == wanted
-    sys.stdout.write(json.dumps(seen))
+    return seen
 
 
 def start(*arguments):
@@ -1024,17 +1002,17 @@ def start(*arguments):
 
 @pytest.mark.slow
 @posix
-@pytest.mark.parametrize("kind", ["fake", "tiny"])
-def test_killed_at_any_moment_and_started_again(tmp_path, kind):
-    with start("drive", tmp_path, kind) as process:
+def test_killed_at_any_moment_and_started_again(tmp_path):
+    with start("drive", tmp_path) as process:
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    seen = json.loads(out)
-    assert set(seen) == {f"{when} {name}" for when in ("before", "after") for name in ("pipe", "replace")} | {
-        "before mkdir",
-        "half written",
-    }
-    assert seen.count("after replace") == (13 if kind == "fake" else 10)
+    for seen in json.loads(out).values():
+        assert set(seen) == {f"{when} {name}" for when in ("before", "after") for name in ("pipe", "replace")} | {
+            "before mkdir",
+            "half written",
+        }
+        assert seen.count("after replace") == 3 * 2 + 3 + 1  # pictures, sheets, the manifest
+        assert seen.count("after pipe") == 2
 
 
 def wait_to_be_killed(folder, number):
@@ -1114,6 +1092,6 @@ def test_a_device_that_cannot_compute(tmp_path, people, capsys):
 
 if __name__ == "__main__":
     if sys.argv[1] == "drive":
-        drive(Path(sys.argv[2]), sys.argv[3])
+        drive(Path(sys.argv[2]))
     else:
         wait_to_be_killed(Path(sys.argv[2]), int(sys.argv[3]))

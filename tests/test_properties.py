@@ -212,13 +212,13 @@ def thread_count():
 def test_threads_change_nothing(thread_count, engine, dtype):
     kind = ArrayKind("numpy", dtype)
     rng = np.random.default_rng(0)
-    x = kind.make(np.concatenate([rng.integers(-2, 3, (500, 8)), rng.standard_normal((500, 8))]))
+    x = kind.make(np.concatenate([rng.integers(-2, 3, (250, 8)), rng.standard_normal((250, 8))]))
     results = []
     for threads in (1, 2):
         thread_count(threads)
         graph = knn_graph(x, 5, engine=engine)
         features = centralize(x, k1=3, k2=3, engine=engine)
-        ranking = rerank(x[:100], x[100:500], k1=6, k2=3, engine=engine)
+        ranking = rerank(x[:50], x[50:250], k1=6, k2=3, engine=engine)
         results.append((graph.indices, graph.distances, features, ranking))
     for one, two in zip(*results, strict=True):
         np.testing.assert_array_equal(one, two)

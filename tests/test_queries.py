@@ -18,6 +18,7 @@ def sets(seed=0, queries=25, gallery=70, width=8):
 
 
 def pulled(query, gallery, generated=None, eta=1.0, k1=2, k2=2, alpha=0.0, normalize=True):
+    """One query after the other."""
     query = reference.fuse(query, generated, eta)
     if normalize:
         query, gallery = reference.unit(query), reference.unit(gallery)
@@ -45,8 +46,16 @@ def test_equals_reference(engine, k1, k2, alpha, normalize, eta):
     expected = pulled(query, gallery, generated, **given)
     result = centralize_queries(query, gallery, generated, **given, engine=engine)
     np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-14)
-    for form in (generated.mean(axis=1), list(generated.transpose(1, 0, 2))):
-        np.testing.assert_allclose(centralize_queries(query, gallery, form, **given), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 2.0])
+def test_every_form_of_generated_features(normalize, eta):
+    query, gallery, generated = sets()
+    expected = pulled(query, gallery, generated, eta, normalize=normalize)
+    for form in (generated, generated.mean(axis=1), list(generated.transpose(1, 0, 2))):
+        result = centralize_queries(query, gallery, form, eta, normalize=normalize)
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_every_kind(array_kind):

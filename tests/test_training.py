@@ -574,14 +574,13 @@ def test_a_run_on_every_device(whole, tmp_path, records, device):
     assert losses(tmp_path) == pytest.approx(losses(whole[0])[:3], rel=1e-3)
 
 
-@pytest.mark.slow
-def test_three_hundred_steps_are_deterministic(tmp_path, records):
+def test_thirty_steps_are_deterministic(tmp_path, records):
     """The same losses and weights, to the last bit."""
-    stages = [{"steps": 200}, {"steps": 100, "copy_denoiser": True, "token_drop": 0.25}]
-    settings = replace(SMALL, cache=True, save_every=150, ema=0.99, min_snr_gamma=0.0)
+    stages = [{"steps": 20}, {"steps": 10, "copy_denoiser": True, "token_drop": 0.25}]
+    settings = replace(SMALL, cache=True, save_every=15, ema=0.99, min_snr_gamma=0.0)
     one = fit(tmp_path / "one", records, settings, stages=stages)
     other = fit(tmp_path / "other", records, settings, stages=stages)
-    assert len(losses(tmp_path / "one")) == 300
+    assert len(losses(tmp_path / "one")) == 30
     assert (tmp_path / "one" / "losses.csv").read_bytes() == (tmp_path / "other" / "losses.csv").read_bytes()
     assert same(weights(one), weights(other))
 

@@ -24,11 +24,13 @@ def neighbor_lists(
 
 
 def _sort_rows(table: np.ndarray, exclude: Sequence | None, hidden: set[int]) -> list[list[int]]:
-    visible = [j for j in range(len(table)) if j not in hidden]
+    visible = np.array([j for j in range(len(table)) if j not in hidden], dtype=np.int64)
     lists: list[list[int]] = [[] for _ in table]
-    for i in visible:
-        allowed = [j for j in visible if j != i and (exclude is None or exclude[i] != exclude[j])]
-        lists[i] = sorted(allowed, key=table[i].tolist().__getitem__)  # stable: the smaller index first
+    for i in visible.tolist():
+        allowed = visible[visible != i]
+        if exclude is not None:
+            allowed = allowed[[exclude[i] != exclude[j] for j in allowed]]
+        lists[i] = allowed[np.argsort(table[i, allowed], kind="stable")].tolist()  # the smaller index first
     return lists
 
 
