@@ -24,6 +24,7 @@ from pose2id.cli.arguments import build_parser
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(python|py)\n(.*?)^```$(?:\s+^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+SLOW = {"walkthrough.md"}
 NEEDS = {"walkthrough.md": "diffusers", "training.md": "diffusers", "figures.md": "matplotlib"}
 
 
@@ -50,7 +51,13 @@ def run_examples(text: str, name: str) -> int:
     return blocks_run
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=[pytest.mark.slow] * (path.name in SLOW))
+        for path in DOCUMENTS
+    ],
+)
 def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if document.name in NEEDS:
         pytest.importorskip(NEEDS[document.name])

@@ -1041,6 +1041,7 @@ def command_line(*arguments):
     return main(["generate", *map(str, arguments)])
 
 
+@pytest.mark.slow
 @posix
 def test_killed_from_outside_when_a_picture_appears(tmp_path, people, monkeypatch):
     (tmp_path / "poses").mkdir()

@@ -335,6 +335,7 @@ class TestWork:
             with connect(pipe.unet, make_readers(pipe.unet), PoseInput()):
                 assert torch.equal(pipe.unet(*rows, encoder_hidden_states=tokens).sample, stock)
 
+    @pytest.mark.slow
     def test_compiles_into_one_graph_once(self, pipe, golden, reference, drawings):
         graphs = []
 

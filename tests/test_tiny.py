@@ -109,6 +109,7 @@ def test_it_draws_the_same_on_every_device(pipe, device):
     assert np.isfinite(features).all()
 
 
+@pytest.mark.slow
 def test_it_draws_the_right_people(pipe):
     """Of ten people that it was not trained on; far more often than without their photographs."""
     people, queries = make_people(range(10))

@@ -574,6 +574,7 @@ def test_a_run_on_every_device(whole, tmp_path, records, device):
     assert losses(tmp_path) == pytest.approx(losses(whole[0])[:3], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_thirty_steps_are_deterministic(tmp_path, records):
     """The same losses and weights, to the last bit."""
     stages = [{"steps": 20}, {"steps": 10, "copy_denoiser": True, "token_drop": 0.25}]
