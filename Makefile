@@ -22,6 +22,7 @@ test: $(READY)
 
 # The quick tests with the oldest versions that pyproject.toml allows; those have wheels for Python 3.11. torch comes from
 # its own index, for the CPU; `make test-oldest TORCH=` takes the one on PyPI, which brings gigabytes of CUDA on Linux.
+# Old packages use names that the newest of what they need calls deprecated: those warnings are no errors here.
 TORCH ?= --torch-backend cpu
 test-oldest: export OMP_NUM_THREADS = 1
 test-oldest:
@@ -29,7 +30,7 @@ test-oldest:
 	$(OLDEST_BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct $(TORCH) \
 		--only-binary :all: --no-binary pose2id --editable '.[completion,faiss-cpu,ipg,plots,poses]' --group test
-	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
+	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' -W default::DeprecationWarning
 
 lint: $(READY)
 	$(BIN)/ruff check .
