@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -27,6 +28,7 @@ from pose2id.errors import require
 __all__ = ["clear_leftovers", "lock", "remove_folder", "sync", "write_file", "write_folder"]
 
 _LOCK, _FORMER = "lock", "former"
+_WRITERS: dict[Path, int] = {}  # of each workplace of this process the thread that writes
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 log = logging.getLogger(__name__)
@@ -268,20 +270,33 @@ def _workplace(target: Path) -> Iterator[Path]:
     """A folder that nobody else may enter, locked, beside the target; it is gone afterwards."""
     # A hash, because the name itself may be as long as names can be.
     place = target.with_name(f".pose2id-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
-    while True:
-        try:
-            place.mkdir(mode=0o700)
-        except FileExistsError:
-            _clear(place, wait=True)
-            continue
-        with suppress(FileNotFoundError):  # another writer took it, not yet locked, for a dead one's
-            held = _acquire(place / _LOCK, wait=True)
-            break
+    if _WRITERS.get(place) == threading.get_ident():  # to wait for oneself is to wait for ever
+        raise ValueError(f"{target} is being written already, by this very thread; that has to end first")
+    entered = False
     try:
+        while not entered:
+            try:
+                place.mkdir(mode=0o700)
+            except FileExistsError:
+                _clear(place, wait=True)
+                continue
+            with suppress(FileNotFoundError):  # another writer took it, not yet locked, for a dead one's
+                held = _acquire(place / _LOCK, wait=True)
+                entered = True
+        _WRITERS[place] = threading.get_ident()
         yield place
     finally:
-        with suppress(OSError):  # the target is as it should be; the next writer tries again
-            _end(place, held)
+        ended = False
+        try:
+            with suppress(OSError):  # the target is as it should be; the next writer tries again
+                if entered:
+                    _WRITERS.pop(place, None)
+                    _end(place, held)
+                ended = entered
+        finally:
+            if not ended:  # interrupted on the way in or out; the place may be another writer's by now
+                with suppress(OSError):
+                    _clear(place, wait=False)
 
 
 def _clear(place: Path, *, wait: bool) -> None:

@@ -4,6 +4,7 @@ This file is also a program: those that are killed, see `drive` and `drive_write
 `write_often`.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -450,6 +451,21 @@ class Steps(Moments):
                 stream.write(half)
 
 
+class Asked(BaseException):
+    """What a handler of signals raises."""
+
+
+class Asks(Steps):
+    """Asks its own process to end at the n-th step; a handler raises there."""
+
+    def pass_by(self, name):
+        with self.one_by_one:
+            self.seen.append(name)
+            asks = len(self.seen) == self.last
+        if asks:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def in_halves(kind, target, steps, **options):
     if kind == "file":
         with write_file(target, **options) as temporary:
@@ -471,6 +487,39 @@ def drive(folder, kind):
         "old": (OLD, {"overwrite": True}),
     }
     told = {name: drive_case(folder, name, kind, before, options) for name, (before, options) in cases.items()}
+    sys.stdout.write(json.dumps(told))
+
+
+def drive_signals(folder, kind):
+    """Ask writers to end at every step: the target is as before or new, and nothing stays beside it."""
+
+    def stop(*_):
+        raise Asked
+
+    def act(target, last):
+        steps = Asks(last)
+        with contextlib.suppress(Asked):
+            in_halves(kind, target, steps, overwrite=True)
+        (folder / "steps").write_text(str(len(steps.seen)))
+
+    put_file(folder / "warm")
+    (folder / "warm").unlink()
+    signal.signal(signal.SIGTERM, stop)
+    told = {}
+    for name, before in {"new": None, "old": OLD}.items():
+        last, total, ends = 0, 0, []
+        while last <= total:
+            target = folder / f"{name} {last}" / "x"
+            target.parent.mkdir()
+            if before is not None:
+                PUT[kind](target, before)
+            assert fork(functools.partial(act, target, last)) == 0
+            total = total or int((folder / "steps").read_text())  # at first nobody is asked
+            ends.append(held(target))
+            assert ends[-1] in (before, NEW), f"neither old nor new, asked at step {last}"
+            assert names(target.parent) == ["x"] * (ends[-1] is not None), f"leftovers, asked at step {last}"
+            last += 1
+        told[name] = [ends.count(before), ends.count(NEW)]
     sys.stdout.write(json.dumps(told))
 
 
@@ -522,6 +571,30 @@ def test_killed_at_every_step(tmp_path, kind):
         assert {f"{when} {name}" for when in ("before", "after") for name in ("mkdir", "fsync", rename)} <= set(seen)
         assert seen.count("before write") == (2 if kind == "file" else 4)
     assert told["old"].count("before rename") == (0 if kind == "file" else 2)
+
+
+@pytest.mark.slow
+@posix
+def test_asked_to_end_at_every_step(tmp_path, kind):
+    command = [sys.executable, __file__, "drive_signals", str(tmp_path), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for before, new in json.loads(done.stdout).values():
+        assert before > 10
+        assert new > 10
+
+
+def test_a_target_within_itself(tmp_path, kind):
+    """Neither for ever, nor with the words of the package that locks."""
+    PUT[kind](tmp_path / "x", OLD)
+    writer = {"file": write_file, "folder": write_folder}[kind](tmp_path / "x", overwrite=True)
+    with pytest.raises(ValueError, match=r"x is being written already, by this very thread; that has to end first$"), writer:
+        PUT[kind](tmp_path / "x", overwrite=True)
+    assert held(tmp_path / "x") == OLD
+    assert names(tmp_path) == ["x"]
+    with pytest.raises(ValueError, match="already, by this very thread"), write_folder(tmp_path / "y"):
+        remove_folder(tmp_path / "y")
+    PUT[kind](tmp_path / "x", overwrite=True)
 
 
 # What whole rooms write with it; longer runs have kill tests of their own.
@@ -710,4 +783,5 @@ def test_sync(tmp_path):
 
 if __name__ == "__main__":
     program, path, *arguments = sys.argv[1:]
-    {"drive": drive, "drive_writers": drive_writers, "write_often": write_often}[program](Path(path), *arguments)
+    programs = (drive, drive_signals, drive_writers, write_often)
+    {each.__name__: each for each in programs}[program](Path(path), *arguments)
