@@ -23,7 +23,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from pose2id.errors import require
+from pose2id.errors import explain_write, require
 
 __all__ = ["clear_leftovers", "lock", "remove_folder", "sync", "write_file", "write_folder"]
 
@@ -98,7 +98,12 @@ def _write(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
             new, file_mode = place / f"new{target.suffix}", _usual_mode(place / "file", Path.touch)
             if overwrite and target.is_file():
                 file_mode = stat.S_IMODE(target.stat().st_mode)
-            yield new
+            try:
+                yield new
+            except (OSError, RuntimeError) as error:
+                if not getattr(error, "errno", None):
+                    _probe(new, error)
+                raise
             made = [new, *(each for each in new.rglob("*") if not each.is_symlink())]
             folder_mode = _usual_mode(place / "folder", Path.mkdir) if new.is_dir() else 0
             for each in made:
@@ -115,8 +120,24 @@ def _write(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
                 _check_free(path, target, overwrite)
                 raise
             sync(target.parent)
-    except OSError as error:
-        raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
+    except Exception as error:
+        if reason := explain_write(error):
+            failed = OSError(f"{os.fspath(path)} cannot be written: {reason}")
+            failed.errno = getattr(error, "errno", None)
+            raise failed from error
+        raise
+
+
+def _probe(new: Path, error: Exception) -> None:
+    """Raise what the system says to more of what is half written: numpy and torch do not tell that the disk is full."""
+    files = [each for each in (new, *new.rglob("*")) if each.is_file()]
+    if files:
+        with max(files, key=lambda each: each.stat().st_size).open("ab") as stream:
+            try:
+                stream.write(bytes(2**20))
+                stream.flush()
+            except OSError as told:
+                raise told from error
 
 
 def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
@@ -160,9 +181,13 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed writers of this module left in a folder, and bring back what one had moved away."""
+    """Remove what killed writers of this module left in a folder, and bring back what one had moved away.
+
+    What a living process writes, and what belongs to another user, is left alone.
+    """
     for place in sorted(Path(folder).glob(".pose2id-*.part")):
-        _clear(place, wait=False)
+        with suppress(OSError):
+            _clear(place, wait=False)
 
 
 def sync(path: str | os.PathLike[str]) -> None:

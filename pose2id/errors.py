@@ -1,12 +1,15 @@
-"""The one door through which optional packages are imported, its error when one is missing; errors in one line."""
+"""The one door through which optional packages are imported; errors in one line, and what they say of the machine."""
 
 from __future__ import annotations
 
+import errno
+import re
+import unicodedata
 from functools import partial
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["MissingExtraError", "one_line", "require"]
+__all__ = ["MissingExtraError", "escape", "explain_write", "is_out_of_memory", "one_line", "require"]
 
 
 class MissingExtraError(ImportError):
@@ -77,11 +80,83 @@ def require(module_name: str, extra: str, purpose: str) -> ModuleType:
                 f"{purpose} needs {package}, which is installed but cannot be imported "
                 f"({type(error).__name__}: {error}): pip install --force-reinstall 'pose2id[{extra}]'"
             )
+        if is_out_of_memory(error):
+            raise MemoryError(f"{purpose} needs {package}, whose import ran out of memory ({error})") from error
         raise MissingExtraError(message, extra=extra, package=package) from error
 
 
+_SHORTAGE = re.compile(
+    r"out of memory|not enough memory|can(not|'t) allocate memory|unable to allocate|bad_alloc|alloc_failed"
+    r"|os error 12\b|failed to map segment|can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that memory is short; each library has its own way to say so.
+
+    Examples
+    --------
+    >>> from pose2id.errors import is_out_of_memory
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    >>> is_out_of_memory(ValueError("k1 must be an integer"))
+    False
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    # Others quote what they were given, which may be a file called "out of memory.npz".
+    said = not isinstance(error, ValueError | TypeError | OSError) and _SHORTAGE.search(str(error))
+    return bool(said) or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
+
+
+def explain_write(error: Exception) -> str:
+    """What kept something from being written: a full disk and a limit by name, then what the error says.
+
+    Empty for an error that says nothing of the kind; those of the system always do.
+
+    Examples
+    --------
+    >>> from pose2id.errors import explain_write
+    >>> explain_write(OSError(28, "No space left on device"))
+    'the disk is full ([Errno 28] No space left on device)'
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if not number and (told := re.search(r"\(os error (\d+)\)", str(error))):  # what is written in Rust says it so
+        number = int(told[1])
+    if number in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return f"the disk is full ({error})"
+    if number == errno.EFBIG:
+        return f"it grows beyond what the file system, or a limit (ulimit -f), allows ({error})"
+    return str(error) if number or isinstance(error, OSError) else ""
+
+
+def escape(text: str) -> str:
+    r"""A text in one line that a terminal can show, all else in it as backslash escapes.
+
+    So are line ends, escape sequences, marks that change the direction of writing, and bytes of file names that are no
+    text; blanks of all widths stay.
+
+    Examples
+    --------
+    >>> from pose2id.errors import escape
+    >>> print(escape("a\x1b[31m\nb"))
+    a\x1b[31m\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or unicodedata.category(letter) == "Zs"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    r"""What an error says, without line ends and at most `limit` characters long; the name of its class if nothing.
+    r"""What an error says, by `escape`, at most `limit` characters long; the name of its class if nothing.
+
+    Of several lines the ends become blanks.
 
     Examples
     --------
@@ -91,4 +166,4 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     >>> one_line(KeyboardInterrupt())
     'KeyboardInterrupt'
     """
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return escape(" ".join(str(error).split())[:limit])[:limit] or type(error).__name__

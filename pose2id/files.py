@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from pose2id.atomic import write_file
+from pose2id.atomic import clear_leftovers, write_file
 from pose2id.errors import MissingExtraError, one_line, require
 from pose2id.validation import is_tensor, take_labels
 
@@ -255,12 +255,16 @@ _READERS = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetens
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """A path that may be written: known suffix, existing folder, no file in the way unless `overwrite`."""
+    """A path that may be written: known suffix, existing folder, no file in the way unless `overwrite`.
+
+    What killed writers left in that folder is removed, so that its room serves the next one.
+    """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output {path} must be a {', '.join(SUFFIXES)} file, received suffix {path.suffix!r}")
     if not path.parent.is_dir():
         raise ValueError(f"output {path} must be in an existing folder, {path.parent} is none")
+    clear_leftovers(path.parent)
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"output {path} exists already; name another or pass --overwrite")
     if path.suffix == ".safetensors":

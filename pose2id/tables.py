@@ -7,6 +7,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from pose2id.errors import escape
+
 __all__ = ["as_dicts", "format_markdown", "format_text"]
 
 
@@ -27,7 +29,8 @@ def format_text(
     head : sequence
         Title of each column.
     rows : iterable of sequences
-        As many cells each; ``str`` is applied to them, and line breaks become blanks.
+        As many cells each; ``str`` is applied to them, line breaks become blanks, and what a terminal would obey is
+        escaped.
     align : str
         "<" or ">" for each column; the last one counts for all that follow. By default the first column is aligned
         to the left and the others to the right.
@@ -70,7 +73,7 @@ def format_text(
     mAP in percent.
     """
     indent = "" if headings is None else "  "
-    cells = [[" ".join(str(cell).splitlines()) for cell in row] for row in (head, *rows)]
+    cells = [[_show(cell, " ") for cell in row] for row in (head, *rows)]
     for row in cells[1:]:
         row[:1] = [indent + cell for cell in row[:1]]
     columns = _measure(cells, align, widths)
@@ -117,7 +120,7 @@ def format_markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *,
     | base       | 81.44 |
     | neighbours | 84.13 |
     """
-    cells = [["<br>".join(str(cell).replace("|", "\\|").splitlines()) for cell in row] for row in (head, *rows)]
+    cells = [[_show(cell, "<br>").replace("|", "\\|") for cell in row] for row in (head, *rows)]
     columns = _measure(cells, align)
     first, *lines = (f"| {' | '.join(_pad(row, columns))} |" for row in cells)
     rule = ("-" * (width + 1) + (":" if side == ">" else "-") for side, width in columns)
@@ -163,6 +166,10 @@ def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]
         return [{name: get(row) for name, get in take.items()} for row in rows]
     except AttributeError as error:
         raise AttributeError(f"keys must name attributes of every row, received {', '.join(keys)}: {error}") from error
+
+
+def _show(cell: object, line_end: str) -> str:
+    return line_end.join(map(escape, str(cell).splitlines()))
 
 
 def _measure(cells: Sequence[Sequence[str]], align: str, widths: Sequence[int] = ()) -> list[tuple[str, int]]:

@@ -33,6 +33,7 @@ SAME_LAYER = {
     "arrays": {"validation"},
     "atomic": {"errors"},
     "documents": {"errors"},
+    "tables": {"errors"},
     "validation": {"errors"},
     "poses": {"files", "hub", "images", "onnx"},
     "onnx": {"hub"},

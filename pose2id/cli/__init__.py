@@ -6,59 +6,78 @@ go to stdout, progress and errors to stderr. Bad input ends with one line and ex
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 
 from pose2id.cli.arguments import build_parser
-from pose2id.errors import one_line
+from pose2id.cli.printing import flush, prepare_log, prepare_streams, tell
+from pose2id.cli.signals import EndedError, end_on_signals
+from pose2id.errors import is_out_of_memory, one_line
 from pose2id.ipg import require_packages
 
 NEED_GENERATOR = ("generate", "train", "walkthrough")
 """Modules here that import the generator, and so what the extra `ipg` installs."""
+BAD_INPUT = (ValueError, TypeError, ImportError, OSError, MemoryError, FloatingPointError)
+"""What a user can do something about; anything else is a fault of ours and keeps its traceback."""
+NEEDS_LESS = {
+    "centralize": "another --engine may need less; in Python centralize(..., out=) takes memory-mapped files",
+    "rerank": "another --engine may need less; in Python rerank_top never holds the whole matrix",
+    "evaluate": "another --engine may need less, and so does evaluating without --rerank",
+    "generate": "what is finished stays; run again when memory is free, or elsewhere with a smaller --batch-size",
+    "train": "a smaller batch_size in [training] needs less",
+    "ipg-train": "a smaller batch_size in [training] needs less",
+}
+"""What to do where a command runs out of memory."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0; 1 where some inputs were skipped; 2 for bad input)."""
-    command = "pose2id"
-    _prepare_streams()
+    """Run one command; returns the exit code.
+
+    That is 0; 1 where some inputs were skipped; 2 for bad input; 130 after Ctrl-C, and 128 plus its number after
+    another signal that asks to end.
+    """
+    command = name = "pose2id"
+    prepare_streams()
     try:
-        try:
-            arguments = build_parser().parse_args(argv)
-        finally:  # here a failure can be told still, of --help as well
-            sys.stdout.flush()
-        command = f"pose2id {arguments.command}"
-        if arguments.verbose:
-            logging.basicConfig(format="%(name)s: %(message)s")
-            logging.getLogger("pose2id").setLevel(logging.INFO)
-        arguments.progress = not arguments.quiet and sys.stderr.isatty()
-        module, _, function = arguments.run.partition(":")
-        if module in NEED_GENERATOR:
-            require_packages(command)
-        code: int = getattr(import_module(f"pose2id.cli.{module}"), function)(arguments) or 0
-        sys.stdout.flush()
-    except (ValueError, TypeError, ImportError, OSError, MemoryError, FloatingPointError) as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # Python would try again at its end, and fail with lines and an exit code of its own
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
-            return 0
-        print(f"{command}: {one_line(error)}", file=sys.stderr)
-        return 2
+        with end_on_signals():
+            try:
+                arguments = build_parser().parse_args(argv)
+            finally:  # here a failure can be told still, of --help as well
+                flush()
+            name, command = arguments.command, f"pose2id {arguments.command}"
+            prepare_log(verbose=arguments.verbose)
+            arguments.progress = not arguments.quiet and sys.stderr.isatty()
+            module, _, function = arguments.run.partition(":")
+            if module in NEED_GENERATOR:
+                require_packages(command)
+            code: int = getattr(import_module(f"pose2id.cli.{module}"), function)(arguments) or 0
+            flush()
+            return code
     except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
+        code, words = 130, "interrupted"
+    except EndedError as error:
+        code, words = 128 + error.number, f"ended by {error}"
+    except Exception as error:
+        short = is_out_of_memory(error)
+        if not short and not isinstance(error, BAD_INPUT):
+            raise
+        code, words = 2, one_line(error)
+        if short and name in NEEDS_LESS:
+            words = f"out of memory ({words}): {NEEDS_LESS[name]}"
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            code, words = 0, ""
+    _give_up_stdout()
+    with suppress(OSError):  # of a terminal that is gone
+        tell(*[f"{command}: {words}"] * bool(words))
     return code
 
 
-def _prepare_streams() -> None:
-    """Give closed streams (`>&-`) somewhere to go; characters that stdout cannot show are escaped, as on stderr."""
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  as long as the process
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _give_up_stdout() -> None:
+    """Write what is left; Python would try again at its end, and fail with lines and an exit code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pose2id import __version__
 from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PROTOCOLS, SHELLS
-from pose2id.errors import require
+from pose2id.errors import escape, require
 
 DEMO_FOLDER = "pose2id-demo"
 FILES, FOLDERS = ("FILE", "CONFIG", "JSON", "REFS", "PATH"), ("FOLDER", "OUT", "DIR")
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {escape(message)}; see {self.prog} --help\n")
 
 
 class _Completion(argparse.Action):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pose2id.cli.arguments import DEMO_FOLDER
+from pose2id.cli.printing import say, say_json, tell
 from pose2id.datasets import load_demo
 from pose2id.errors import MissingExtraError
 from pose2id.plots import check_matplotlib
@@ -30,13 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
         except MissingExtraError as error:
             missing = str(error)
     if arguments.json:
-        print(json.dumps({"rows": demo.rows_as_dicts(rows), "pictures": [str(p) for p in pictures]}, indent=1))
+        say_json({"rows": demo.rows_as_dicts(rows), "pictures": [str(p) for p in pictures]})
     else:
-        print(demo.format_table(rows))
+        say(*demo.format_table(rows).split("\n"))
         if pictures:
-            print(f"\nPictures in {folder}: {', '.join(p.name for p in pictures)}")
+            say("", f"Pictures in {folder}: {', '.join(p.name for p in pictures)}")
     if missing:
-        print(f"No pictures: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+        (tell if arguments.json else say)(f"No pictures: {missing}")
 
 
 def picture_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import re
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from pose2id import __version__
+from pose2id.cli.printing import say, say_json
 from pose2id.neighbors import ENGINES, choose_engine, describe_engines
 from pose2id.validation import check_count
 
@@ -39,17 +39,17 @@ def run(arguments: argparse.Namespace) -> None:
         taken = {device: choose_engine(rows, device)._asdict() for device in devices}
         report["choice"] = {"rows": rows, "taken": taken}
     if arguments.json:
-        print(json.dumps(report, indent=1))
+        say_json(report)
         return
-    print(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
-    print("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
-    print("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
-    print("engines")
+    say(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
+    say("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
+    say("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
+    say("engines")
     for engine in report["engines"]:
-        print(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['finds']:<6}{engine['detail']}")
+        say(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['finds']:<6}{engine['detail']}")
     if "choice" in report:
         _print_choice(report["choice"])
-    print("extras")
+    say("extras")
     for extra, packages in report["extras"].items():
         missing = [package for package, version in packages.items() if version is None]
         other = {"faiss-cpu": "faiss-gpu", "faiss-gpu": "faiss-cpu"}.get(extra)
@@ -58,15 +58,15 @@ def run(arguments: argparse.Namespace) -> None:
             words = f"pip install 'pose2id[{extra}]'   (missing: {', '.join(missing)})"
             if other and report["extras"][other][other]:
                 words = f"pip uninstall -y {other} && pip install 'pose2id[{extra}]'   (one of the two, never both)"
-        print(f"  {extra:<11}{words}")
+        say(f"  {extra:<11}{words}")
 
 
 def _print_choice(choice: dict[str, Any]) -> None:
-    print(f"auto      for {choice['rows']:,} rows")
+    say(f"auto      for {choice['rows']:,} rows")
     for device, taken in choice["taken"].items():
-        print(f"  {device:<11}{taken['engine']}: {taken['reason']}")
+        say(f"  {device:<11}{taken['engine']}: {taken['reason']}")
         if taken["hint"]:
-            print(f"  {'':<11}{taken['hint']} would be much faster and miss a few neighbours")
+            say(f"  {'':<11}{taken['hint']} would be much faster and miss a few neighbours")
 
 
 def read_extras() -> dict[str, list[str]]:

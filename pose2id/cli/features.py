@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from pose2id.arrays import take_array, take_features
 from pose2id.centralization import centralize
+from pose2id.cli.printing import say, say_json
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import Scores
 from pose2id.files import FeatureFile, check_output, read_features, write_arrays
@@ -49,7 +49,7 @@ def run_centralize(arguments: argparse.Namespace) -> None:
             take_labels(labels, len(file.features), f"{file.path}: {name}")  # they go into the output as they are
             arrays[name] = labels
     path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
-    print(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
+    say(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
 
 
 def run_density(arguments: argparse.Namespace) -> None:
@@ -65,12 +65,12 @@ def run_density(arguments: argparse.Namespace) -> None:
     junk = equal_label(ids, JUNK) & (not arguments.junk)
     left_out, ids = int(junk.sum()), ids[~junk]
     if arguments.json:
-        print(json.dumps(values | {"rows": len(ids), "identities": len(np.unique(ids))}))
+        say_json(values | {"rows": len(ids), "identities": len(np.unique(ids))}, indent=None)
         return
     without = f", without {left_out} rows of junk" if left_out else ""
-    print(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities{without}; lower is denser")
-    print(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
-    print(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
+    say(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities{without}; lower is denser")
+    say(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
+    say(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
 
 
 def run_rerank(arguments: argparse.Namespace) -> None:
@@ -89,7 +89,7 @@ def run_rerank(arguments: argparse.Namespace) -> None:
         progress=arguments.progress,
     )
     path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
-    print(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
+    say(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -117,9 +117,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
-        print(json.dumps(found, indent=1))
+        say_json(found)
         return
-    print(format_text(("", *Scores.HEAD), [(row.name, *row.scores.cells()) for row in rows]))
+    say(*format_text(("", *Scores.HEAD), [(row.name, *row.scores.cells()) for row in rows]).split("\n"))
 
 
 def _has_length_one(features: Any) -> bool:

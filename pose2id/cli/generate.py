@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from typing import Any
 
 import torch
 
+from pose2id.cli.printing import say, tell
 from pose2id.ipg import named
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
 from pose2id.ipg.weights import read_defaults
@@ -39,38 +39,31 @@ def run(arguments: argparse.Namespace) -> int:
     )
     skipped: dict[str, str] = {}
 
-    def tell(key: str, reason: str) -> None:
+    def tell_skipped(key: str, reason: str) -> None:
         skipped[key] = reason
-        sys.stderr.write(f"pose2id generate: {_one_line(key)} skipped: {_one_line(reason)}\n")
+        tell(f"pose2id generate: {key} skipped: {reason}")
 
     for key in missing:
-        tell(key, "there is no such file")
-    try:
-        report = generate_folder(
-            lambda: named.load_pipeline(folder, device, dtype, progress=progress),
-            references,
-            output,
-            poses,
-            settings=settings,
-            sheet=arguments.sheet,
-            on_skip=tell,
-            progress=progress,
-        )
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            f"{device} has too little memory for batches of {arguments.batch_size}. What is finished stays: run again "
-            "when the memory is free, or with a smaller --batch-size into another folder"
-        ) from error
-    sys.stdout.write(f"{output}: {report.drawn + report.found:,} pictures, {report.drawn:,} of them new\n")
+        tell_skipped(key, "there is no such file")
+    report = generate_folder(
+        lambda: named.load_pipeline(folder, device, dtype, progress=progress),
+        references,
+        output,
+        poses,
+        settings=settings,
+        sheet=arguments.sheet,
+        on_skip=tell_skipped,
+        progress=progress,
+    )
+    say(f"{output}: {report.drawn + report.found:,} pictures, {report.drawn:,} of them new")
     if report.waiting:
-        sys.stderr.write(
+        tell(
             f"pose2id generate: {report.waiting:,} pictures of an earlier run with other photographs or poses are "
-            "unfinished; run it again to finish them\n"
+            "unfinished; run it again to finish them"
         )
     if skipped:
         total = len(references) + len(missing)
-        sys.stderr.write(f"pose2id generate: skipped {len(skipped):,} of {total:,} photographs:\n")
-        sys.stderr.writelines(f"  {_one_line(key)}\n" for key in skipped)
+        tell(f"pose2id generate: skipped {len(skipped):,} of {total:,} photographs:", *(f"  {key}" for key in skipped))
     return 1 if skipped else 0
 
 
@@ -95,8 +88,3 @@ def _take_device(name: str | None) -> Any:
     if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"--device {name} is not there; leave it out to use what there is")
     return device
-
-
-def _one_line(text: str) -> str:
-    """Without line ends; names that the terminal cannot show are escaped."""
-    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()

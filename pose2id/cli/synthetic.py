@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pose2id.cli.printing import say
 from pose2id.synthetic import write_dataset
 
 
@@ -14,4 +15,4 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.folder if arguments.output is None else arguments.output
     folder = write_dataset(output, progress=arguments.progress, **given)
     pictures = sum(1 for _ in folder.rglob("*.jpg"))
-    print(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")
+    say(f"{folder}: {pictures:,} synthetic pictures of {arguments.ids:,} people that do not exist")

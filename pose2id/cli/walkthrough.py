@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
 from pose2id.cli.demo import picture_folder
+from pose2id.cli.printing import flush, say, say_json, tell
 from pose2id.errors import MissingExtraError
 from pose2id.ipg.named import load_pipeline
 from pose2id.ipg.weights import tiny_folder
@@ -24,7 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = load_pipeline(tiny_folder(), "cpu", "float32", progress=False)
     found = walkthrough.run_walkthrough(pipe, people, progress=arguments.progress)
     if not arguments.json:
-        print(walkthrough.format_tables(found.rows), flush=True)
+        say(*walkthrough.format_tables(found.rows).split("\n"))
+        flush()
     pictures, missing = [], ""
     if not arguments.no_pictures:
         pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         except MissingExtraError as error:
             missing = str(error)
     if arguments.json:
-        print(json.dumps({"rows": walkthrough.rows_as_dicts(found.rows), "pictures": pictures}, indent=1))
+        say_json({"rows": walkthrough.rows_as_dicts(found.rows), "pictures": pictures})
     elif pictures:
-        print(f"\nPictures: {', '.join(pictures)}")
+        say("", f"Pictures: {', '.join(pictures)}")
     if missing:
-        print(f"No map of identities: {missing}", file=sys.stderr if arguments.json else sys.stdout)
+        (tell if arguments.json else say)(f"No map of identities: {missing}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from pose2id.cli.printing import say, say_json
 from pose2id.ipg import weights
 from pose2id.tables import format_text
 
@@ -13,7 +13,7 @@ def run_info(arguments: argparse.Namespace) -> None:
     """`pose2id weights info`."""
     rows = weights.info()
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     *released, converted = rows
     head, lines = ("file", "size", "here", "what", "licence"), []
@@ -21,26 +21,26 @@ def run_info(arguments: argparse.Namespace) -> None:
         size = row["bytes"] or row["size"]
         about = _bytes(size) if size else f"about {_bytes(row['estimate'])}"  # the Hub was not asked
         lines.append((row["name"], about, "yes" if row["path"] else "no", row["what"], row["licence"]))
-    print(format_text(head, lines, align="<"))
+    say(*format_text(head, lines, align="<").split("\n"))
     for repository, revision in dict.fromkeys((row["repository"], row["revision"]) for row in released):
-        print(f"from {repository}, revision {revision}")
+        say(f"from {repository}, revision {revision}")
     missing = [row["size"] or row["estimate"] for row in released if row["path"] is None]
     if missing:
-        print(f"to fetch: about {_bytes(sum(missing))}; run: pose2id weights download")
+        say(f"to fetch: about {_bytes(sum(missing))}; run: pose2id weights download")
     found = f"{converted['path']}, {_bytes(converted['bytes'])}" if converted["path"] else "not yet"
-    print(f"converted: {found}")
+    say(f"converted: {found}")
 
 
 def run_download(arguments: argparse.Namespace) -> None:
     """`pose2id weights download`."""
     folder = weights.download(progress=arguments.progress)
-    print(folder if arguments.no_convert else weights.convert())
+    say(folder if arguments.no_convert else weights.convert())
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
     """`pose2id weights convert DIR`."""
     folder = weights.convert(arguments.folder, arguments.output, config=arguments.config, vae=arguments.vae)
-    print(folder)
+    say(folder)
 
 
 def _bytes(number: int) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pose2id.atomic import write_file
+from pose2id.atomic import clear_leftovers, write_file
 from pose2id.plots.drawing import check_matplotlib
 from pose2id.plots.identities import plot_identities
 from pose2id.plots.ranking import plot_cmc, plot_ranking
@@ -28,6 +28,7 @@ def write_picture(path: str | os.PathLike[str], save: Callable[[Path], object]) 
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(target.parent)
     with write_file(target) as temporary:
         save(temporary)
     return target

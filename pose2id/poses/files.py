@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pose2id.atomic import write_file
+from pose2id.atomic import clear_leftovers, write_file
 from pose2id.documents import parse_json
 from pose2id.poses.openpose import parse_people
 from pose2id.poses.pose import Pose, take_size
@@ -140,6 +140,7 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     for pose in poses:
         points = [None if math.isnan(x) else [x, y] for x, y in pose.keypoints.tolist()]
         lines.append(f'  {{"name": {json.dumps(pose.name)}, "keypoints": {json.dumps(points)}}}')
+    clear_leftovers(path.parent)
     with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text('{\n "poses": [\n' + ",\n".join(lines) + "\n ]\n}\n", encoding="utf-8")
     return path

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pose2id.atomic import sync, write_file
-from pose2id.errors import require
+from pose2id.errors import explain_write, require
 from pose2id.images import draw_sheet
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.objective import TRAINED
@@ -74,7 +74,10 @@ class LossLog:
 
     def add(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> None:
         """Append the line of a step; numbers are written so that they can be read back exactly."""
-        self._stream.write(f"{step},{loss!r},{learning_rate!r},{gradient_norm!r}\n")
+        try:
+            self._stream.write(f"{step},{loss!r},{learning_rate!r},{gradient_norm!r}\n")
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {explain_write(error)}") from error
 
     def sync(self) -> None:
         """Have everything on the disk."""

@@ -215,7 +215,7 @@ def _open_folder(
     checkpoints = folder / CHECKPOINTS
     if accelerator.is_main_process:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        for each in (checkpoints, folder / SHEETS):
+        for each in (folder, checkpoints, folder / SHEETS):
             clear_leftovers(each)
         run = describe_run(plan, records, accelerator.num_processes)
         check_same_run(folder / RUN, run, begun=find_newest(checkpoints) is not None)

@@ -12,32 +12,42 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from pose2id.errors import explain_write, is_out_of_memory
+
 MEMORY_SHARE = 1 / 3
 """Codes that take more of the machine's memory go into a temporary file."""
 CUDA_SPEED = 16.0
 """At most what `code_speed` would measure on CUDA devices with tensor cores, from their data sheets."""
 
 
-@lru_cache
 def largest_code(device_type: str) -> int:
     """The largest code whose products are exact on this machine: 127, 63, or 0 when int8 products cannot be used.
 
-    Without AVX512-VNNI the CPU adds pairs of products in 16 bits, which codes of 127 overflow.
+    What was computed once is remembered; a failure is not, for it may come of a passing shortage.
     """
+    try:
+        return _try_codes(device_type)
+    except (RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return 0
+
+
+@lru_cache
+def _try_codes(device_type: str) -> int:
+    # Without AVX512-VNNI the CPU adds pairs of products in 16 bits, which codes of 127 overflow.
     generator = torch.Generator("cpu").manual_seed(0)
     for level in (127, 63):
         signs = torch.randint(0, 2, (64, 256), generator=generator, device="cpu") * 2 - 1
         signs[:32] = 1
         codes = (signs * level).to(torch.int8).to(device_type)
-        try:
-            product = torch._int_mm(codes, codes.T)
-        except torch.OutOfMemoryError:  # a passing shortage says nothing about the machine
-            raise
-        except (RuntimeError, AttributeError):
-            return 0
+        product = torch._int_mm(codes, codes.T)
         if torch.equal(product.cpu().double(), codes.cpu().double() @ codes.cpu().double().T):
             return level
     return 0
+
+
+largest_code.cache_clear = _try_codes.cache_clear  # type: ignore[attr-defined]
 
 
 @lru_cache
@@ -67,9 +77,15 @@ def allocate_codes(n: int, columns: int, device: torch.device) -> torch.Tensor:
     """Zeros (n, columns), int8, in a temporary file (of `TMPDIR`) where memory is short for them."""
     if device.type == "cpu" and n * columns > MEMORY_SHARE * _memory():
         with tempfile.TemporaryFile() as file:  # the mapping keeps it, and nothing of it stays behind
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
-                os.posix_fallocate(file.fileno(), 0, n * columns)
-            return torch.from_numpy(np.memmap(file, np.int8, "w+", shape=(n, columns)))
+            try:
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                    os.posix_fallocate(file.fileno(), 0, n * columns)
+                return torch.from_numpy(np.memmap(file, np.int8, "w+", shape=(n, columns)))
+            except OSError as error:
+                raise OSError(
+                    f"{n * columns:,} bytes for codes cannot be written into {tempfile.gettempdir()}: "
+                    f"{explain_write(error)}; name another folder in TMPDIR, or take another engine"
+                ) from error
     return torch.zeros(n, columns, dtype=torch.int8, device=device)
 
 
