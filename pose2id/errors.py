@@ -111,21 +111,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain_write(error: Exception) -> str:
-    """What kept something from being written: a full disk and a limit by name, then what the error says.
-
-    Empty for an error that says nothing of the kind; those of the system always do.
+    """What kept something from being written, in words; empty for an error that is not of the system.
 
     Examples
     --------
     >>> from pose2id.errors import explain_write
     >>> explain_write(OSError(28, "No space left on device"))
-    'the disk is full ([Errno 28] No space left on device)'
+    '[Errno 28] No space left on device'
     """
     number = error.errno if isinstance(error, OSError) else None
     if not number and (told := re.search(r"\(os error (\d+)\)", str(error))):  # what is written in Rust says it so
         number = int(told[1])
-    if number in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return f"the disk is full ({error})"
     if number == errno.EFBIG:
         return f"it grows beyond what the file system, or a limit (ulimit -f), allows ({error})"
     return str(error) if number or isinstance(error, OSError) else ""

@@ -347,9 +347,9 @@ def test_short_memory_behind_another_error():
 # Disk
 
 FULL = {
-    28: "the disk is full ",
-    122: "the disk is full ",
-    27: "it grows beyond what the file system, or a limit (ulimit -f), allows ",
+    28: "{}",
+    122: "{}",
+    27: "it grows beyond what the file system, or a limit (ulimit -f), allows ({})",
 }
 
 
@@ -358,7 +358,7 @@ def test_a_full_disk_is_named(number):
     errors = (OSError(number, os.strerror(number)), Exception(f"Error while serializing: I/O (os error {number})"))
     for error in errors:
         if os.name == "posix":
-            assert explain_write(error) == f"{FULL[number]}({error})"
+            assert explain_write(error) == FULL[number].format(error)
     assert explain_write(OSError("odd")) == "odd"
     assert explain_write(KeyError("os")) == ""
 

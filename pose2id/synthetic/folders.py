@@ -98,7 +98,7 @@ def write_dataset(
     ...     sorted(path.name for path in (folder / "query").iterdir())
     ['0002_c1s1_000003_00.jpg', '0002_c2s1_000003_00.jpg', 'keypoints.json']
     """
-    folder = take_path(folder, "folder")
+    folder = take_path("." if folder == "" else folder, "folder")  # which exists, and is told so
     ids, cams = check_count(ids, "ids", 2, 9999), check_count(cams, "cams", 2, 9)
     per_cam = check_count(per_cam, "per_cam", 2, 99)
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
