@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -647,3 +648,33 @@ def test_strings_of_variable_width_are_written_as_strings(tmp_path):
     write_arrays(tmp_path / "x.npz", {"features": ROWS, "ids": words})
     assert read_features(tmp_path / "x.npz").ids.tolist() == words.tolist()
     assert set(load(write_arrays(tmp_path / "y.npz", {"features": ROWS, "ids": words}))) == {"features", "ids"}
+
+
+def test_files_of_any_labels_are_read_right_or_refused(tmp_path):
+    """Random types, shapes and values of `ids` and `cams`, against what Python makes of each number."""
+    rng = np.random.default_rng(0)
+    kinds = ["f2", "f4", "f8", "i1", "u1", "i4", "i8", "u8", "U3", "S2", "?", "c8", "M8[s]", ">i4", ">f8"]
+    shapes = [(5,), (1, 5), (5, 1), (5, 2), (4,), (), (0,), (5, 1, 1), (10,)]
+    specials = [0, -1, 0.5, np.nan, np.inf, 2.0**24 + 2, 2.0**53 + 2, 1e30, 7, 120]
+    read = refused = 0
+    for _ in range(400):
+        shape = shapes[min(rng.integers(0, 14), len(shapes) - 1) if rng.random() < 0.5 else rng.integers(0, 3)]
+        values = rng.choice(specials if rng.random() < 0.4 else [0, 1, 7, 100], size=shape)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            labels = np.asarray(values).astype(kinds[rng.integers(0, len(kinds))])
+        path = save(tmp_path / "x.npz", ROWS, ids=labels)
+        try:
+            found = read_features(path).ids
+        except ValueError as error:
+            refused += 1
+            words = str(error)
+        else:
+            read += 1
+            words = f"{path}: ids"
+            assert found.shape == (5,)
+            assert found.dtype.kind in "iuU"
+            assert found.tolist() == np.ravel(labels).tolist()
+            assert all(type(label) in (int, str) for label in found.tolist())
+        assert words.startswith(f"{path}: ids")
+    assert min(read, refused) > 100

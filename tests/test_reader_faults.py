@@ -155,6 +155,8 @@ def tree(tmp_path):
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc", "occluded-reid", "veri-776", "sysu-mm01"])
 @pytest.mark.parametrize("inner", ["more/{}", "more/and/more/{}", "linked"])
 def test_folders_with_images_inside_a_part(tree, name, inner, tmp_path_factory):
+    if inner == "linked" and os.name != "posix":
+        pytest.skip("links need rights")
     root = tree(name, VERI if name == "veri-776" else None)
     part = A_PART.get(name, "query")
     image = next(path for path in sorted((root / part).iterdir()) if path.is_file()).name
@@ -164,7 +166,9 @@ def test_folders_with_images_inside_a_part(tree, name, inner, tmp_path_factory):
         (root / part / "more").symlink_to(away)
     else:
         plant(root, f"{part}/{inner.format(image)}")
-    with pytest.raises(ValueError, match=rf"{part} has folders with images in it, which would not be read: more; move"):
+    with pytest.raises(
+        ValueError, match=rf"{Path(part).name} has folders with images in it, which would not be read: more; move"
+    ):
         read_dataset(name, root)
     shutil.rmtree(root / part / "more") if inner != "linked" else (root / part / "more").unlink()
     plant(root, f"{part}/.hidden/{image}", f"{part}/notes/readme.txt")
@@ -251,9 +255,9 @@ def replace(root, file, line, new):
 def test_lists_name_files_below_their_folder(tree, name, form, words):
     root = tree(name)
     file, path, label = LISTS[name]
-    replace(root, file, path + label, form.format(path=path, root=root) + label)
-    number = 1 + (root / file).read_text().splitlines().index(form.format(path=path, root=root) + label)
-    with pytest.raises(ValueError, match=rf"{file}, entry {number}: must be .*{words}.* in line {number}$"):
+    replace(root, file, path + label, form.format(path=path, root=root.as_posix()) + label)
+    number = 1 + (root / file).read_text().splitlines().index(form.format(path=path, root=root.as_posix()) + label)
+    with pytest.raises(ValueError, match=rf"{Path(file).name}, entry {number}: must be .*{words}.* in line {number}$"):
         read_dataset(name, root)
 
 
@@ -264,7 +268,9 @@ def test_lists_name_a_file_once(tree, name):
     content = (root / file).read_text()
     for again in (path, path[:-3] + "png", path.rpartition(".")[0] + path.rpartition(".")[1] + "JPG"):
         write(root / file, content + f"{again}{label}\n" + (f"{again}{label}\n" if again == path else ""))
-        with pytest.raises(ValueError, match=rf"{file} must name every file once, names again: .*{re.escape(path)}"):
+        with pytest.raises(
+            ValueError, match=rf"{Path(file).name} must name every file once, names again: .*{re.escape(path)}"
+        ):
             read_dataset(name, root)
 
 
@@ -317,11 +323,11 @@ def test_lists_that_are_no_plain_text(tree, name):
         (b" \n\t\n", "is empty|found nothing"),
     ):
         write(root / file, form)
-        with pytest.raises(ValueError, match=rf"{file} .*({words})"):
+        with pytest.raises(ValueError, match=rf"{Path(file).name} .*({words})"):
             read_dataset(name, root)
     (root / file).unlink()
     (root / file).mkdir()
-    with pytest.raises(ValueError, match=rf"{file} must be a text file, it is a folder"):
+    with pytest.raises(ValueError, match=rf"{Path(file).name} must be a text file, it is a folder"):
         read_dataset(name, root)
 
 
@@ -331,7 +337,7 @@ def test_labels_are_whole_numbers(tree, name, label):
     root = tree(name)
     file, path, right = LISTS[name]
     replace(root, file, path + right, path + label)
-    with pytest.raises(ValueError, match=rf"{file}, entry \d: must be a path and a label, .*in line \d"):
+    with pytest.raises(ValueError, match=rf"{Path(file).name}, entry \d: must be a path and a label, .*in line \d"):
         read_dataset(name, root)
 
 
@@ -351,7 +357,7 @@ def test_long_lines_take_linear_time(tree, name, make):
     root = tree(name)
     file = LISTS.get(name, ("exp/test_id.txt",))[0]
     write(root / file, (root / file).read_text() + make(2**21) + ".jpg\n")
-    with pytest.raises((ValueError, FileNotFoundError), match=file) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=Path(file).name) as caught:
         read_dataset(name, root)
     assert len(str(caught.value)) < 3000
 
@@ -394,7 +400,7 @@ def test_tables_hold_whole_numbers(tree, which, number, words):
     table = table.astype(kind)
     table[0, 0] = number
     savemat(root / file, {variable: table})
-    with pytest.raises(ValueError, match=rf"{file}: '{variable}' {words}"):
+    with pytest.raises(ValueError, match=rf"{Path(file).name}: '{variable}' {words}"):
         read_dataset(name, root)
 
 
@@ -405,7 +411,7 @@ def test_tables_are_full_and_of_their_shape(tree, which, table, words):
     root = tree(name, plant_sysu_tables if name == "sysu-mm01" else None)
     file, variable, _ = TABLES[which]
     savemat(root / file, {variable: table})
-    with pytest.raises(ValueError, match=rf"{file}.*({words})"):
+    with pytest.raises(ValueError, match=rf"{Path(file).name}.*({words})"):
         read_dataset(name, root)
 
 
@@ -820,6 +826,7 @@ def fuzz(name, folder, rounds, seed=0):
     return counts
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links, pipes and names of POSIX")
 @pytest.mark.parametrize("name", TREES)
 def test_mutated_trees_are_read_right_or_refused(name, tmp_path):
     assert set(TREES) | {"synthetic"} == set(READERS)
