@@ -56,13 +56,18 @@ def mutual_neighbors(table: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
 
     `table` (N, K) holds the neighbours of each row, nearest first, -1 where there is none.
     """
-    mutual = torch.full((len(table), min(k1, table.shape[1])), -1, dtype=torch.int64, device=table.device)
-    theirs = table[:, :k2]
-    for block in row_blocks(len(table), mutual.shape[1] * theirs.shape[1]):
-        near = table[block, :k1]  # (b, k1)
-        rows = torch.arange(block.start, block.stop, device=table.device)[:, None, None]
-        held = (theirs[near.clamp(min=0)] == rows).any(dim=2)  # (b, k1, k2) -> (b, k1)
-        mutual[block] = torch.where(held & (near >= 0), near, -1)
+    n, near = len(table), table[:, :k1]
+    mutual = torch.full(near.shape, -1, dtype=torch.int64, device=table.device)
+    # Who is held, and by whom, as one number; sorted, so that the holders of a row stand together.
+    rows = torch.arange(n, device=table.device)[:, None]
+    held = (table[:, :k2] * n + rows).flatten().sort().values
+    if not len(held):
+        return mutual
+    for block in row_blocks(*near.shape):
+        own = near[block]
+        wanted = rows[block] * n + own
+        at = torch.searchsorted(held, wanted).clamp_(max=len(held) - 1)
+        mutual[block] = torch.where((held[at] == wanted) & (own >= 0), own, -1)
     return mutual
 
 

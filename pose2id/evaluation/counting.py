@@ -69,13 +69,12 @@ class RankCounter:
         wrong = self._wrong_items(block, scores, right.of_last(upper))
         nearer = right.count_limits(upper, scores, wrong, strict=True)  # matches surely nearer than each wrong item
         if bound is None:
-            not_farther = right.count_equal(nearer, scores, wrong)
-        else:
-            not_farther = right.count_limits(lower, scores, wrong, strict=False)  # those not surely farther
+            return self._order_ties(right, scores, wrong, nearer)
+        not_farther = right.count_limits(lower, scores, wrong, strict=False)  # those not surely farther
         unsure = (not_farther > nearer).nonzero().flatten()
         # An entry of the float64 product costs about as much as a sixtieth of a measurement.
         most = scores.numel() // 64 if self._product == torch.float32 else scores.numel()
-        if bound is not None and len(unsure) > most:
+        if len(unsure) > most:
             return None
         before, leads, tied = right.count_items(not_farther, wrong.row), not_farther == 0, 0
         if len(unsure):
@@ -83,10 +82,23 @@ class RankCounter:
             leads[unsure[leading]] = True
         return before, self._count_identities(wrong.take(leads.nonzero().flatten()), len(scores)), tied
 
+    def _order_ties(
+        self, right: _Right, scores: torch.Tensor, wrong: _Items, nearer: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """What `_count_before` gives, from exact scores: equal ones stand in the order of the gallery."""
+        ahead, equal = right.count_ahead(nearer, scores, wrong)
+        leads = (ahead == 0).nonzero().flatten()
+        first = nearer == 0  # items no farther than the first match
+        has_equal, has_nearer = torch.zeros(2, len(scores), dtype=torch.bool, device=scores.device)
+        has_equal[wrong.row[equal[first[equal]]]] = True
+        first[equal] = False
+        has_nearer[wrong.row[first.nonzero().flatten()]] = True
+        tied = int((has_equal & ~has_nearer).sum())
+        return right.count_items(ahead, wrong.row), self._count_identities(wrong.take(leads), len(scores)), tied
+
     def _wrong_items(self, block: slice, scores: torch.Tensor, last: torch.Tensor) -> _Items:
         """The wrong items with scores up to `last` (b,)."""
-        place = _up_to(scores, last)
-        items = _Items(place, place // scores.shape[1], place % scores.shape[1])
+        items = _up_to(scores, last)
         identity = self._items.index_select(0, items.column)  # here and below much faster than by [...]
         wrong = (identity != self._queries[block].index_select(0, items.row)) & (identity >= 0)
         if self._cams:
@@ -152,7 +164,7 @@ class _Right:
     """The matches of a block, by row and then score; `slot` numbers those of each row, `per_row` (b,) of them."""
 
     def __init__(self, scores: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> None:
-        score = scores[row, column]
+        score = scores[row, column] + 0  # -0 is 0
         order = _order(score, row)
         self.row, self.column, self.score = row[order], column[order], score[order]
         self.per_row = torch.bincount(self.row, minlength=len(scores))
@@ -189,14 +201,28 @@ class _Right:
         found = torch.searchsorted(limits, scores.flatten().index_select(0, items.place), right=not strict)
         return among.flatten().index_select(0, items.row * size + found).long()
 
-    def count_equal(self, nearer: torch.Tensor, scores: torch.Tensor, items: _Items) -> torch.Tensor:
-        """For items, how many matches of their row are not farther, if `nearer` are nearer, by exact scores."""
+    def count_ahead(
+        self, nearer: torch.Tensor, scores: torch.Tensor, items: _Items
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """By exact scores, for items: the matches of their row that stand before them; and which items have an equal.
+
+        So many matches are `nearer`; equal ones stand in the order of their columns.
+        """
         size = int(self.per_row.max()) + 1
         following = self._table(self.score, size).flatten().index_select(0, items.row * size + nearer)
         equal = (following == scores.flatten().index_select(0, items.place)).nonzero().flatten()
-        not_farther = nearer.clone()
-        not_farther[equal] = self.count_limits(self.score, scores, items.take(equal), strict=False)
-        return not_farther
+        if not len(equal):
+            return nearer, equal
+        # Matches of one row and score are a run, numbered in order, so these keys ascend.
+        new = torch.ones_like(self.row, dtype=torch.bool)
+        new[1:] = (self.row[1:] != self.row[:-1]) | (self.score[1:] != self.score[:-1])
+        run = new.cumsum(0) * scores.shape[1]
+        tied, starts = items.take(equal), self.per_row.cumsum(0) - self.per_row
+        start = starts.index_select(0, tied.row)
+        key = run.index_select(0, start + nearer.index_select(0, equal)) + tied.column
+        ahead = nearer.clone()
+        ahead[equal] = torch.searchsorted(run + self.column, key) - start
+        return ahead, equal
 
     def _table(self, values: torch.Tensor, width: int) -> torch.Tensor:
         """Values of the matches as rows, padded with inf."""
@@ -226,8 +252,12 @@ def _order(*keys: torch.Tensor) -> torch.Tensor:
     return order
 
 
-def _up_to(scores: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Where in the flattened `scores` (b, G) entries do not exceed the limit of their row, ascending."""
+def _up_to(scores: torch.Tensor, limits: torch.Tensor) -> _Items:
+    """The entries of `scores` (b, G) that do not exceed the limit of their row, ascending."""
     if scores.is_cuda:
-        return (scores <= limits[:, None]).flatten().nonzero().flatten()
-    return torch.from_numpy(np.flatnonzero(scores.numpy() <= limits.numpy()[:, None]))  # four times faster than torch
+        row, column = (scores <= limits[:, None]).nonzero(as_tuple=True)
+        return _Items(row * scores.shape[1] + column, row, column)
+    chosen = scores.numpy() <= limits.numpy()[:, None]
+    place = np.flatnonzero(chosen)  # four times faster than torch
+    row = np.repeat(np.arange(len(chosen)), np.count_nonzero(chosen, axis=1))  # and this than to divide
+    return _Items(*(torch.from_numpy(array) for array in (place, row, place - row * scores.shape[1])))

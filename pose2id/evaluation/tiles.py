@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import torch
 
-from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, work_dtype
+from pose2id.arrays import CACHE_ELEMENTS, row_blocks, work_dtype
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
+from pose2id.kinds import find_kinds
 
 QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
+MEASUREMENT = 64
+"""How many entries of a float64 product cost as much as measuring a pair, by measurement."""
 
 
 class Bound(NamedTuple):
@@ -58,7 +61,7 @@ class MatrixTiles:
     def __init__(self, values: torch.Tensor) -> None:
         narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
         self._values, self._dtype = values, torch.float32 if narrow else torch.float64
-        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
+        self.device, self.height = values.device, max(1, CACHE_ELEMENTS // max(1, values.shape[1]))
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """The scores of a block of queries to all items, smaller is nearer, exact: without a bound."""
@@ -77,16 +80,16 @@ class FeatureTiles:
     """
 
     def __init__(self, queries: torch.Tensor, items: torch.Tensor, metric: str) -> None:
-        self._queries, self._items = queries, items
+        self.queries, self.items = queries, items
         self._frame = Frame(items, queries) if metric == "euclidean" else None
-        self._dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
+        self.dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
         self.device, self.height = items.device, max(16, min(QUERY_TILE, 2**23 // max(1, len(items))))
 
     def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, Bound]:
         """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
-        part = self._prepare(self._queries[block], product)
+        part = self._prepare(self.queries[block], product)
         scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
         for begin in range(0, len(items), ITEM_TILE):
             columns = slice(begin, begin + ITEM_TILE)
@@ -94,21 +97,21 @@ class FeatureTiles:
             torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
-        return scores, Bound(error, own, torch.finfo(self._dtype).eps)
+        return scores, Bound(error, own, torch.finfo(self.dtype).eps)
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """As for `MatrixTiles`."""
         if self._frame is None:
-            return pair_cosines(self._queries, self._items, rows, columns).to(self._dtype)
-        return pair_distances(self._queries, self._items, rows, columns, self._frame.scale).to(self._dtype)
+            return pair_cosines(self.queries, self.items, rows, columns).to(self.dtype)
+        return pair_distances(self.queries, self.items, rows, columns, self._frame.scale).to(self.dtype)
 
     def _prepared_items(self, product: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The gallery as it enters products, and its squared norms; kept for the next tile."""
         if self._base is None or self._base[0].dtype != product:
             self._base = None  # frees memory for the other dtype
-            prepared = torch.empty(self._items.shape, dtype=product, device=self.device)
-            for block in row_blocks(*self._items.shape):
-                prepared[block] = self._prepare(self._items[block], product)
+            prepared = torch.empty(self.items.shape, dtype=product, device=self.device)
+            for block in row_blocks(*self.items.shape):
+                prepared[block] = self._prepare(self.items[block], product)
             self._base = prepared, self._norms(prepared)
         return self._base
 
@@ -123,4 +126,43 @@ class FeatureTiles:
         return squared_norms(prepared)
 
 
-Tiles = MatrixTiles | FeatureTiles
+class DistinctTiles:
+    """Features of few distinct rows: each pair of these is measured once, so the scores are exact.
+
+    Parameters
+    ----------
+    values : (kinds of queries, kinds of items) tensor
+    query_kind, item_kind : (Q,) and (G,) tensors
+    """
+
+    def __init__(self, values: torch.Tensor, query_kind: torch.Tensor, item_kind: torch.Tensor) -> None:
+        self._values, self._query_kind, self._item_kind = values, query_kind, item_kind
+        self.device, self.height = values.device, max(1, CACHE_ELEMENTS // max(1, len(item_kind)))
+
+    @classmethod
+    def of(cls, tiles: FeatureTiles) -> DistinctTiles | None:
+        """The same scores; None where there are so many distinct pairs that products of all are cheaper."""
+        sides = [find_kinds(rows) if len(rows) else None for rows in (tiles.queries, tiles.items)]
+        kinds = [
+            (torch.arange(len(rows), device=tiles.device),) * 2 if side is None else (side.of, side.first)
+            for rows, side in zip((tiles.queries, tiles.items), sides, strict=True)
+        ]
+        (query_kind, query), (item_kind, item) = kinds
+        if MEASUREMENT * len(query) * len(item) > len(query_kind) * len(item_kind):
+            return None
+        values = torch.empty(len(query), len(item), dtype=tiles.dtype, device=tiles.device)
+        for block in row_blocks(*values.shape):
+            rows = query[block].repeat_interleave(len(item))
+            values[block] = tiles.measure(rows, item.repeat(len(query[block]))).view(-1, len(item))
+        return cls(values, query_kind, item_kind)
+
+    def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
+        """As for `MatrixTiles`."""
+        return self._values[self._query_kind[block]].index_select(1, self._item_kind), None
+
+    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """As for `MatrixTiles`."""
+        return self._values[self._query_kind[rows], self._item_kind[columns]]
+
+
+Tiles = MatrixTiles | FeatureTiles | DistinctTiles

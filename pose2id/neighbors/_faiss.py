@@ -34,6 +34,7 @@ from pose2id.distances import Frame, lower_distances, slack, squared_norms, unde
 from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Search
+from pose2id.neighbors.duplicates import search_kinds
 
 ROW_TILE = 4096
 LIMIT = 1024
@@ -91,6 +92,7 @@ def require_faiss(engine: str) -> ModuleType:
     return faiss
 
 
+@search_kinds
 def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices (Q, k) and distances (Q, k), by the contract."""
 

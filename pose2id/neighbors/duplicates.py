@@ -1,0 +1,71 @@
+"""Sets that hold rows many times: each is searched once, and only the first of a kind are searched among.
+
+Rows of equal bits and equal label are one *kind*. They have the same neighbours, but for themselves. Of a kind in the
+base only the first k count, since ties go to the lower index; k + 1 within one set, where a row may be among them. So
+a search of few kinds is small, and its result is that of the whole search: distances depend on the two rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+
+import torch
+
+from pose2id.arrays import row_blocks
+from pose2id.kinds import find_kinds
+from pose2id.neighbors.contract import Search
+
+FEWEST = 64
+"""From so many queries on, looking for duplicates pays."""
+
+Engine = Callable[[Search], tuple[torch.Tensor, torch.Tensor]]
+
+
+def search_kinds(search: Engine) -> Engine:
+    """Wrap an engine that finds all neighbours, so that it searches rows that occur many times only once."""
+
+    @wraps(search)
+    def search_once(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+        own = find_kinds(asked.queries, asked.query_labels) if len(asked.queries) >= FEWEST else None
+        if own is None:
+            return search(asked)
+        kinds = own if asked.within else find_kinds(asked.base, asked.base_labels)
+        k = min(asked.k + asked.within, len(asked.base))
+        kept = None if kinds is None else (kinds.place < k).nonzero().flatten()
+        if kept is not None and 2 * len(kept) > len(asked.base):
+            kept = None  # a copy of most rows is not worth it
+        found, distances = search(
+            replace(
+                asked,
+                queries=asked.queries[own.first],
+                base=asked.base if kept is None else asked.base[kept],
+                k=k if kept is None else min(k, len(kept)),
+                query_labels=None if asked.query_labels is None else asked.query_labels[own.first],
+                base_labels=asked.base_labels if asked.base_labels is None or kept is None else asked.base_labels[kept],
+                within=False,
+            )
+        )
+        if kept is not None:
+            found = torch.where(found >= 0, kept[found.clamp(min=0)], -1)
+        return _hand_out(asked, own.of, found, distances)
+
+    return search_once
+
+
+def _hand_out(
+    asked: Search, kind: torch.Tensor, found: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was found for every kind, given to all rows of it, without the row itself within one set."""
+    indices, distances = asked.no_neighbors()
+    columns = torch.arange(min(asked.k, found.shape[1]), device=found.device)
+    for block in row_blocks(*indices.shape):
+        of = kind[block, None]
+        at = columns.expand(len(of), -1)
+        if asked.within:
+            rows = torch.arange(block.start, block.stop, device=found.device)[:, None]
+            passed = (found[of, columns] == rows).cumsum(dim=1)
+            at = (at + passed).clamp(max=found.shape[1] - 1)
+        indices[block, : len(columns)], distances[block, : len(columns)] = found[of, at], lengths[of, at]
+    return indices, distances
