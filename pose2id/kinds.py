@@ -49,8 +49,8 @@ def _number(rows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     sums = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     for block in row_blocks(*rows.shape):
         sums[block] = ((rows[block] + 0).view(integers) * weights).sum(dim=1)  # + 0: 0 and -0 have different bits
-    kind = torch.unique(sums, return_inverse=True)[1]
-    if labels is None:
-        return kind
-    codes = torch.unique(labels, return_inverse=True)[1]
-    return torch.unique(kind * (int(codes.max()) + 1) + codes, return_inverse=True)[1]
+    if labels is not None:
+        codes = torch.unique(labels, return_inverse=True)[1]
+        sums = torch.unique(sums, return_inverse=True)[1] * (int(codes.max()) + 1) + codes
+    kind: torch.Tensor = torch.unique(sums, return_inverse=True)[1]
+    return kind

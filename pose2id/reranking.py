@@ -14,6 +14,7 @@ the largest of row i. The steps, in the paper's notation:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,13 +24,17 @@ import torch
 from scipy import sparse
 from tqdm import tqdm
 
-from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, Kind, check_same_kind, take_features, work_dtype
+from pose2id.arrays import ArrayT, Kind, check_same_kind, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
 from pose2id.validation import check_count, check_flag, check_number
 
 # By measurement: small, nearly square products are the fastest, and what follows them stays in the caches.
 QUERY_TILE, ITEM_TILE = 256, 512
+PRODUCT = 2**22
+"""Entries of a sparse product that are held at once."""
+MEETINGS = 2**18
+"""Meetings of queries and gallery rows in a member that are added up at once, for the caches."""
 
 
 def rerank(
@@ -206,7 +211,7 @@ def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[s
     q, g = len(task.queries), len(task.items)
     rows = torch.cat([task.queries.to(task.dtype), task.items.to(task.dtype)])
     encoded, largest = _encode(rows, task)
-    jaccard = _SharedWeights(encoded, q, rows.device)
+    jaccard = _SharedWeights(encoded, q)
     original = _OriginalDistances(rows, largest[:q], task.share)
     height = max(16, min(QUERY_TILE, 2**23 // g))
     shared = torch.empty(height, g, dtype=rows.dtype, device=rows.device)
@@ -243,10 +248,17 @@ def _members(near: np.ndarray[Any, np.dtype[np.int64]], k1: int) -> sparse.csr_m
     own = _reciprocal(near[:, :k1])  # R(i, k1)
     smaller = _reciprocal(near[:, : round(k1 / 2)])  # to even, as numpy.around in the usual script
     # Joined are those j of R(i, k1) that have more than 2/3 of R(j, k1 / 2), which is symmetric, in R(i, k1).
-    joined = (own @ smaller).multiply(own).tocsr()
-    joined.data = (3 * joined.data > 2 * np.diff(smaller.indptr)[joined.indices]).astype(np.int32)
-    joined.eliminate_zeros()
-    members: sparse.csr_matrix = own + joined @ smaller
+    size = np.diff(smaller.indptr)
+    n, most = own.shape[0], min(own.shape[0], (k1 + 1) * (k1 // 2 + 1))  # entries of a row of the product
+    height = max(1, PRODUCT // most)
+    blocks = []
+    for start in range(0, n, height):
+        part = own[start : start + height]
+        joined = (part @ smaller).multiply(part).tocsr()
+        joined.data = (3 * joined.data > 2 * size[joined.indices]).astype(np.int32)
+        joined.eliminate_zeros()
+        blocks.append(part + joined @ smaller)
+    members: sparse.csr_matrix = sparse.vstack(blocks, format="csr")
     members.sort_indices()
     return members
 
@@ -298,35 +310,34 @@ class _SharedWeights:
     Through an inverted index: for each member, which gallery rows hold it, and how strongly.
     """
 
-    def __init__(self, encoded: sparse.csr_matrix, q: int, device: torch.device) -> None:
-        index = encoded[q:].tocsc()
-        self.encoded, self.starts = encoded, index.indptr
-        self.holders = torch.from_numpy(index.indices.astype(np.int64)).to(device)
-        self.strengths = torch.from_numpy(index.data).to(device)
+    def __init__(self, encoded: sparse.csr_matrix, q: int) -> None:
+        self.encoded = encoded
+        self.holders = encoded[q:].T.tocsr()  # (n, G)
 
     def sum(self, block: slice, out: torch.Tensor) -> torch.Tensor:
         """The sums of a block of queries (b, G), written to `out`."""
         flat = out.zero_().view(-1)
         for meeting in self._meetings(self.encoded[block]):
-            row, entry, own = (torch.from_numpy(array).to(out.device) for array in meeting)
-            flat.index_add_(0, row * out.shape[1] + self.holders[entry], torch.minimum(own, self.strengths[entry]))
+            place, own, other = (torch.from_numpy(array).to(out.device) for array in meeting)
+            flat.index_add_(0, place, torch.minimum(own, other))
         return out
 
     def _meetings(self, part: sparse.csr_matrix) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
         """Meetings of query rows `part` with all gallery rows that hold the same member, in bounded batches.
 
-        Each is the query row, the position in the inverted index, and the query's weight.
+        Each is the place in the flattened table of queries and gallery rows, and the weights of both.
         """
-        row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
-        counts = (self.starts[part.indices + 1] - self.starts[part.indices]).astype(np.int64)
-        ends = counts.cumsum()
-        cuts = np.searchsorted(ends, np.arange(BLOCK_ELEMENTS, int(ends[-1]) if len(ends) else 0, BLOCK_ELEMENTS))
-        for entries in np.split(np.arange(len(row)), cuts):
-            if not len(entries):
-                continue
-            meetings = np.repeat(entries, counts[entries])
-            within = np.arange(len(meetings)) - np.repeat(counts[entries].cumsum() - counts[entries], counts[entries])
-            yield row[meetings], self.starts[part.indices[meetings]].astype(np.int64) + within, part.data[meetings]
+        start = np.repeat(np.arange(part.shape[0]) * self.holders.shape[1], np.diff(part.indptr))
+        counts = np.diff(self.holders.indptr)[part.indices]
+        ends = counts.cumsum(dtype=np.int64)
+        cuts = np.searchsorted(ends, np.arange(MEETINGS, int(ends[-1]) if len(ends) else 0, MEETINGS))
+        for first, last in itertools.pairwise([0, *cuts, len(start)]):
+            if first < last:
+                entries = slice(first, last)
+                met = self.holders[part.indices[entries]]
+                place = np.repeat(start[entries], counts[entries])
+                place += met.indices
+                yield place, np.repeat(part.data[entries], counts[entries]), met.data
 
 
 class _OriginalDistances:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from pose2id.evaluation.protocols import Matches, Relevance
-from pose2id.evaluation.tiles import Tiles
+from pose2id.evaluation.tiles import MEASUREMENT, Tiles
 
 
 class Ranks(NamedTuple):
@@ -72,8 +72,7 @@ class RankCounter:
             return self._order_ties(right, scores, wrong, nearer)
         not_farther = right.count_limits(lower, scores, wrong, strict=False)  # those not surely farther
         unsure = (not_farther > nearer).nonzero().flatten()
-        # An entry of the float64 product costs about as much as a sixtieth of a measurement.
-        most = scores.numel() // 64 if self._product == torch.float32 else scores.numel()
+        most = scores.numel() // MEASUREMENT if self._product == torch.float32 else scores.numel()
         if len(unsure) > most:
             return None
         before, leads, tied = right.count_items(not_farther, wrong.row), not_farther == 0, 0
@@ -254,10 +253,12 @@ def _order(*keys: torch.Tensor) -> torch.Tensor:
 
 def _up_to(scores: torch.Tensor, limits: torch.Tensor) -> _Items:
     """The entries of `scores` (b, G) that do not exceed the limit of their row, ascending."""
+    height, width = scores.shape
     if scores.is_cuda:
-        row, column = (scores <= limits[:, None]).nonzero(as_tuple=True)
-        return _Items(row * scores.shape[1] + column, row, column)
-    chosen = scores.numpy() <= limits.numpy()[:, None]
-    place = np.flatnonzero(chosen)  # four times faster than torch
-    row = np.repeat(np.arange(len(chosen)), np.count_nonzero(chosen, axis=1))  # and this than to divide
-    return _Items(*(torch.from_numpy(array) for array in (place, row, place - row * scores.shape[1])))
+        place = (scores <= limits[:, None]).flatten().nonzero().flatten()
+    else:  # four times faster than torch
+        place = torch.from_numpy(np.flatnonzero(scores.numpy() <= limits.numpy()[:, None]))
+    starts = torch.arange(height + 1, device=scores.device) * width
+    per_row = torch.searchsorted(place, starts).diff()
+    row = torch.arange(height, device=scores.device).repeat_interleave(per_row, output_size=len(place))
+    return _Items(place, row, place - row * width)

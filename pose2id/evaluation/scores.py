@@ -191,7 +191,7 @@ def evaluate_features(
     size = len(queries), len(items)
     relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     with full_precision(items.device):
-        tiles: Tiles = FeatureTiles(queries, items, metric)
+        tiles = FeatureTiles(queries, items, metric)
         return _score(relevance, DistinctTiles.of(tiles) or tiles, progress=progress)
 
 

@@ -12,6 +12,8 @@ from pose2id.kinds import find_kinds
 
 QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
+BLOCK_ELEMENTS = CACHE_ELEMENTS
+"""Entries of a block of exact scores, of which nothing is multiplied: as many as stay in the caches."""
 MEASUREMENT = 64
 """How many entries of a float64 product cost as much as measuring a pair, by measurement."""
 
@@ -61,7 +63,7 @@ class MatrixTiles:
     def __init__(self, values: torch.Tensor) -> None:
         narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
         self._values, self._dtype = values, torch.float32 if narrow else torch.float64
-        self.device, self.height = values.device, max(1, CACHE_ELEMENTS // max(1, values.shape[1]))
+        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """The scores of a block of queries to all items, smaller is nearer, exact: without a bound."""
@@ -126,28 +128,26 @@ class FeatureTiles:
         return squared_norms(prepared)
 
 
+def _kinds(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kind of each row (n,), and the first row of each kind; each row a kind where few are equal."""
+    kinds = find_kinds(rows) if len(rows) else None
+    return (torch.arange(len(rows), device=rows.device),) * 2 if kinds is None else (kinds.of, kinds.first)
+
+
 class DistinctTiles:
     """Features of few distinct rows: each pair of these is measured once, so the scores are exact.
 
-    Parameters
-    ----------
-    values : (kinds of queries, kinds of items) tensor
-    query_kind, item_kind : (Q,) and (G,) tensors
+    `values` has a row for each kind of query and a column for each kind of item; `query_kind` (Q,), `item_kind` (G,).
     """
 
     def __init__(self, values: torch.Tensor, query_kind: torch.Tensor, item_kind: torch.Tensor) -> None:
         self._values, self._query_kind, self._item_kind = values, query_kind, item_kind
-        self.device, self.height = values.device, max(1, CACHE_ELEMENTS // max(1, len(item_kind)))
+        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, len(item_kind)))
 
     @classmethod
     def of(cls, tiles: FeatureTiles) -> DistinctTiles | None:
         """The same scores; None where there are so many distinct pairs that products of all are cheaper."""
-        sides = [find_kinds(rows) if len(rows) else None for rows in (tiles.queries, tiles.items)]
-        kinds = [
-            (torch.arange(len(rows), device=tiles.device),) * 2 if side is None else (side.of, side.first)
-            for rows, side in zip((tiles.queries, tiles.items), sides, strict=True)
-        ]
-        (query_kind, query), (item_kind, item) = kinds
+        (query_kind, query), (item_kind, item) = (_kinds(rows) for rows in (tiles.queries, tiles.items))
         if MEASUREMENT * len(query) * len(item) > len(query_kind) * len(item_kind):
             return None
         values = torch.empty(len(query), len(item), dtype=tiles.dtype, device=tiles.device)

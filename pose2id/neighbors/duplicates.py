@@ -1,6 +1,6 @@
 """Sets that hold rows many times: each is searched once, and only the first of a kind are searched among.
 
-Rows of equal bits and equal label are one *kind*. They have the same neighbours, but for themselves. Of a kind in the
+Equal rows with an equal label are one *kind*. They have the same neighbours, but for themselves. Of a kind in the
 base only the first k count, since ties go to the lower index; k + 1 within one set, where a row may be among them. So
 a search of few kinds is small, and its result is that of the whole search: distances depend on the two rows alone.
 """
@@ -17,7 +17,7 @@ from pose2id.arrays import row_blocks
 from pose2id.kinds import find_kinds
 from pose2id.neighbors.contract import Search
 
-FEWEST = 64
+FEWEST = 256
 """From so many queries on, looking for duplicates pays."""
 
 Engine = Callable[[Search], tuple[torch.Tensor, torch.Tensor]]
@@ -41,7 +41,7 @@ def search_kinds(search: Engine) -> Engine:
                 asked,
                 queries=asked.queries[own.first],
                 base=asked.base if kept is None else asked.base[kept],
-                k=k if kept is None else min(k, len(kept)),
+                k=k,
                 query_labels=None if asked.query_labels is None else asked.query_labels[own.first],
                 base_labels=asked.base_labels if asked.base_labels is None or kept is None else asked.base_labels[kept],
                 within=False,
@@ -59,13 +59,13 @@ def _hand_out(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What was found for every kind, given to all rows of it, without the row itself within one set."""
     indices, distances = asked.no_neighbors()
-    columns = torch.arange(min(asked.k, found.shape[1]), device=found.device)
+    found = torch.nn.functional.pad(found, (0, 1), value=-1)  # for a row that passes over itself
+    lengths = torch.nn.functional.pad(lengths, (0, 1), value=torch.inf)
+    columns = torch.arange(asked.k, device=found.device)
     for block in row_blocks(*indices.shape):
-        of = kind[block, None]
-        at = columns.expand(len(of), -1)
+        of, at = kind[block, None], columns
         if asked.within:
             rows = torch.arange(block.start, block.stop, device=found.device)[:, None]
-            passed = (found[of, columns] == rows).cumsum(dim=1)
-            at = (at + passed).clamp(max=found.shape[1] - 1)
-        indices[block, : len(columns)], distances[block, : len(columns)] = found[of, at], lengths[of, at]
+            at = columns + (found[of, columns] == rows).cumsum(dim=1)
+        indices[block], distances[block] = found[of, at], lengths[of, at]
     return indices, distances
