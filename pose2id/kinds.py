@@ -8,6 +8,8 @@ import torch
 
 from pose2id.arrays import row_blocks
 
+FEWEST_ALIKE = 4
+"""Rows of a kind, on average, that pay for telling kinds apart."""
 PROBED = 8
 """Columns that tell of most sets that there is nothing to find."""
 
@@ -21,13 +23,13 @@ class Kinds(NamedTuple):
 
 
 def find_kinds(rows: torch.Tensor, labels: torch.Tensor | None = None) -> Kinds | None:
-    """The kinds of rows; None where a kind has less than two rows on average."""
+    """The kinds of rows; None where a kind has less than `FEWEST_ALIKE` rows on average."""
     n, width = rows.shape
     some = rows[:, :: -(-width // PROBED)]
     for part in (some, rows):
         kind = _number(part, labels)
         count = int(kind.max()) + 1
-        if 2 * count > n:
+        if FEWEST_ALIKE * count > n:
             return None
     order = kind.argsort(stable=True)
     sizes = torch.bincount(kind)
