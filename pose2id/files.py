@@ -25,7 +25,7 @@ import torch
 
 from pose2id.atomic import clear_leftovers, write_file
 from pose2id.errors import MissingExtraError, one_line, require
-from pose2id.validation import is_tensor, take_labels
+from pose2id.validation import is_tensor, take_labels, take_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMES = ("features", "ids", "cams", "generated")
@@ -321,11 +321,11 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
         return
     try:
         if path.suffix == ".pt":
-            torch.save(_as_tensor(first), path)
+            torch.save(_as_tensor(first, name), path)
             return
         save = require("safetensors.torch", "ipg", f"writing {path.name}").save_file
         numbers = {name: array for name, array in arrays.items() if is_tensor(array) or array.dtype.kind in "fiu"}
-        save({name: _as_tensor(array) for name, array in numbers.items()}, path)  # the format has no strings
+        save({name: _as_tensor(array, name) for name, array in numbers.items()}, path)  # the format has no strings
     except (OSError, MissingExtraError, ValueError, TypeError):
         raise
     except Exception as error:  # for a full disk, torch raises RuntimeError and safetensors an error of its own
@@ -341,11 +341,11 @@ def _as_numpy(array: Any, name: str) -> Any:
         return array
     if array.dtype == torch.bfloat16:
         raise ValueError(f"{name} is bfloat16, which numpy files cannot hold; write .safetensors or .pt")
-    return array.detach().cpu().numpy()
+    return take_tensor(array, name).cpu().numpy()
 
 
-def _as_tensor(array: Any) -> Any:
+def _as_tensor(array: Any, name: str) -> Any:
     """A contiguous tensor on the CPU that holds nothing else; torch has one byte order only."""
     if is_tensor(array):
-        return array.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return take_tensor(array, name).cpu().clone(memory_format=torch.contiguous_format)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

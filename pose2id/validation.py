@@ -118,6 +118,23 @@ def take_tensor(tensor: Any, name: str) -> Any:
     return plain.resolve_conj().resolve_neg()
 
 
+def take_numbers(array: Any, name: str) -> npt.NDArray[Any]:
+    """Real numbers as a numpy array, from a tensor (then float64 or integers), an array, or a sequence."""
+    if is_tensor(array):
+        tensor = take_tensor(array, name)
+        if tensor.dtype.is_floating_point:
+            return tensor.double().cpu().numpy()  # type: ignore[no-any-return]
+        if tensor.dtype not in _whole_dtypes():
+            raise TypeError(f"{name} must hold real numbers, received dtype {tensor.dtype}")
+        return tensor.cpu().numpy()  # type: ignore[no-any-return]
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill or drop the masked entries first")
+    numbers = np.asarray(array)
+    if numbers.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, received dtype {numbers.dtype}")
+    return numbers
+
+
 def take_labels(labels: Any, n: int, name: str) -> npt.NDArray[Any]:
     """Labels as a numpy array of n integers (int64) or n strings, from a sequence, a numpy array or a tensor."""
     dtype = getattr(labels, "dtype", None)

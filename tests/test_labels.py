@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from pose2id import centralize, centralize_queries, evaluate, evaluate_features, id_density, knn_graph, rerank
 from pose2id.evaluation import rank_gallery
+from pose2id.files import read_features, write_arrays
+from pose2id.ipg.training.cleaning import mahalanobis_distances
+from pose2id.poses import select_representative
 from pose2id.validation import take_labels
 
 RNG = np.random.default_rng(0)
@@ -261,3 +264,40 @@ def test_ties_of_large_integers_are_counted():
     tied, near = np.array([[2**60, 2**60]]), np.array([[2**60 + 1, 2**60]])
     assert evaluate(tied, [1], [1, 2]).tied_rank1 == 1
     assert (evaluate(near, [1], [1, 2]).tied_rank1, evaluate(near, [1], [1, 2]).mAP) == (0, 0.5)
+
+
+# Where numbers of numpy are worked on
+
+
+@pytest.mark.filterwarnings(QUIET)
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_arrays_where_numpy_does_the_work(kind, tmp_path):
+    """Cleaning and the choice of poses; and files, for tensors that hold no plain numbers."""
+    make, words = ODD[kind]
+    calls = [lambda: mahalanobis_distances(make()), lambda: select_representative(make(), IDS, [None] * 6)]
+    if kind == "memoryview":
+        return  # numpy takes it as what it is
+    if torch.is_tensor(make()) and kind not in ("complex", "bits", "bool"):
+        calls += [
+            lambda suffix=suffix: write_arrays(tmp_path / f"x{suffix}", {"features": make()})
+            for suffix in (".npz", ".npy", ".pt")
+        ]
+    for call in calls:
+        with pytest.raises((ValueError, TypeError), match=r"^features must") as caught:
+            call()
+        assert words in str(caught.value) or "received dtype" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int16])
+def test_tensors_where_numpy_does_the_work(dtype):
+    rows = (torch.arange(40).reshape(10, 4) % 7).to(dtype)
+    expected = mahalanobis_distances(rows.double().numpy())
+    np.testing.assert_array_equal(mahalanobis_distances(rows), expected)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
+def test_views_are_written_as_their_numbers(tmp_path, suffix):
+    view = torch.complex(T, T.flip(0)).conj().imag
+    path = write_arrays(tmp_path / f"x{suffix}", {"features": view})
+    assert np.asarray(read_features(path).features).tolist() == view.tolist()

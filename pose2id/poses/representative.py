@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pose2id.poses.files import parse_poses
 from pose2id.poses.pose import LEFT_HIP, NECK, Pose, in_heights
 from pose2id.poses.validity import pose_valid
-from pose2id.validation import check_count, take_labels
+from pose2id.validation import check_count, take_labels, take_numbers
 
 __all__ = ["pose_direction", "representative_poses", "select_representative"]
 
@@ -133,9 +133,7 @@ def select_representative(
     >>> [poses[row].name for row in rows]
     ['1', '3', '5', '6']
     """
-    rows = np.asarray(features)
-    if rows.dtype.kind not in "fiu":
-        raise TypeError(f"features must hold real numbers, received dtype {rows.dtype}")
+    rows = take_numbers(features, "features")
     if rows.ndim != 2:
         raise ValueError(f"features must have shape (N, D), received {rows.shape}")
     rows = rows.astype(np.float64)

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from pose2id.images import draw_sheet, take_image
 from pose2id.poses import Pose, PoseLimits, pose_faults
-from pose2id.validation import check_count, check_number, is_tensor, take_labels
+from pose2id.validation import check_count, check_number, take_labels, take_numbers
 
 LEAST_SHRINKAGE = 0.01
 FEWEST = 3
@@ -298,9 +298,7 @@ def _kind(fault: str) -> str:
 
 
 def _take_features(features: Any) -> NDArray[np.float64]:
-    rows = np.asarray(features.detach().cpu() if is_tensor(features) else features)
-    if rows.dtype.kind not in "fiu":
-        raise TypeError(f"features must hold real numbers, received dtype {rows.dtype}")
+    rows = take_numbers(features, "features")
     if rows.ndim != 2 or not rows.shape[1]:
         raise ValueError(f"features must have shape (N, D) with D >= 1, received {rows.shape}")
     rows = rows.astype(np.float64)
