@@ -189,8 +189,8 @@ def _take_unit(line: dict[str, Any], manifest: Manifest) -> Unit:
             raise TypeError(f"{name} must be a list of one string or more, received {members!r}")
         if len(set(members)) < len(members):
             raise ValueError(f"{name} must differ, received {members!r}")
-        if strangers := set(members) - known.keys():
-            raise ValueError(f"it names {name} that are not listed above it: {sorted(strangers)!r}")
+        if strangers := [member for member in members if member not in known]:
+            raise ValueError(f"it names {name} that are not listed above it: {strangers!r}")
     unit = Unit(tuple(line["references"]), tuple(line["poses"]))
     if len(unit) > manifest.settings["batch_size"]:
         raise ValueError(f"it has {len(unit):,} pictures, a batch has {manifest.settings['batch_size']:,}")
