@@ -533,6 +533,16 @@ def test_matlab_files_of_the_other_byte_order(tmp_path):
     assert (found.tolist(), found.dtype) == ([[7.0, 255.0]], np.float64)
 
 
+def test_an_object_of_matlab_beside_a_table(tmp_path):
+    """Written by hand, as MATLAB stores a string array: flags, then its name where others have their shape."""
+    savemat(tmp_path / "x.mat", {"a": np.array([[1.0, 2.0]])})
+    body = struct.pack("<8I", 6, 8, 17, 0, (1 << 16) + 1, ord("s"), (3 << 16) + 1, 0)
+    with (tmp_path / "x.mat").open("ab") as file:
+        file.write(struct.pack("<2I", 14, len(body)) + body)
+    assert read_variable(tmp_path / "x.mat", "a").tolist() == [[1.0, 2.0]]
+    assert read_variable(tmp_path / "x.mat", "s").what == "an object"
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_damaged_matlab_files_never_bring_the_process_down(tmp_path, compressed):
     """Cut at every byte, and with every byte changed: an error that names the file, or the numbers that it holds."""

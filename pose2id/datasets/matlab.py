@@ -21,7 +21,8 @@ _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _CELLS = 1
-_OTHERS = {2: "a struct", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function", 17: "an object"}
+_OTHERS = {2: "a struct", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function"}
+_OPAQUE = 17
 _COMPLEX = 0x800
 _LARGEST = 2**28
 """Bytes of a compressed variable, and of a file: the largest list of MARS has some hundred thousand."""
@@ -108,6 +109,8 @@ def _take_matrix(data: memoryview, order: str, wanted: str | None, depth: int = 
         raise ValueError(f"it has cells in cells, more than {_DEEPEST} levels deep")
     elements = _elements(data, order)
     flags = _take_numbers(*_next(elements), order)
+    if len(flags) and int(flags[0]) & 0xFF == _OPAQUE:  # has no shape
+        return bytes(_next(elements)[1]).decode("latin-1"), Other("an object")
     shape = [int(size) for size in _take_numbers(*_next(elements), order)]
     name = bytes(_next(elements)[1]).decode("latin-1")
     kind = int(flags[0]) & 0xFF if len(flags) == 2 else 0
