@@ -156,8 +156,8 @@ def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]
     Examples
     --------
     >>> from pose2id.tables import as_dicts
-    >>> as_dicts([1 + 2j], ["real", "imag.real"])
-    [{'real': 2.0}]
+    >>> as_dicts([5], ["numerator", "denominator.real"])
+    [{'numerator': 5, 'real': 1}]
     """
     take = {key.rpartition(".")[2]: attrgetter(key) for key in keys}
     if len(take) < len(keys):
