@@ -674,6 +674,25 @@ def test_kill_minus_nine(whole, tmp_path, records):
     assert same(weights(resumed), weights(pipe))
 
 
+@pytest.mark.parametrize("at", [3, 5])
+def test_a_sheet_that_a_kill_has_prevented_is_drawn(whole, tmp_path, records, monkeypatch, at):
+    """After the checkpoint of the same step: the run went on after it, and the sheet was never drawn."""
+    draw, steps = training.draw_validation, iter((3, 5))
+
+    def die(*arguments):
+        if next(steps) == at:
+            raise Killed
+        return draw(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "draw_validation", die)
+        with pytest.raises(Killed):
+            fit(tmp_path, records, stages=STAGES, validation=records[:2])
+    fit(tmp_path, records, stages=STAGES, validation=records[:2])
+    for name in ("step-000003.png", "step-000005.png"):
+        assert (tmp_path / "sheets" / name).read_bytes() == (whole[0] / "sheets" / name).read_bytes()
+
+
 def test_a_finished_run_is_read_again(whole, records):
     folder, pipe = whole
     before = (folder / "losses.csv").read_bytes()

@@ -316,7 +316,9 @@ class Trainer:
         """The steps that are left of a stage, which follows `start` steps of those before."""
         settings, end = self.settings, start + self.settings.steps
         steps = range(self.done + 1, end + 1)
-        if not steps:  # the run was broken off between two stages
+        if self.done > start:  # the run may have been broken off between a checkpoint and its sheet
+            self._draw_sheet(end, again=False)
+        if not steps:  # or between two stages
             return
         data = Batches(self.pipe, self.records, settings)
         loss_of = Loss(self.pipe, self.model, data, settings, self.device)
@@ -342,9 +344,7 @@ class Trainer:
                     self.reports.add(step, loss, rate, norm)
                 if step == end or step % settings.save_every == 0:
                     self._save_checkpoint()
-                due = settings.validate_every and step % settings.validate_every == 0
-                if self.validation and (step == end or due):
-                    self._draw_sheet()
+                self._draw_sheet(end)
 
     def _end_stage(self) -> None:
         """Take the averages as the result of the stage."""
@@ -420,12 +420,16 @@ class Trainer:
         for name, tensor in (self.ema or {}).items():
             tensor.copy_((found.ema or {})[name])
 
-    def _draw_sheet(self) -> None:
-        if self.accelerator.is_main_process:
-            folder = self.folder / SHEETS
+    def _draw_sheet(self, end: int, *, again: bool = True) -> None:
+        """The sheet of the step that is done, where one is due: at the end of a stage, and as the settings say."""
+        every, folder = self.settings.validate_every, self.folder / SHEETS
+        if not self.validation or not (self.done == end or (every and self.done % every == 0)):
+            return
+        path = folder / f"step-{self.done:06d}.png"
+        if self.accelerator.is_main_process and (again or not path.exists()):
             folder.mkdir(exist_ok=True)
             with swapped(self.parameters, self.ema or {}), self.accelerator.autocast():
                 sheet = draw_validation(self.pipe, self.validation, self.settings)
-            with write_file(folder / f"step-{self.done:06d}.png") as part:
+            with write_file(path) as part:
                 sheet.save(part)
         self.accelerator.wait_for_everyone()
