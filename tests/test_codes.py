@@ -1,5 +1,6 @@
 """The int8 filter: its bounds hold for every pair, and the engine that uses it gives what plain arithmetic gives."""
 
+import os
 import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -362,6 +363,46 @@ def test_a_shortage_of_memory_says_nothing_about_products(monkeypatch):
         machine.largest_code("cpu")
     monkeypatch.undo()
     assert machine.largest_code("cpu") == level_here
+
+
+@pytest.mark.parametrize(
+    ("error", "remembered"),
+    [
+        (
+            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+            None,
+        ),
+        ("could not create a primitive", 0),  # as oneDNN calls many things, a shortage among them
+    ],
+)
+def test_a_failure_is_not_remembered(monkeypatch, error, remembered):
+    def fail(*_):
+        raise RuntimeError(error)
+
+    level_here = machine.largest_code("cpu")
+    machine.largest_code.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", fail)
+    if remembered is None:
+        with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+            machine.largest_code("cpu")
+    else:
+        assert machine.largest_code("cpu") == 0
+    monkeypatch.undo()
+    assert machine.largest_code("cpu") == level_here
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="elsewhere the file grows when it is written")
+def test_codes_that_find_no_room_on_the_disk(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(machine, "MEMORY_SHARE", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    words = (
+        r"^6,400 bytes for codes cannot be written into .*: \[Errno 28\] No space left on device; name"
+    )
+    with pytest.raises(OSError, match=words):
+        machine.allocate_codes(100, 64, torch.device("cpu"))
 
 
 def test_the_speed_of_a_gpu_is_not_measured_by_launches():

@@ -330,7 +330,8 @@ def test_short_memory_is_one_line_and_says_what_to_do(capsys, monkeypatch, error
     words = f"out of memory ({one_line(error)}): another --engine may need less; in Python centralize(..., out=)"
     assert capsys.readouterr().err.startswith(f"pose2id centralize: {words}")
     assert main(["density", "query.npz"]) == 2
-    assert capsys.readouterr() == ("", f"pose2id density: {one_line(error)}\n")
+    words = f"out of memory ({one_line(error)})" if str(error) else "MemoryError"
+    assert capsys.readouterr() == ("", f"pose2id density: {words}\n")
 
 
 @pytest.mark.parametrize("error", NOT_SHORT, ids=str)

@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not short and not isinstance(error, BAD_INPUT):
             raise
         code, words = 2, one_line(error)
-        if short and name in NEEDS_LESS:
-            words = f"out of memory ({words}): {NEEDS_LESS[name]}"
+        if short and (name in NEEDS_LESS or str(error)):
+            words = ": ".join([f"out of memory ({words})", *filter(None, [NEEDS_LESS.get(name)])])
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             code, words = 0, ""
     _give_up_stdout()

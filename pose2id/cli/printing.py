@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,6 +34,8 @@ def prepare_log(*, verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Line("%(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
+    # Where memory is so short that not even its thread can start, more is to be said than that.
+    warnings.filterwarnings("ignore", message="tqdm:disabling monitor support")
     if verbose:
         logging.getLogger("pose2id").setLevel(logging.INFO)
 
