@@ -144,11 +144,6 @@ def as_dicts(rows: Iterable[object], keys: Sequence[str]) -> list[dict[str, Any]
     Raises
     ------
     AttributeError
-        If a row lacks one.
-
-    Raises
-    ------
-    AttributeError
         For a key that a row has not.
     ValueError
         For two keys with one last part.
