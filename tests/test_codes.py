@@ -398,9 +398,7 @@ def test_codes_that_find_no_room_on_the_disk(monkeypatch):
 
     monkeypatch.setattr(machine, "MEMORY_SHARE", 0)
     monkeypatch.setattr("os.posix_fallocate", full)
-    words = (
-        r"^6,400 bytes for codes cannot be written into .*: \[Errno 28\] No space left on device; name"
-    )
+    words = r"^6,400 bytes for codes cannot be written into .*: \[Errno 28\] No space left on device; name"
     with pytest.raises(OSError, match=words):
         machine.allocate_codes(100, 64, torch.device("cpu"))
 
