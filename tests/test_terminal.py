@@ -232,6 +232,20 @@ def test_a_signal_while_an_object_is_removed_is_not_lost(capsys):
     assert capsys.readouterr().err == ""
 
 
+@posix
+def test_a_signal_that_compiled_code_makes_another_error_of():
+    def convert():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except EndedError:
+            raise ValueError("Invalid affine transformation matrix") from None
+
+    with pytest.raises(EndedError, match="SIGTERM"), end_on_signals():
+        convert()
+    with pytest.raises(ValueError, match="ours"), end_on_signals():
+        raise ValueError("ours")
+
+
 @pytest.mark.usefixtures("here")
 def test_a_command_in_another_thread():
     codes = []

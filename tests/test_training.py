@@ -1239,3 +1239,15 @@ def test_the_environment_of_accelerate_does_not_change_the_gradients(tmp_path, r
 
 if __name__ == "__main__":
     die_at_the_third_step(Path(sys.argv[1]))
+
+
+def test_a_table_of_losses_that_finds_no_room(tmp_path, monkeypatch):
+    class Full:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    losses = LossLog(tmp_path / "losses.csv", 0)
+    losses.close()
+    monkeypatch.setattr(losses, "_stream", Full())
+    with pytest.raises(OSError, match=r"losses\.csv cannot be written: \[Errno 28\] No space left"):
+        losses.add(1, 0.5, 0.1, 1.0)

@@ -30,13 +30,13 @@ def end_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handlers
         yield
         return
-    last = -_APART
+    last, asked = -_APART, 0
 
     def end(number: int, _frame: FrameType | None) -> None:
-        nonlocal last
+        nonlocal last, asked
         now = time.monotonic()
         if now - last >= _APART:
-            last = now
+            last, asked = now, number
             raise EndedError(number)
 
     def send_again(lost: Any) -> None:
@@ -56,6 +56,10 @@ def end_on_signals() -> Iterator[None]:
             signal.signal(number, end)
         sys.unraisablehook = send_again
         yield
+    except Exception as error:
+        if asked:  # compiled code, matplotlib's say, makes an error of its own of whatever is raised within it
+            raise EndedError(asked) from error
+        raise
     finally:
         sys.unraisablehook = report
         for number in taken:
