@@ -624,6 +624,9 @@ def test_parts_that_do_not_fit(pipe):
     for name, (part, words) in wrong.items():
         with pytest.raises(ValueError, match=words):
             IPGPipeline(**{**parts, name: part})
+    for part in (None, 3, parts["vae"]):
+        with pytest.raises(TypeError, match=f"unet must be a UNet2DConditionModel; received {type(part).__name__}"):
+            IPGPipeline(**{**parts, "unet": part})
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,9 @@ def test_code_in_a_folder_does_not_run(folder, tmp_path):
 
 
 def test_a_folder_of_released_files_is_told_apart(tmp_path):
+    for name in (tmp_path / "none", "./none", "no/such/folder"):
+        with pytest.raises(FileNotFoundError, match="is neither a folder nor a Hub id such as yuanc3/Pose2ID"):
+            IPGPipeline.from_pretrained(name)
     with pytest.raises(FileNotFoundError, match=r"holds no model_index\.json.*from_released_files"):
         IPGPipeline.from_pretrained(tmp_path)
 

@@ -243,6 +243,16 @@ def test_copies_saved_and_pickled_pipelines(pipe, tmp_path):
         assert other.defaults == pipe.defaults
 
 
+def test_pipelines_are_loaded_in_threads(pipe):
+    expected = draw(pipe)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load(), range(4), timeout=LONG))
+    for own in loaded:
+        assert not any(tensor.is_meta for tensor in own.unet.state_dict().values())
+        same(draw(own), expected)
+    assert not torch.nn.Linear(1, 1).weight.is_meta  # as accelerate makes them while it loads
+
+
 def test_a_pipeline_of_the_parts_of_another_draws_as_it_does(pipe):
     own = ((64, 32), 10, 2.0)
     assert pipe.defaults == own

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
+from pose2id.ipg.locks import unwrap
 from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder, TransReID
 from pose2id.ipg.weights.configuration import (
     RECORD,
@@ -52,7 +53,11 @@ def find_reduction(vae: Any) -> int:
 
 
 def check_components(components: Mapping[str, Any]) -> None:
-    """Raise ValueError where parts do not fit together, or settings of the scheduler cannot be drawn with."""
+    """Raise TypeError or ValueError where parts do not fit together, or cannot be drawn with."""
+    for name, kinds in KINDS.items():
+        if not isinstance(unwrap(components[name]), kinds):
+            words = " or ".join(f"a {kind.__name__}" for kind in kinds)
+            raise TypeError(f"{name} must be {words}; received {type(components[name]).__name__}")
     reference, unet, ifr, pose = (components[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
     vae, encoder = components["vae"], components["identity_encoder"]
     pairs = {

@@ -18,6 +18,8 @@ R = TypeVar("R")
 _locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _guard = threading.Lock()
 _thread = threading.local()
+loading = threading.RLock()
+"""Held while weights are loaded: diffusers then changes for all threads how modules are made, and the default dtype."""
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def hold(parts: Iterable[Any], *, again: bool = False) -> Iterator[None]:
     A thread that is inside already may enter `again` with parts that it holds. Anything else is RuntimeError, as it
     could wait for ever: two threads may each hold what the other one wants.
     """
-    wanted = {id(part): part for part in (getattr(part, "_orig_mod", part) for part in parts)}  # of a compiled network
+    wanted = {id(part): part for part in map(unwrap, parts)}
     held: set[int] | None = getattr(_thread, "held", None)
     if held is not None:
         if not (again and wanted.keys() <= held):
@@ -47,6 +49,11 @@ def hold(parts: Iterable[Any], *, again: bool = False) -> Iterator[None]:
             yield
         finally:
             _thread.held = None
+
+
+def unwrap(part: Any) -> Any:
+    """The network itself where torch.compile has wrapped it."""
+    return getattr(part, "_orig_mod", part)
 
 
 def holding(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:

@@ -19,7 +19,7 @@ from pose2id.images import take_image
 from pose2id.ipg import inputs, weights
 from pose2id.ipg.components import KINDS, check_components, check_folder, find_reduction, recall_defaults
 from pose2id.ipg.inputs import Key, draw_noise, read_pixels
-from pose2id.ipg.locks import hold, holding
+from pose2id.ipg.locks import hold, holding, loading
 from pose2id.ipg.modules import IFR, PoseEncoder
 from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
 from pose2id.ipg.reid import TransReID
@@ -157,10 +157,13 @@ class IPGPipeline(DiffusionPipeline):
         elif name == weights.TINY:
             name = os.fspath(weights.tiny_folder())
         if not Path(name).is_dir():
+            if name.count("/") > 1 or name.startswith((".", "/")):
+                raise FileNotFoundError(f"{name} is neither a folder nor a Hub id such as {weights.REPOSITORY}")
             name = cls.download(name, **kwargs)
         choice = {option: kwargs.get(option) for option in ("variant", "use_safetensors")}
-        own = check_folder(Path(name), kwargs.keys() & KINDS.keys(), **choice)
-        pipe: Self = super().from_pretrained(name, **{**own._asdict(), **kwargs})
+        with loading:
+            own = check_folder(Path(name), kwargs.keys() & KINDS.keys(), **choice)
+            pipe: Self = super().from_pretrained(name, **{**own._asdict(), **kwargs})
         pipe.register_to_config(_name_or_path=given)
         return pipe
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pose2id.errors import one_line
 from pose2id.files import read_tensors
+from pose2id.ipg.locks import loading
 from pose2id.ipg.weights.configuration import join_names, read_object
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ class CheckedModel:
             When a file is missing or damaged, or a setting or a tensor is missing, unknown or of another shape.
         """
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if folder.is_dir():
-            check_part(folder, cls, variant=kwargs.get("variant"), use_safetensors=kwargs.get("use_safetensors"))
-        loaded: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        with loading:
+            if folder.is_dir():
+                check_part(folder, cls, variant=kwargs.get("variant"), use_safetensors=kwargs.get("use_safetensors"))
+            loaded: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         return loaded
 
 
