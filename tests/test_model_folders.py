@@ -1,6 +1,10 @@
-"""Folders of `save_pretrained` that are not whole: refused by name before anything is drawn, or drawn as if whole."""
+"""Folders of `save_pretrained` that are not whole: refused by name before anything is drawn, or drawn as if whole.
+
+``POSE2ID_FUZZ=300 pytest tests/test_model_folders.py -k mutated -s`` tries more, and prints how often what came out.
+"""
 
 import json
+import os
 import random
 import shutil
 from collections import Counter
@@ -20,6 +24,7 @@ from pose2id.ipg.networks import IFR, SmallEncoder, TransReID
 from pose2id.ipg.weights import tiny_folder
 
 PARTS = ("vae", "reference_unet", "unet", "pose_encoder", "ifr", "identity_encoder")
+TRIALS = int(os.environ.get("POSE2ID_FUZZ", "14"))
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -486,8 +491,10 @@ def try_mutations(place, count, seed=0):
 
 
 def test_a_mutated_folder_is_refused_or_drawn_from_as_if_whole(tmp_path):
-    outcomes = try_mutations(tmp_path, 21)
-    assert sum(count for (_, end), count in outcomes.items() if end == "ValueError") > 10
+    outcomes = try_mutations(tmp_path, TRIALS)
+    refused = sum(count for (_, end), count in outcomes.items() if end != "the same picture")
+    print(f"{TRIALS} model folders: {refused} refused, {TRIALS - refused} the same picture")  # noqa: T201
+    assert refused > TRIALS / 2
 
 
 def test_the_scheduler_of_a_folder_keeps_the_released_settings():
