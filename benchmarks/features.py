@@ -36,3 +36,13 @@ def reid_like(n: int, width: int, seed: int = 0, cameras: int = 6) -> tuple[np.n
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     order = rng.permutation(n)
     return rows[order], ids[order], cams[order]
+
+
+def ranking(q: int, g: int, matches: int, nearer: float, seed: int = 0) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Make random distances (q, g), so many matches on average and so much nearer, in standard deviations; labels."""
+    rng = np.random.default_rng(seed)
+    ids, cams = rng.integers(0, g // matches, q + g), rng.integers(0, 6, q + g)
+    labels = ids[:q], ids[q:], cams[:q], cams[q:]
+    distances = rng.standard_normal((q, g), dtype=np.float32)
+    distances += np.float32(nearer) * (labels[0][:, None] != labels[1])
+    return distances, labels

@@ -59,18 +59,25 @@ def _reciprocal(ranks: np.ndarray, i: int, k: int) -> np.ndarray:
     return forward[(ranks[forward, : k + 1] == i).any(axis=1)]
 
 
-def evaluate(distances, query_ids, gallery_ids, query_cams, gallery_cams) -> tuple[float, np.ndarray]:
-    """The usual numpy evaluator: sort every list, loop over queries; mAP and CMC of 50 ranks."""
-    order = np.argsort(distances, axis=1, kind="stable")
+def evaluate(distances, query_ids, gallery_ids, query_cams, gallery_cams, kind=None) -> tuple[float, np.ndarray]:
+    """The usual numpy evaluator of ReID code: sort every list, loop over queries; mAP and CMC of 50 ranks.
+
+    Step by step as there; `kind` of sorting "stable" puts equal distances in the order of the gallery.
+    """
+    order = np.argsort(distances, axis=1, kind=kind)
+    matches = (gallery_ids[order] == query_ids[:, None]).astype(np.int32)
     aps, curves = [], []
     for i in range(len(query_ids)):
-        keep = (gallery_ids[order[i]] != query_ids[i]) | (gallery_cams[order[i]] != query_cams[i])
-        right = (gallery_ids[order[i]] == query_ids[i])[keep]
-        if not right.any():
+        remove = (gallery_ids[order[i]] == query_ids[i]) & (gallery_cams[order[i]] == query_cams[i])
+        right = matches[i][np.invert(remove)]
+        if not np.any(right):
             continue
         hits = right.cumsum()
-        curves.append(np.minimum(hits, 1)[:50])
-        aps.append((hits / np.arange(1, len(right) + 1))[right].mean())
+        curve = hits.copy()
+        curve[curve > 1] = 1
+        curves.append(curve[:50])
+        precision = hits / (np.arange(1, len(hits) + 1) * 1.0)
+        aps.append((precision * right).sum() / right.sum())
     return float(np.mean(aps)), np.mean(curves, axis=0)
 
 

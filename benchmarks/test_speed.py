@@ -1,4 +1,5 @@
-"""Speed rows: ours, faiss and a plain literal version, interleaved in one run. Equality is asserted, time is not.
+"""Speed rows: ours, faiss and a plain literal version, interleaved in one run. Equality is asserted, time only where
+a row has a bound.
 
 Memory is the peak of a process of its own beyond the features, the result included, as a share of the features.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import plain
 import pytest
 import torch
-from features import reid_like
+from features import ranking, reid_like
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
 from pose2id.neighbors._int8 import filter as _filter
@@ -41,10 +42,12 @@ def sizes(full):
     return SIZES + FULL if full else SIZES
 
 
-def add(report, task, shape, peer, calls, equality, *, space="", repeats=3):
+def add(report, task, shape, peer, calls, equality, *, space="", repeats=3, least=0.0):
+    """A row; `least` is how many times the peer's speed must be reached."""
     ours, theirs = interleave(calls, repeats)
     cells = f"{ours:.3f}", peer, f"{theirs:.3f}", f"{theirs / ours:.2f}", space, equality
     report("Speed", HEAD, task, *shape, *cells)
+    assert theirs >= least * ours, f"{task} must be {least} times as fast as {peer}, is {theirs / ours:.2f} times"
 
 
 def share(task, x, queries=0):
@@ -147,9 +150,8 @@ def test_evaluate_against_the_plain_version(report, full):
         x, ids, cams = reid_like(q + g, 768)
         labels = (ids[:q], ids[q:], cams[:q], cams[q:])
         distances = np.sqrt(np.maximum(2 - 2 * x[:q] @ x[q:].T, 0))
-        scores, (mean, cmc) = evaluate(distances, *labels), plain.evaluate(distances, *labels)
-        assert abs(scores.mAP - mean) < 1e-9
-        np.testing.assert_allclose(scores.cmc[:50], cmc, atol=1e-12)
+        mean = check_scores(distances, labels)
+        scores = evaluate(distances, *labels)
         calls = (lambda d=distances, a=labels: evaluate(d, *a)), (lambda d=distances, a=labels: plain.evaluate(d, *a))
         add(report, "evaluate", (f"{q}x{g}", "-"), "plain, sorting", calls, f"mAP to {abs(scores.mAP - mean):.0e}")
         near = abs(evaluate_features(x[:q], x[q:], *labels).mAP - mean)
@@ -159,6 +161,26 @@ def test_evaluate_against_the_plain_version(report, full):
             lambda x=x, q=q, a=labels: plain.evaluate(np.sqrt(np.maximum(2 - 2 * x[:q] @ x[q:].T, 0)), *a),
         )
         add(report, "evaluate_features", (f"{q}x{g}", 768), "plain, with product", calls, f"mAP to {near:.0e}")
+
+
+def check_scores(distances, labels):
+    """The mAP of the plain version, which ours must equal."""
+    scores, (mean, cmc) = evaluate(distances, *labels), plain.evaluate(distances, *labels, kind="stable")
+    assert abs(scores.mAP - mean) < 1e-9
+    np.testing.assert_allclose(scores.cmc[:50], cmc, atol=1e-12)
+    return mean
+
+
+@pytest.mark.parametrize(
+    ("matches", "nearer", "least"), [(17, 12, 10), (17, 2.85, 10), (17, 0, 6), (5, 0, 6), (160, 0, 6)]
+)
+def test_evaluate_whatever_the_ranking(report, full, matches, nearer, least):
+    q, g = (3368, 15913) if full else (1000, 8000)
+    distances, labels = ranking(q, g, matches, nearer)
+    mean = check_scores(distances, labels)
+    calls = (lambda: evaluate(distances, *labels)), (lambda: plain.evaluate(distances, *labels))
+    task = f"evaluate, {matches} matches, mAP {mean:.2f}"
+    add(report, task, (f"{q}x{g}", "-"), "plain, sorting", calls, "mAP to 1e-09", least=least)
 
 
 def test_id_density_against_the_plain_version(report, full):

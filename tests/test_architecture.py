@@ -20,7 +20,7 @@ PACKAGE = Path(pose2id.__file__).parent
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
     {"errors", "arrays", "validation", "atomic", "documents", "tables"},
-    {"distances", "kinds", "images", "poses", "files", "hub", "onnx"},
+    {"distances", "duplicates", "images", "poses", "files", "hub", "onnx"},
     {"neighbors"},
     {"centralization", "density", "reranking", "evaluation", "parts", "attributes"},
     {"study", "gallery", "distributed"},

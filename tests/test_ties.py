@@ -7,9 +7,9 @@ from reference import evaluation as reference_scores
 from reference.neighbors import distance_matrix, knn, mutual_neighbors
 from torch.overrides import TorchFunctionMode
 
-from pose2id import evaluate, evaluate_features, kinds, knn_graph, rerank, reranking
+from pose2id import duplicates, evaluate, evaluate_features, knn_graph, rerank, reranking
 from pose2id.centralization import mutual_neighbors as fast_mutual_neighbors
-from pose2id.evaluation import tiles
+from pose2id.evaluation import bins, counting, tiles
 from pose2id.neighbors import _exact, find_neighbors
 
 
@@ -93,20 +93,20 @@ def test_queries_that_occur_many_times(measured):
 
 
 def test_zeros_of_both_signs_are_equal():
-    assert kinds.find_kinds(torch.tensor([[0.0, 1.0], [-0.0, 1.0]] * 2)).of.tolist() == [0, 0, 0, 0]
+    assert duplicates.find_duplicates(torch.tensor([[0.0, 1.0], [-0.0, 1.0]] * 2)).of.tolist() == [0, 0, 0, 0]
 
 
 def test_rows_that_differ_in_one_column_are_not_equal():
     rows = torch.zeros(8, 40)
     rows[4:, 17] = 1e-30
-    found = kinds.find_kinds(rows)
+    found = duplicates.find_duplicates(rows)
     assert sorted(found.first.tolist()) == [0, 4]
     assert found.place.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_different_rows_of_one_number_are_noticed(monkeypatch):
-    monkeypatch.setattr(kinds, "_number", lambda rows, _: torch.zeros(len(rows), dtype=torch.int64))
-    assert kinds.find_kinds(torch.eye(4)) is None
+    monkeypatch.setattr(duplicates, "_number", lambda rows, _: torch.zeros(len(rows), dtype=torch.int64))
+    assert duplicates.find_duplicates(torch.eye(4)) is None
 
 
 def test_mutual_neighbours_take_work_in_proportion_to_the_table():
@@ -151,6 +151,94 @@ def test_equal_scores_are_not_sorted(values):
         scores = evaluate(distances, *marks)
     assert_equals_reference(scores, distances, marks)
     assert work.sorted <= 4 * int((marks[0][:, None] == marks[1]).sum())
+
+
+ROWS = np.random.default_rng(5)
+ORDERS = {
+    "random": ROWS.random((12, 1500)),
+    "better": ROWS.random((12, 1500)) + 0.3 * (labels(12, 1500)[0][:, None] != labels(12, 1500)[1]),
+    "float32": ROWS.random((12, 1500)).astype(np.float32),
+    "whole numbers": ROWS.integers(-3, 4, (12, 1500)),
+    "a few hundred values": ROWS.random((12, 1500)).round(2),
+    "all equal": np.full((12, 1500), 7.0),
+    "zeros of both signs": ROWS.choice([0.0, -0.0, 1.0], (12, 1500)),
+    "one column apart": np.where(np.arange(1500) == 17, 1e30, 1.0) * np.ones((12, 1)),
+    "large numbers": ROWS.random((12, 1500)) + 1e9,
+    "the whole range": (ROWS.random((12, 1500)) - 0.5) * np.finfo(float).max * 2,
+    "tiny": ROWS.integers(0, 9, (12, 1500)) * 5e-324,
+    "long tail": np.exp(ROWS.standard_normal((12, 1500))),
+}
+
+
+def few_labels(matches):
+    """Of 12 queries and 1,500 items, so many matches each on average, junk besides; some without any."""
+    rng = np.random.default_rng(6)
+    people = 1500 // matches
+    return (
+        rng.integers(0, people + 2, 12),
+        rng.integers(-1, people, 1500),
+        rng.integers(1, 4, 12),
+        rng.integers(1, 4, 1500),
+    )
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if order not in {"the whole range", "tiny"}])
+@pytest.mark.parametrize("matches", [1, 20, 100])
+def test_few_items_are_looked_at_one_by_one(monkeypatch, order, matches):
+    """Whatever the ranking: most are counted by the bins of their scores, and equal ones by those of their columns."""
+    looked_at, count = [], counting._Right.count_limits
+
+    def counted(self, limits, scores, items, **how):
+        looked_at.append(len(items.place))
+        return count(self, limits, scores, items, **how)
+
+    monkeypatch.setattr(counting._Right, "count_limits", counted)
+    marks = few_labels(matches)
+    scores = evaluate(ORDERS[order], *marks)
+    assert_equals_reference(scores, ORDERS[order], marks)
+    assert sum(looked_at) < 1500 * 12 / 4
+
+
+@pytest.mark.parametrize("most", [1, 40, 2**20])
+@pytest.mark.parametrize("order", ORDERS)
+def test_bins_of_any_size(monkeypatch, order, most):
+    monkeypatch.setattr(counting, "FEW", 10**9)
+    monkeypatch.setattr(bins, "MOST_ENTRIES", most)
+    monkeypatch.setattr(bins, "BINS", 4 if most < 2**20 else 64)
+    marks = few_labels(20)
+    assert_equals_reference(evaluate(ORDERS[order], *marks), ORDERS[order], marks)
+
+
+CODES = {
+    "binary": lambda rng, shape: rng.integers(0, 2, shape) * 1.0,
+    "signs": lambda rng, shape: rng.choice([-1.0, 1.0], shape),
+    "quarters": lambda rng, shape: rng.integers(-4, 5, shape) / 4,
+    "huge": lambda rng, shape: rng.integers(0, 2, shape) * 2.0**124,
+    "tiny": lambda rng, shape: rng.integers(0, 3, shape) * 2.0**-110,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("codes", CODES)
+def test_codes_are_not_measured(measured, codes, dtype):
+    """Different rows are often equally far, and the product says exactly how far."""
+    rows = CODES[codes](np.random.default_rng(7), (930, 12)).astype(dtype)
+    marks, wide = labels(30, 900), rows.astype(np.float64)
+    scores = evaluate_features(rows[:30], rows[30:], *marks)
+    assert_equals_reference(scores, distance_matrix(wide[:30], wide[30:], single=dtype != "float64"), marks)
+    assert not measured
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("step", [1.0, 0.1, 1e-3])
+def test_equally_far_rows_that_are_no_codes(metric, step):
+    rng = np.random.default_rng(8)
+    rows = (rng.choice([-2, -1, 1, 2], (330, 4)) * step).astype(np.float32)
+    rows[0, 0] += 1e-4  # so many digits that float32 products are not exact
+    marks, wide = labels(30, 300), rows.astype(np.float64)
+    scores = evaluate_features(rows[:30], rows[30:], *marks, metric=metric)
+    apart = distance_matrix if metric == "euclidean" else reference_scores.cosine_distances
+    assert_equals_reference(scores, apart(wide[:30], wide[30:]).astype(np.float32), marks)
 
 
 @pytest.mark.parametrize("k1", [3, 25])

@@ -153,11 +153,13 @@ PROTOCOLS = {
 class Matches(NamedTuple):
     """The right items of a block of queries, junk removed: pairs of a `row` of the block and a `column`; rows ascend.
 
-    Of each query, (b,): `per_query`, how many these are, and `listed`, how many entries its whole list has for CMC.
+    `same`: such pairs of all items of the query's identity, junk or not. Of each query, (b,): `per_query`, how many
+    matches there are, and `listed`, how many entries its whole list has for CMC.
     """
 
     row: Numbers
     column: Numbers
+    same: tuple[Numbers, Numbers]
     per_query: Numbers
     listed: Numbers
 
@@ -223,8 +225,8 @@ class Relevance:
         listed = self._listed[block]
         if not (self.protocol.whole_camera_is_junk or self.protocol.cmc_over_identities):
             listed = listed - np.bincount(row[junk], minlength=len(same))
-        row, column = row[~junk], column[~junk]
-        return Matches(row, column, np.bincount(row, minlength=len(same)), listed)
+        every, row, column = (row, column), row[~junk], column[~junk]
+        return Matches(row, column, every, np.bincount(row, minlength=len(same)), listed)
 
     def _count_listed(self) -> Numbers:
         """How many entries the list of each query has for CMC, (Q,), items of its own identity all counted in."""

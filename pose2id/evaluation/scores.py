@@ -16,7 +16,7 @@ from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind
 from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter
 from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
-from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, MatrixTiles, Tiles, exact_in_float64
+from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, GridTiles, MatrixTiles, Tiles, exact_in_float64
 from pose2id.tables import format_text
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -192,7 +192,7 @@ def evaluate_features(
     relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     with full_precision(items.device):
         tiles = FeatureTiles(queries, items, metric)
-        return _score(relevance, DistinctTiles.of(tiles) or tiles, progress=progress)
+        return _score(relevance, DistinctTiles.of(tiles) or GridTiles.of(tiles) or tiles, progress=progress)
 
 
 def rank_gallery(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from pose2id.arrays import CACHE_ELEMENTS, row_blocks, work_dtype
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
-from pose2id.kinds import find_kinds
+from pose2id.duplicates import find_duplicates
 
 QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
-BLOCK_ELEMENTS = CACHE_ELEMENTS
-"""Entries of a block of exact scores, of which nothing is multiplied: as many as stay in the caches."""
+BLOCK_ELEMENTS = 2 * CACHE_ELEMENTS
+"""Entries of a block of exact scores: as many as stay in the caches."""
 MEASUREMENT = 64
 """How many entries of a float64 product cost as much as measuring a pair, by measurement."""
 
@@ -22,12 +24,13 @@ class Bound(NamedTuple):
     """How far scores from a matrix product may be off: by at most `error` (b,) in each row.
 
     They are distances, squared and less `own` (b,). Distances that differ by less than their rounding, `eps`, are
-    equal.
+    equal. `measure` gives the exact scores of pairs of a query and an item, (p,).
     """
 
     error: torch.Tensor
     own: torch.Tensor
     eps: float
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     def limits(self, scores: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Between what some scores, of these rows, lie: all others outside stand in the right order to them."""
@@ -66,12 +69,8 @@ class MatrixTiles:
         self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
-        """The scores of a block of queries to all items, smaller is nearer, exact: without a bound."""
-        return self._values[block].to(self._dtype).contiguous(), None
-
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The values of pairs of a query and an item, (p,): only equal ones are a tie."""
-        return self._values[rows, columns].to(self._dtype)
+        """The scores of a block of queries to all items, smaller is nearer, exact: without a bound; a new tensor."""
+        return self._values[block].to(self._dtype, copy=True, memory_format=torch.contiguous_format), None
 
 
 class FeatureTiles:
@@ -84,6 +83,7 @@ class FeatureTiles:
     def __init__(self, queries: torch.Tensor, items: torch.Tensor, metric: str) -> None:
         self.queries, self.items = queries, items
         self._frame = Frame(items, queries) if metric == "euclidean" else None
+        self.scale = None if self._frame is None else self._frame.scale
         self.dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
         self.device, self.height = items.device, max(16, min(QUERY_TILE, 2**23 // max(1, len(items))))
@@ -99,10 +99,10 @@ class FeatureTiles:
             torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
-        return scores, Bound(error, own, torch.finfo(self.dtype).eps)
+        return scores, Bound(error, own, torch.finfo(self.dtype).eps, self.measure)
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """As for `MatrixTiles`."""
+        """The exact scores of pairs of a query and an item, (p,): only equal ones are a tie."""
         if self._frame is None:
             return pair_cosines(self.queries, self.items, rows, columns).to(self.dtype)
         return pair_distances(self.queries, self.items, rows, columns, self._frame.scale).to(self.dtype)
@@ -128,41 +128,75 @@ class FeatureTiles:
         return squared_norms(prepared)
 
 
-def _kinds(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kind of each row (n,), and the first row of each kind; each row a kind where few are equal."""
-    kinds = find_kinds(rows) if len(rows) else None
-    return (torch.arange(len(rows), device=rows.device),) * 2 if kinds is None else (kinds.of, kinds.first)
-
-
 class DistinctTiles:
     """Features of few distinct rows: each pair of these is measured once, so the scores are exact.
 
-    `values` has a row for each kind of query and a column for each kind of item; `query_kind` (Q,), `item_kind` (G,).
+    `values` has a row for each distinct query and a column for each distinct item; `query` (Q,) and `item` (G,) are
+    their numbers.
     """
 
-    def __init__(self, values: torch.Tensor, query_kind: torch.Tensor, item_kind: torch.Tensor) -> None:
-        self._values, self._query_kind, self._item_kind = values, query_kind, item_kind
-        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, len(item_kind)))
+    def __init__(self, values: torch.Tensor, query: torch.Tensor, item: torch.Tensor) -> None:
+        self._values, self._query, self._item = values, query, item
+        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, len(item)))
 
     @classmethod
     def of(cls, tiles: FeatureTiles) -> DistinctTiles | None:
         """The same scores; None where there are so many distinct pairs that products of all are cheaper."""
-        (query_kind, query), (item_kind, item) = (_kinds(rows) for rows in (tiles.queries, tiles.items))
-        if MEASUREMENT * len(query) * len(item) > len(query_kind) * len(item_kind):
+        (query, query_first), (item, item_first) = (_distinct(rows) for rows in (tiles.queries, tiles.items))
+        shape = len(query_first), len(item_first)
+        if MEASUREMENT * shape[0] * shape[1] > len(query) * len(item):
             return None
-        values = torch.empty(len(query), len(item), dtype=tiles.dtype, device=tiles.device)
-        for block in row_blocks(*values.shape):
-            rows = query[block].repeat_interleave(len(item))
-            values[block] = tiles.measure(rows, item.repeat(len(query[block]))).view(-1, len(item))
-        return cls(values, query_kind, item_kind)
+        values = torch.empty(shape, dtype=tiles.dtype, device=tiles.device)
+        for block in row_blocks(*shape):
+            rows = query_first[block].repeat_interleave(shape[1])
+            values[block] = tiles.measure(rows, item_first.repeat(len(query_first[block]))).view(-1, shape[1])
+        return cls(values, query, item)
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """As for `MatrixTiles`."""
-        return self._values[self._query_kind[block]].index_select(1, self._item_kind), None
+        return self._values[self._query[block]].index_select(1, self._item), None
 
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+
+class GridTiles:
+    """Features of numbers with so few digits that float32 products are exact, as binary codes: the scores are exact.
+
+    Different rows of these are often equally far, which no bound on an error could tell.
+    """
+
+    def __init__(self, queries: torch.Tensor, items: torch.Tensor, unit: float, dtype: torch.dtype) -> None:
+        self._queries, self._items, self._unit, self._dtype = queries, items, unit, dtype
+        self._norms = [rows.square().sum(dim=1) for rows in (queries, items)]
+        self.device, self.height = items.device, max(1, BLOCK_ELEMENTS // max(1, len(items)))
+
+    @classmethod
+    def of(cls, tiles: FeatureTiles) -> GridTiles | None:
+        """The same scores; None for other features, and for cosines."""
+        if tiles.scale is None:
+            return None
+        # Whole numbers up to `most` have squared distances up to 2^24, which float32 holds.
+        most = 2.0 ** (math.floor((24 - math.log2(tiles.items.shape[1])) / 2) - 1)
+        unit, sets = tiles.scale * most, []
+        for rows in (tiles.queries, tiles.items):
+            whole = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+            for block in row_blocks(*rows.shape):
+                steps = rows[block].double() * unit
+                if not bool(((steps == steps.round()) & (steps.abs() <= most)).all()):
+                    return None
+                whole[block] = steps
+            sets.append(whole)
+        return cls(sets[0], sets[1], unit, tiles.dtype)
+
+    def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """As for `MatrixTiles`."""
-        return self._values[self._query_kind[rows], self._item_kind[columns]]
+        own, others = self._norms
+        squared = torch.addmm(others, self._queries[block], self._items.T, alpha=-2).add_(own[block, None])
+        return squared.double().sqrt_().div_(self._unit).to(self._dtype), None
 
 
-Tiles = MatrixTiles | FeatureTiles | DistinctTiles
+def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The number of each row's distinct row, (n,), and the first row of each; where few are equal, all are distinct."""
+    found = find_duplicates(rows) if len(rows) else None
+    return (torch.arange(len(rows), device=rows.device),) * 2 if found is None else (found.of, found.first)
+
+
+Tiles = MatrixTiles | FeatureTiles | DistinctTiles | GridTiles

@@ -22,7 +22,7 @@ from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
 from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors.contract import Search
-from pose2id.neighbors.duplicates import search_kinds
+from pose2id.neighbors.distinct import search_distinct
 
 ROW_TILE = 2048
 COLUMN_TILE = 2048
@@ -36,7 +36,7 @@ def probe() -> tuple[object | None, str]:
     return torch, f"torch {torch.__version__}, CPU" + (f" and {gpus} CUDA device(s)" if gpus else "")
 
 
-@search_kinds
+@search_distinct
 def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices (Q, k) and distances (Q, k), by the contract."""
     indices, distances = asked.no_neighbors()

@@ -34,7 +34,7 @@ from pose2id.distances import Frame, lower_distances, slack, squared_norms, unde
 from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Search
-from pose2id.neighbors.duplicates import search_kinds
+from pose2id.neighbors.distinct import search_distinct
 
 ROW_TILE = 4096
 LIMIT = 1024
@@ -92,7 +92,7 @@ def require_faiss(engine: str) -> ModuleType:
     return faiss
 
 
-@search_kinds
+@search_distinct
 def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices (Q, k) and distances (Q, k), by the contract."""
 

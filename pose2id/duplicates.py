@@ -1,4 +1,4 @@
-"""Rows that occur many times: which are equal, and which of them is the first."""
+"""Duplicates: which rows of a set are equal, and which of them comes first."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import torch
 from pose2id.arrays import row_blocks
 
 FEWEST_ALIKE = 4
-"""Rows of a kind, on average, that pay for telling kinds apart."""
+"""Equal rows, on average, that pay for telling them from others."""
 PROBED = 8
 """Columns that tell of most sets that there is nothing to find."""
 
 
-class Kinds(NamedTuple):
-    """Rows by kind."""
+class Duplicates(NamedTuple):
+    """Rows by the distinct row that each repeats; the distinct rows are numbered from 0."""
 
-    of: torch.Tensor  # (n,): the kind of each row
-    first: torch.Tensor  # (kinds,): the first row of each kind
-    place: torch.Tensor  # (n,): how many rows of its kind stand before each
+    of: torch.Tensor  # (n,): the number of each row's distinct row
+    first: torch.Tensor  # (distinct rows,): the first row of each number
+    place: torch.Tensor  # (n,): how many rows of its number stand before each
 
 
-def find_kinds(rows: torch.Tensor, labels: torch.Tensor | None = None) -> Kinds | None:
-    """The kinds of rows; None where a kind has less than `FEWEST_ALIKE` rows on average."""
+def find_duplicates(rows: torch.Tensor, labels: torch.Tensor | None = None) -> Duplicates | None:
+    """Which rows are equal and have equal labels; None where that is less than `FEWEST_ALIKE` on average."""
     n, width = rows.shape
     some = rows[:, :: -(-width // PROBED)]
     for part in (some, rows):
-        kind = _number(part, labels)
-        count = int(kind.max()) + 1
+        number = _number(part, labels)
+        count = int(number.max()) + 1
         if FEWEST_ALIKE * count > n:
             return None
-    order = kind.argsort(stable=True)
-    sizes = torch.bincount(kind)
+    order = number.argsort(stable=True)
+    sizes = torch.bincount(number)
     starts = sizes.cumsum(0) - sizes
     first = order[starts]
     for block in row_blocks(n, width):
-        if not bool((rows[block] == rows[first[kind[block]]]).all()):
+        if not bool((rows[block] == rows[first[number[block]]]).all()):
             return None  # two different rows of one number
     place = torch.empty_like(order)
     place[order] = torch.arange(n, device=rows.device) - starts.repeat_interleave(sizes)
-    return Kinds(kind, first, place)
+    return Duplicates(number, first, place)
 
 
 def _number(rows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -54,5 +54,5 @@ def _number(rows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     if labels is not None:
         codes = torch.unique(labels, return_inverse=True)[1]
         sums = torch.unique(sums, return_inverse=True)[1] * (int(codes.max()) + 1) + codes
-    kind: torch.Tensor = torch.unique(sums, return_inverse=True)[1]
-    return kind
+    number: torch.Tensor = torch.unique(sums, return_inverse=True)[1]
+    return number
