@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from pose2id.arrays import cached_blocks
+from pose2id.arrays import cached_blocks, cached_rows
 
 BINS, MOST_BINS = 64, 8192
 """Bins of a row, so many for each match, up to the most."""
@@ -95,11 +95,18 @@ class Bins:
 
     def _places(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
         """Blocks of rows, what part of all bins is theirs, and the place there of each of their scores."""
+        height = min(len(self.scores), cached_rows(self.scores))
+        starts = self.bins * torch.arange(height, dtype=torch.int32, device=self.scores.device)[:, None]
+        moved = torch.empty_like(self.scores[:height])  # used again and again: new memory costs more than the rest
+        place = torch.empty_like(moved, dtype=torch.int32)
         for block in cached_blocks(self.scores):
-            place = self._place(self.scores[block], self._start[block, None], self._factor[block, None])
-            place += self.bins * torch.arange(len(place), dtype=torch.int32, device=place.device)[:, None]
-            yield block, slice(block.start * self.bins, block.stop * self.bins), place.flatten()
+            rows = slice(block.stop - block.start)
+            self._place(self.scores[block], self._start[block, None], self._factor[block, None], out=moved[rows])
+            torch.add(place[rows].copy_(moved[rows]), starts[rows], out=place[rows])
+            yield block, slice(block.start * self.bins, block.stop * self.bins), place[rows].flatten()
 
-    def _place(self, scores: torch.Tensor, start: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """The bins of scores of rows that are cut so; of two scores in a row, the larger has no smaller bin."""
-        return (scores - start).mul_(factor).clamp_(0, self.bins - 1).int()
+    def _place(
+        self, scores: torch.Tensor, start: torch.Tensor, factor: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The bins of scores of rows cut so, to be truncated; of two scores in a row, the larger has no smaller bin."""
+        return torch.sub(scores, start, out=out).mul_(factor).clamp_(0, self.bins - 1)
