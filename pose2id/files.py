@@ -15,7 +15,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,8 +29,6 @@ from pose2id.validation import is_tensor, take_labels, take_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMES = ("features", "ids", "cams", "generated")
-_WHOLE_UP_TO = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
-"""Up to which whole number floats tell labels apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +108,6 @@ def read_features(
         words = _reason(error)
         if isinstance(error.__cause__, pickle.UnpicklingError):
             words = "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead"
-        elif "pickle" in words:
-            words = "it holds pickled objects, which are never loaded; save plain arrays instead"
         raise ValueError(f"{path} cannot be read as {path.suffix}: {words}") from error
     for name in ("features", *needs):
         if name not in arrays:
@@ -125,8 +121,10 @@ def read_features(
 
 def _take_labels(labels: Any, features: Any, name: str) -> Any:
     """Labels as (N,) integers or strings in their container; ValueError with the remedy for what is no label."""
-    dtype, shape, rows = str(labels.dtype).removeprefix("torch."), tuple(labels.shape), len(features)
-    if (exact := _WHOLE_UP_TO.get(dtype)) is not None:
+    shape, rows = tuple(labels.shape), len(features)
+    if labels.dtype.is_floating_point if is_tensor(labels) else labels.dtype.kind == "f":
+        floats = (torch if is_tensor(labels) else np).finfo(labels.dtype)
+        exact, dtype = min(int(2 / floats.eps), 2**63 - 1), floats.dtype  # up to there they tell labels apart
         values = np.ravel(labels.double().numpy() if is_tensor(labels) else labels)
         wrong = np.flatnonzero(~((values == np.floor(values)) & (np.abs(values) <= exact)))
         if len(wrong):
@@ -217,17 +215,31 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
         with np.load(stream, allow_pickle=False) as archive:
             if twice := {name for name in archive.files if name in names and archive.files.count(name) > 1}:
                 raise ValueError(f"it holds {', '.join(sorted(twice))} twice")
-            arrays = {name: archive[name] if name in names else None for name in archive.files}
-    for name, array in arrays.items():
-        if name in names and not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
-            raise ValueError(f"{name!r} in it is not a numpy array")
-    return arrays
+            return {name: _take_member(archive, name) if name in names else None for name in archive.files}
+
+
+def _take_member(archive: Mapping[str, Any], name: str) -> Any:
+    array = _load(lambda: archive[name], f", as {name!r}")
+    if not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
+        raise ValueError(f"{name!r} in it is not a numpy array")
+    return array
 
 
 def _read_npy(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
     with path.open("rb") as stream:
         _check_start(stream, (b"\x93NUMPY",), "not a numpy array file")
-        return {"features": np.load(stream, allow_pickle=False)}
+        return {"features": _load(lambda: np.load(stream, allow_pickle=False))}
+
+
+def _load(load: Callable[[], Any], where: str = "") -> Any:
+    """What numpy loads; ValueError in other words than its own, which advise to allow what is never done here."""
+    try:
+        return load()
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        words = f"it holds pickled objects, which are never loaded{where}; save plain numbers or strings instead"
+        raise ValueError(words) from error
 
 
 def _read_safetensors(path: Path, _: tuple[str, ...]) -> dict[str, Any]:

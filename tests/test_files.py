@@ -601,6 +601,26 @@ def test_labels_of_bfloat16_and_of_one_row(tmp_path):
     assert read_features(tmp_path / "x.npz").ids.tolist() == ["a", "b", "a", "c", "-1"]
 
 
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", "longdouble"])
+def test_labels_as_floats_of_other_machines(tmp_path, dtype):
+    path = holds(".npz", tmp_path / "x", ids=np.array([[4, 4, 0, -1, 120]], dtype))
+    assert plain(read_features(path).ids) == plain(np.array([4, 4, 0, -1, 120]))
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
+def test_labels_as_narrow_floats(tmp_path, dtype):
+    labels = torch.tensor([[4], [-1], [7]]).to(getattr(torch, dtype))
+    safetensors().save_file({"features": torch.ones(3, 2), "ids": labels}, tmp_path / "x.safetensors")
+    found = read_features(tmp_path / "x.safetensors").ids
+    assert (found.tolist(), found.dtype) == ([4, -1, 7], torch.int64)
+
+
+def test_pickled_labels_are_named(tmp_path):
+    np.savez(tmp_path / "x.npz", features=ROWS, cams=np.array(["a"] * 5, dtype=object))
+    with pytest.raises(ValueError, match=r"x.npz cannot be read .* never loaded, as 'cams'; save plain numbers or str"):
+        read_features(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize("name", ["ids", "cams"])
 @pytest.mark.parametrize(
     ("labels", "words"),
@@ -610,6 +630,7 @@ def test_labels_of_bfloat16_and_of_one_row(tmp_path):
         ([1, 2, 1, 2, np.inf], "received inf in row 4; store"),
         ([1, 2, 1, 2**53 + 2.0, 1], "in row 3; float64 cannot hold all whole numbers beyond 9007199254740992; store"),
         (np.array([1, 2, 2**24 + 2, 2, 1], np.float32), "float32 cannot hold all whole numbers beyond 16777216; "),
+        (np.array([1, 2, 2050, 2, 1], ">f2"), "float16 cannot hold all whole numbers beyond 2048; store"),
         (np.array([1, 2, 2050, 2, 1], np.float16), "float16 cannot hold all whole numbers beyond 2048; store"),
         ([1, 2, 1, 2], r"must have shape \(5,\), one label per row, received \(4,\); store one integer or string for"),
         (np.ones((5, 2), int), r"must have shape \(5,\), .* received \(5, 2\); store one"),
