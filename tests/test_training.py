@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -28,6 +27,7 @@ from reference import ipg as plain
 from reference import training as reference
 from safetensors.torch import load_file, save_file
 from support.golden import GOLDEN
+from support.starting import start
 
 from pose2id.atomic import clear_leftovers
 from pose2id.errors import MissingExtraError
@@ -666,11 +666,13 @@ def die_at_the_third_step(folder):
 @pytest.mark.slow
 def test_kill_minus_nine(whole, tmp_path, records):
     folder, pipe = whole
-    done = subprocess.run([sys.executable, __file__, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(losses(tmp_path)) == 3
-    resumed = fit(tmp_path, records, stages=STAGES)
-    assert (tmp_path / "losses.csv").read_bytes() == (folder / "losses.csv").read_bytes()
+    run = tmp_path / "run"
+    process = start(die_at_the_third_step, run, said=tmp_path / "said")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said.err").read_text()
+    assert len(losses(run)) == 3
+    resumed = fit(run, records, stages=STAGES)
+    assert (run / "losses.csv").read_bytes() == (folder / "losses.csv").read_bytes()
     assert same(weights(resumed), weights(pipe))
 
 
@@ -1235,10 +1237,6 @@ def test_the_environment_of_accelerate_does_not_change_the_gradients(tmp_path, r
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     fit(tmp_path / "other", records)
     assert (tmp_path / "other" / "losses.csv").read_text() == (tmp_path / "plain" / "losses.csv").read_text()
-
-
-if __name__ == "__main__":
-    die_at_the_third_step(Path(sys.argv[1]))
 
 
 def test_a_table_of_losses_that_finds_no_room(tmp_path, monkeypatch):

@@ -1,11 +1,11 @@
 """From a configuration to a trained generator: small worlds, a few steps."""
 
+import contextlib
+import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ import torch
 pytest.importorskip("diffusers")
 from PIL import Image
 from support.pictures import smooth_pictures
+from support.starting import start
 
 from pose2id import cli
 from pose2id.atomic import lock
@@ -76,30 +77,40 @@ def config(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing disturbed, and what the command printed; nobody changes it."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tiny.toml").write_text(CONFIG)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert cli.main(["ipg-train", str(folder / "tiny.toml"), "-o", str(folder / "run")]) == 0
+    return folder / "run", printed.getvalue()
+
+
 def tree(folder):
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_the_command(config, tmp_path, capsys):
-    assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "run")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'pipeline'}\n"
-    pipe = IPGPipeline.from_pretrained(tmp_path / "run" / "pipeline")
+def test_the_command(config, whole):
+    run, printed = whole
+    assert printed == f"{run / 'pipeline'}\n"
+    pipe = IPGPipeline.from_pretrained(run / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     person = Image.fromarray(smooth_pictures(1, 32, 16)[0])
     assert pipe(person, num_inference_steps=1, output_type="np").images.shape == (1, 8, 32, 16, 3)
-    assert not (tmp_path / "run" / "pipeline" / "README.md").exists()  # that card is of the released weights
-    half = IPGPipeline.from_pretrained(tmp_path / "run" / "pipeline-float16")
+    assert not (run / "pipeline" / "README.md").exists()  # that card is of the released weights
+    half = IPGPipeline.from_pretrained(run / "pipeline-float16")
     for name in ("unet", "reference_unet", "vae", "identity_encoder", "ifr", "pose_encoder"):
         for key, value in getattr(pipe, name).state_dict().items():
             torch.testing.assert_close(
                 getattr(half, name).state_dict()[key].to(value.dtype), value, atol=1e-2, rtol=1e-2
             )
-    losses = (tmp_path / "run" / "losses.csv").read_text().splitlines()
+    losses = (run / "losses.csv").read_text().splitlines()
     assert len(losses) == 1 + 6
-    before = tree(tmp_path / "run")
-    assert run_training(config, tmp_path / "run", progress=False) == tmp_path / "run" / "pipeline"  # done already
-    after = tree(tmp_path / "run")
+    before = tree(run)
+    assert run_training(config, run, progress=False) == run / "pipeline"  # done already
+    after = tree(run)
     assert [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)] == []
 
 
@@ -120,13 +131,14 @@ def test_a_second_run_is_told_at_once(config, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="names the process that holds a lock")
-def test_two_at_once(config, tmp_path):
+def test_two_at_once(config, whole, tmp_path):
     """One trains, the other is refused; what is there is what it alone would have made."""
-    run_training(config, tmp_path / "alone", progress=False)
-    command = [sys.executable, "-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "run")]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [run.communicate()[1] for run in runs]
-    codes = [run.returncode for run in runs]
+    command = ["ipg-train", str(config), "-o", str(tmp_path / "run")]
+    runs = [start(cli.main, command, said=tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        run.join()
+    said = [(tmp_path / f"{name}.err").read_text() for name in ("one", "two")]
+    codes = [run.exitcode for run in runs]
     pids = {str(run.pid) for run in runs}
     assert 0 in codes
     for code, words in zip(codes, said, strict=True):
@@ -134,24 +146,24 @@ def test_two_at_once(config, tmp_path):
             assert code == 2
             assert re.search(r"another run \(process (\d+|unknown)\) works in", words), words
             assert set(re.findall(r"process (\d+)", words)) <= pids
-    alone, run = tree(tmp_path / "alone"), tree(tmp_path / "run")
+    alone, run = tree(whole[0]), tree(tmp_path / "run")
     assert run.keys() == alone.keys()
     assert [name for name in alone if name.startswith(("pipeline", "losses")) and alone[name] != run[name]] == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_killed_and_started_again(config, tmp_path):
-    run_training(config, tmp_path / "whole", progress=False)
-    command = [sys.executable, "-m", "pose2id.cli", "ipg-train", str(config), "-o", str(tmp_path / "killed")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list((tmp_path / "killed").glob("checkpoints/step-*")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+def test_killed_and_started_again(config, whole, tmp_path):
+    process = start(cli.main, ["ipg-train", str(config), "-o", str(tmp_path / "killed")], said=tmp_path / "said")
+    while process.is_alive() and not list((tmp_path / "killed").glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert list((tmp_path / "killed").glob("checkpoints/step-*")), (tmp_path / "said.err").read_text()
     run_training(config, tmp_path / "killed", progress=False)
-    whole, killed = tree(tmp_path / "whole"), tree(tmp_path / "killed")
-    assert {name for name in whole if name.startswith("pipeline")} <= set(killed)
-    for name, content in whole.items():
+    wanted, killed = tree(whole[0]), tree(tmp_path / "killed")
+    assert {name for name in wanted if name.startswith("pipeline")} <= set(killed)
+    for name, content in wanted.items():
         if name.startswith(("pipeline", "losses")):
             assert killed[name] == content, name
 
@@ -425,20 +437,30 @@ def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, ca
     assert broken.name in capsys.readouterr().err
 
 
+def train_twice(*arguments):
+    return cli.main(arguments) or cli.main(arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes(config, tmp_path):
     """One writes what both need; the result is one pipeline, printed once; started again it goes on."""
-    (tmp_path / "twice.py").write_text(
-        "import sys\nfrom pose2id import cli\nsys.exit(cli.main(sys.argv[1:]) or cli.main(sys.argv[1:]))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "twice.py"), "ipg-train", str(config), "-o", str(tmp_path / "run")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == f"{tmp_path / 'run' / 'pipeline'}\n" * 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What torchrun tells each of its processes.
+    environment = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = []
+    for rank in "01":
+        mine = environment | {"RANK": rank, "LOCAL_RANK": rank}
+        command = ["ipg-train", str(config), "-o", str(tmp_path / "run")]
+        processes.append(start(train_twice, *command, said=tmp_path / rank, environment=mine))
+    for rank, process in zip("01", processes, strict=True):
+        process.join()
+        assert process.exitcode == 0, (tmp_path / f"{rank}.err").read_text()[-2000:]
+    assert (tmp_path / "0.out").read_text() == f"{tmp_path / 'run' / 'pipeline'}\n" * 2
+    assert (tmp_path / "1.out").read_text() == ""
     assert len((tmp_path / "run" / "losses.csv").read_text().splitlines()) == 1 + 6
 
 

@@ -39,7 +39,6 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 CUDA = torch.device("cuda", 0)
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
@@ -217,7 +216,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        values, spec = tree_flatten((args, kwargs))
+        values = _flatten((args, kwargs), [])
         there = [value for value in values if isinstance(value, StandinTensor)]
         target = next((value for value in values if isinstance(value, torch.device)), None)
         onto = target is not None and target.type in ("cuda", "meta")
@@ -229,9 +228,13 @@ class _Operators(TorchDispatchMode):
         if func.overloadpacket is torch.ops.aten.copy_:
             leaves = not isinstance(args[0], StandinTensor)
         known = {id(value.held): value for value in there}
-        values = [value.held if isinstance(value, StandinTensor) else value for value in values]
-        values = [torch.device("cpu") if onto and value is target else value for value in values]
-        args, kwargs = tree_unflatten(values, spec)
+
+        def take(value):
+            if isinstance(value, StandinTensor):
+                return value.held
+            return torch.device("cpu") if onto and value is target else value
+
+        args, kwargs = _map(take, (args, kwargs))
         result = func(*args, **kwargs)
         for value in there:  # numbers are shared, shapes are not
             if value.shape != value.held.shape or value.stride() != value.held.stride():
@@ -244,7 +247,26 @@ class _Operators(TorchDispatchMode):
                 raise NotImplementedError(f"the stand-in cannot play {func}: it has no sparse tensors")
             return known[id(value)] if id(value) in known else StandinTensor(value)
 
-        return tree_map(give_back, result)
+        return _map(give_back, result)
+
+
+def _flatten(value, leaves):
+    """The leaves of nested lists, tuples and dictionaries: all that operators take. That of torch is much slower."""
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _flatten(part, leaves)
+    else:
+        leaves.append(value)
+    return leaves
+
+
+def _map(change, value):
+    """The same nest with each leaf changed."""
+    if isinstance(value, dict):
+        return {key: _map(change, part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_map(change, part) for part in value])
+    return change(value)
 
 
 def _check(func, args, kwargs, values, target):
