@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=20)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=14)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
