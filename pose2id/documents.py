@@ -94,7 +94,9 @@ def _parse(parse: Callable[[str], Any], content: bytes) -> Any:
         values = [value for each in level for value in (each.values() if isinstance(each, dict) else each)]
         for value in values:
             if isinstance(value, int) and not -(2**63) <= value < 2**64:
-                raise ValueError(f"it holds a whole number of {value.bit_length():,} bits, 64 are allowed")
+                raise ValueError(
+                    f"it holds a whole number of {value.bit_length():,} bits, allowed are -2**63 to 2**64 - 1"
+                )
         level = [value for value in values if isinstance(value, dict | list)]
         if not level:
             return found

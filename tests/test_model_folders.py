@@ -181,6 +181,13 @@ def test_other_forms_of_weights_are_checked_too(folder):
     index.unlink()
     torch.save(state, folder / "ifr" / "diffusion_pytorch_model.bin")
     assert np.array_equal(draw(IPGPipeline.from_pretrained(folder)), expected)
+    torch.save(
+        {key: tensor.to("meta") for key, tensor in state.items()}, folder / "ifr" / "diffusion_pytorch_model.bin"
+    )
+    with pytest.raises(
+        ValueError, match=r"\.bin must hold dense tensors, '[\w.]+' in it has no numbers \(device meta\)"
+    ):
+        IPGPipeline.from_pretrained(folder)
     state.pop("proj_motion.bias")
     torch.save(state, folder / "ifr" / "diffusion_pytorch_model.bin")
     with pytest.raises(
@@ -232,6 +239,8 @@ def test_every_setting_is_there_and_no_other(folder, part):
     for change, words in (
         (lambda config: config.pop(name), f"missing settings: {name}$"),
         (lambda config: config.update(more=1), "unknown settings: more$"),
+        # diffusers passes over what this note names, and takes the defaults of the class instead
+        (lambda config: config.update(_use_default_values=[name]), "unknown settings: _use_default_values$"),
         (lambda config: config.update(_class_name="Other"), r"must be for a \w+, it is for a Other$"),
     ):
         edit(path, change)
@@ -239,6 +248,25 @@ def test_every_setting_is_there_and_no_other(folder, part):
             IPGPipeline.from_pretrained(folder)
         assert str(caught.value).startswith(str(path))
         path.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"trained_betas": [0.1], "rescale_betas_zero_snr": False},
+            r"received 1 from 0\.9 to 0\.9: mend",
+        ),
+        ({"trained_betas": [0.1] * 1001}, "received 1,001 from "),
+        ({"beta_start": float("nan")}, "received 1,000 from nan to nan"),
+        ({"rescale_betas_zero_snr": False, "beta_start": 1.5, "beta_end": 1.6}, "received 1,000 from -"),
+    ],
+)
+def test_a_noise_schedule_that_cannot_be(folder, settings, words):
+    forget_record(folder)
+    edit(config_of(folder, "scheduler"), lambda config: config.update(settings))
+    with pytest.raises(ValueError, match=words):
+        IPGPipeline.from_pretrained(folder)
 
 
 def test_an_older_diffusers_knew_fewer_settings(folder):

@@ -58,6 +58,7 @@ def check_components(components: Mapping[str, Any]) -> None:
         if not isinstance(unwrap(components[name]), kinds):
             words = " or ".join(f"a {kind.__name__}" for kind in kinds)
             raise TypeError(f"{name} must be {words}; received {type(components[name]).__name__}")
+    _check_noise(components["scheduler"])
     reference, unet, ifr, pose = (components[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
     vae, encoder = components["vae"], components["identity_encoder"]
     pairs = {
@@ -76,6 +77,16 @@ def check_components(components: Mapping[str, Any]) -> None:
     for name, allowed in SCHEDULERS.items():
         if (value := components["scheduler"].config[name]) not in allowed:
             raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")
+
+
+def _check_noise(scheduler: Any) -> None:
+    """Raise ValueError unless there is a share of the picture for each training step, and it can be one."""
+    shares, steps = scheduler.alphas_cumprod, scheduler.config.num_train_timesteps
+    if len(shares) != steps or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(
+            f"scheduler must have {steps:,} alphas_cumprod from 0 to 1, by num_train_timesteps; received "
+            f"{len(shares):,} from {float(shares.min()):g} to {float(shares.max()):g}: mend its betas"
+        )
 
 
 def recall_defaults(unet: Any, reduction: int, *given: Any) -> Defaults:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STEM = "diffusion_pytorch_model"
 Faults = dict[str, list[str]]
+_PASSED_OVER = "_use_default_values"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -101,7 +102,8 @@ def _read_settings(path: Path, kind: Any) -> dict[str, Any]:
     written = content.get("_class_name", kind.__name__)
     if written != kind.__name__:
         raise ValueError(f"{path} must be for a {kind.__name__}, it is for a {written}")
-    settings = {key: value for key, value in content.items() if not key.startswith("_")}
+    # All other notes change nothing. This one has diffusers pass over the settings that it names.
+    settings = {key: value for key, value in content.items() if not key.startswith("_") or key == _PASSED_OVER}
     known = [key for key in inspect.signature(kind.__init__).parameters if key != "self"]
     faults = {
         "unknown settings": [key for key in settings if key not in known],
@@ -166,8 +168,9 @@ def take_state(content: Any, path: Path) -> dict[str, Tensor]:
     for key, tensor in content.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"{path} must hold tensors by name, {key!r} in it is a {type(tensor).__name__}")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{path} must hold dense tensors, {key!r} in it has the layout {tensor.layout}")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            form = "no numbers (device meta)" if tensor.is_meta else f"the layout {tensor.layout}"
+            raise ValueError(f"{path} must hold dense tensors, {key!r} in it has {form}")
     return dict(content)
 
 
