@@ -12,6 +12,9 @@ import random
 import re
 import shutil
 import struct
+import tracemalloc
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -564,6 +567,34 @@ def test_damaged_matlab_files_never_bring_the_process_down(tmp_path, compressed)
             assert found.tobytes("F") == each[-48:]
     assert len(refused) > len(content)
     assert all(words.startswith(f"{path} ") for words in refused)
+
+
+@pytest.mark.parametrize("element", [(2, 0), (15, 0), (14, 0)])
+def test_small_files_that_unpack_to_many_elements(tmp_path, element):
+    """As many as there is room for, each of no bytes: as variables, and as cells of one."""
+    head, many = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", struct.pack("<2I", *element) * 300_000
+    cell = struct.pack("<12I", 6, 8, 1, 0, 5, 8, 300_000, 1, (1 << 16) + 1, ord("a"), 0, 0)[:40] + many
+    for body in (many, struct.pack("<2I", 14, len(cell)) + cell):
+        packed = zlib.compress(body)
+        (tmp_path / "x.mat").write_bytes(head + struct.pack("<2I", 15, len(packed)) + packed)
+        tracemalloc.start()
+        with (
+            nullcontext() if body is not many and element[0] == 14 else pytest.raises(ValueError, match=r"it holds|cut")
+        ):
+            found = read_variable(tmp_path / "x.mat", "a")
+            assert (found.shape, found[-1, 0].shape) == ((300_000, 1), (0, 0))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 6 * len(body)
+
+
+def test_variables_that_unpack_to_too_much_together(tmp_path, monkeypatch):
+    savemat(tmp_path / "x.mat", {name: np.zeros((100, 100)) for name in "abc"}, do_compression=True)
+    monkeypatch.setattr(matlab, "_LARGEST", 250_000)
+    assert read_variable(tmp_path / "x.mat", "a").shape == (100, 100)
+    monkeypatch.setattr(matlab, "_LARGEST", 200_000)
+    with pytest.raises(ValueError, match=r"x.mat cannot be read .*: a variable in it has more than 39,\d\d\d bytes"):
+        read_variable(tmp_path / "x.mat", "a")
 
 
 def test_a_variable_that_unpacks_to_too_much(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,9 @@ _CELLS = 1
 _OTHERS = {2: "a struct", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function"}
 _OPAQUE = 17
 _COMPLEX = 0x800
-_LARGEST = 2**28
-"""Bytes of a compressed variable, and of a file: the largest list of MARS has some hundred thousand."""
+_LARGEST = 2**26
+"""Bytes of a file, and of what is packed in one: the largest table of MARS has some hundred thousand."""
+_EMPTY = np.empty((0, 0))
 _DEEPEST = 8
 
 
@@ -62,22 +64,24 @@ def _read(path: Path, variable: str) -> list[tuple[str, Any]]:
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None or content[124:126] != struct.pack(f"{order}H", 0x0100):
         raise ValueError("it is not of version 5 to 7; save it with -v7")
-    found = []
+    found, room = [], _LARGEST
     for kind, data in _elements(memoryview(content)[128:], order):
         inner = [(kind, data)]
         if kind == _COMPRESSED:
-            inner = list(_elements(memoryview(_decompress(data)), order))
+            unpacked = _decompress(data, room)
+            room -= len(unpacked)
+            inner = list(islice(_elements(memoryview(unpacked), order), 2))  # there must be one, there may be millions
         if [each for each, _ in inner] != [_MATRIX]:
             raise ValueError("it holds something else where a variable should be")
         found.append(_take_matrix(inner[0][1], order, variable))
     return found
 
 
-def _decompress(data: memoryview) -> bytes:
+def _decompress(data: memoryview, room: int) -> bytes:
     unpacker = zlib.decompressobj()
-    content = unpacker.decompress(data, _LARGEST)
-    if unpacker.unconsumed_tail:
-        raise ValueError(f"a variable in it has more than {_LARGEST:,} bytes")
+    content = unpacker.decompress(data, room + 1)  # 0 would be no limit
+    if len(content) > room:
+        raise ValueError(f"a variable in it has more than {room:,} bytes")
     if not unpacker.eof:
         raise ValueError("it is damaged or cut off")
     return content
@@ -104,7 +108,7 @@ def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview
 def _take_matrix(data: memoryview, order: str, wanted: str | None, depth: int = 0) -> tuple[str, Any]:
     """Name and value of an array; only the name where another one is wanted."""
     if not data:  # an empty cell
-        return "", np.empty((0, 0))
+        return "", _EMPTY
     if depth > _DEEPEST:
         raise ValueError(f"it has cells in cells, more than {_DEEPEST} levels deep")
     elements = _elements(data, order)
