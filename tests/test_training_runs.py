@@ -374,6 +374,7 @@ def test_half_a_pipeline_is_a_copy(config, tmp_path):
         ('kind = "small"', 'kind = "large"', "model: kind must be 'small' or 'stable-diffusion', received 'large'"),
         ("ids = [10, 14]", "ids = 500", "data: ids must be list, received 500"),
         ("ids = [10, 14]", "ids = [14, 10]", "data: ids must be the first identity and the one after the last"),
+        ("ids = [10, 14]", "ids = [0, 18446744073709551615]", "at most 2**31, received [0, 18446744073709551615]"),
         ("channels = [8, 16]", "channels = 8", "model: channels must be list, received 8"),
         ("groups = 4", "groups = 3", "model: the networks cannot be built"),
         ("encoder_steps = 3", 'encoder_steps = "3"', "model: encoder_steps must be int, received '3'"),

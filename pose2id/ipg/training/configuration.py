@@ -83,8 +83,10 @@ class WorldData(_Table):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.ids) != 2 or self.ids[0] >= self.ids[1]:
-            raise ValueError(f"ids must be the first identity and the one after the last, received {self.ids}")
+        if len(self.ids) != 2 or not self.ids[0] < self.ids[1] <= 2**31:
+            raise ValueError(
+                f"ids must be the first identity and the one after the last, at most 2**31, received {self.ids}"
+            )
 
 
 @dataclass(frozen=True)
