@@ -10,7 +10,7 @@ import sys
 from typing import Any, NoReturn
 
 from pose2id import __version__
-from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PROTOCOLS, SHELLS
+from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PRESETS, PROTOCOLS, SHELLS
 from pose2id.errors import escape, require
 
 DEMO_FOLDER = "pose2id-demo"
@@ -183,6 +183,36 @@ def _add_generate(commands: Any) -> None:
     ):
         words += f" (default: as the weights say; the released ones {released}, tiny {tiny})"
         generate.add_argument(f"--{name}", type=kind, help=words)
+    generate.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="steps, guidance and noise by name: published (20, 3.5), balanced (4, 2, shared), fast (2, 2, shared), "
+        "draft (1, no guidance); what is given beside it goes before (default: as the weights say)",
+    )
+    generate.add_argument(
+        "--guidance-rescale",
+        type=float,
+        metavar="SHARE",
+        help="share, 0 to 1, in which guided predictions keep the contrast of unguided ones (default 0)",
+    )
+    generate.add_argument(
+        "--guidance-start", type=float, metavar="SHARE", help="share of the steps before guidance begins (default 0)"
+    )
+    generate.add_argument(
+        "--guidance-stop", type=float, metavar="SHARE", help="share of the steps after which guidance ends (default 1)"
+    )
+    generate.add_argument(
+        "--shared-noise",
+        action=argparse.BooleanOptionalAction,
+        help="the same noise for all people in a pose (default: as the preset says, else not)",
+    )
+    generate.add_argument(
+        "--decode-chunk-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures decoded at once; more are faster and need more memory (default 1)",
+    )
     generate.add_argument(
         "--dtype",
         choices=DTYPES,

@@ -11,6 +11,7 @@ import torch
 from pose2id.cli.printing import say, tell
 from pose2id.ipg import named
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
+from pose2id.ipg.presets import Drawing, choose_drawing
 from pose2id.ipg.weights import read_defaults
 from pose2id.validation import check_path
 
@@ -25,14 +26,24 @@ def run(arguments: argparse.Namespace) -> int:
     poses = None if arguments.poses is None else collect_poses(arguments.poses, _take_size(arguments.pose_size))
     folder, identity = named.find_weights(arguments.weights)
     (height, width), steps, guidance = read_defaults(folder)
+    drawing = choose_drawing(
+        arguments.preset,
+        Drawing(steps, guidance),
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        guidance_rescale=arguments.guidance_rescale,
+        guidance_start=arguments.guidance_start,
+        guidance_stop=arguments.guidance_stop,
+        shared_noise=arguments.shared_noise,
+    )
     settings = FolderSettings(
         weights=identity,
         seed=arguments.seed,
-        num_inference_steps=steps if arguments.steps is None else arguments.steps,
-        guidance_scale=guidance if arguments.guidance is None else arguments.guidance,
+        **drawing._asdict(),
         height=height if arguments.height is None else arguments.height,
         width=width if arguments.width is None else arguments.width,
         batch_size=arguments.batch_size,
+        decode_chunk_size=arguments.decode_chunk_size,
         layout=arguments.layout,
         dtype=dtype,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

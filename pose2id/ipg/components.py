@@ -7,7 +7,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMParallelScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    TCDScheduler,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
 
 from pose2id.ipg.locks import unwrap
 from pose2id.ipg.networks import IFR, PatchCodec, PoseEncoder, SmallEncoder, TransReID
@@ -23,6 +38,20 @@ from pose2id.ipg.weights.configuration import (
 )
 from pose2id.ipg.weights.parts import check_part
 
+SOLVERS: tuple[Any, ...] = (
+    DDIMScheduler,
+    DDIMParallelScheduler,
+    DDPMScheduler,
+    DDPMParallelScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
+)
+"""The schedulers of diffusers that keep a zero terminal SNR."""
+
 KINDS: dict[str, tuple[Any, ...]] = {
     "vae": (AutoencoderKL, PatchCodec),
     "reference_unet": (UNet2DConditionModel,),
@@ -30,7 +59,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "pose_encoder": (PoseEncoder,),
     "ifr": (IFR,),
     "identity_encoder": (TransReID, SmallEncoder),
-    "scheduler": (DDIMScheduler,),
+    "scheduler": SOLVERS,
 }
 """Of which classes a component may be."""
 
@@ -39,6 +68,21 @@ SCHEDULERS = {
     "timestep_spacing": ("trailing", "leading", "linspace"),
 }
 """Settings that the pipeline can draw with."""
+
+NOT_WITH_ZERO_SNR: dict[str, tuple[Any, ...]] = {
+    "use_karras_sigmas": (True,),
+    "use_exponential_sigmas": (True,),
+    "use_beta_sigmas": (True,),
+    "use_lu_lambdas": (True,),
+    "use_flow_sigmas": (True,),
+    "algorithm_type": ("dpmsolver", "sde-dpmsolver"),
+    "predict_x0": (False,),
+    "timestep_type": ("continuous",),
+}
+"""Settings of solvers that put steps where the noise is infinite, or divide by the signal there."""
+
+SMALLEST_SIGNAL = 1e-6
+"""Of the last training step, as a share of the variance; schedulers that keep a zero terminal SNR have at most that."""
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -52,8 +96,66 @@ def find_reduction(vae: Any) -> int:
     return int(vae.config.patch_size if levels is None else 2 ** (len(levels) - 1))
 
 
+def keeps_zero_snr(scheduler: Any) -> bool:
+    """Whether nothing of a picture is left in the last training step."""
+    return float(scheduler.alphas_cumprod[-1]) <= SMALLEST_SIGNAL
+
+
+def check_solver(scheduler: Any, unet: Any) -> None:
+    """Raise TypeError or ValueError for a scheduler that cannot be drawn with, by weights with a zero terminal SNR.
+
+    DDIM with ``rescale_betas_zero_snr=False`` is let through: that can only have been asked for.
+    """
+    kind = type(scheduler).__name__
+    if not isinstance(scheduler, SchedulerMixin):
+        raise TypeError(f"scheduler must be a DDIMScheduler or another one of diffusers; received {kind}")
+    config: Any = scheduler.config  # type: ignore[attr-defined] # of a mixin beside it
+    if not isinstance(scheduler, SOLVERS):
+        found = getattr(scheduler, "alphas_cumprod", None)
+        left = "" if found is None else f", alphas_cumprod[-1] is {float(found[-1]):.1e} whatever its settings say"
+        raise ValueError(
+            f"scheduler must be one that can keep a zero terminal SNR: {', '.join(each.__name__ for each in SOLVERS)}; "
+            f"{kind} drops it{left}"
+        )
+    for name, allowed in SCHEDULERS.items():
+        if (value := config.get(name)) not in allowed:
+            raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")
+    _check_noise(scheduler)
+    if not getattr(unet, "pose2id_zero_snr", False) and not config.get("rescale_betas_zero_snr"):
+        return
+    if not keeps_zero_snr(scheduler) and not isinstance(scheduler, DDIMScheduler):
+        raise ValueError(
+            "scheduler must keep the zero terminal SNR that these weights were trained with; alphas_cumprod[-1] of "
+            f"this {kind} is {float(scheduler.alphas_cumprod[-1]):.1e}, at most {SMALLEST_SIGNAL:g} is allowed: "
+            f"make it by {kind}.from_config(pipe.scheduler.config), or with rescale_betas_zero_snr=True"
+        )
+    for name, refused in NOT_WITH_ZERO_SNR.items():
+        if (value := config.get(name)) in refused:
+            raise ValueError(
+                f"{name} of scheduler must not be {value!r} for weights with a zero terminal SNR: its first step has "
+                "no finite noise level; leave it at its default"
+            )
+
+
+def check_decoder(decoder: Any, vae: Any) -> None:
+    """Raise TypeError or ValueError for a decoder that is no `AutoencoderTiny`, or for other latents."""
+    if decoder is None:
+        return
+    if not isinstance(decoder, AutoencoderTiny):
+        raise TypeError(f"decoder must be an AutoencoderTiny; received {type(decoder).__name__}")
+    config: Any = decoder.config
+    theirs = config.latent_channels, config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)
+    ours = vae.config.latent_channels, find_reduction(vae)
+    if theirs != ours:
+        raise ValueError(
+            f"decoder must be for latents of {ours[0]} channels and {ours[1]} pixels, as vae is; it is for "
+            f"{theirs[0]} channels and {theirs[1]} pixels"
+        )
+
+
 def check_components(components: Mapping[str, Any]) -> None:
     """Raise TypeError or ValueError where parts do not fit together, or cannot be drawn with."""
+    check_solver(components["scheduler"], components["unet"])
     for name, kinds in KINDS.items():
         if not isinstance(unwrap(components[name]), kinds):
             words = " or ".join(f"a {kind.__name__}" for kind in kinds)
@@ -74,9 +176,8 @@ def check_components(components: Mapping[str, Any]) -> None:
     }
     if faults := [f"{name} ({one} and {other})" for name, (one, other) in pairs.items() if one != other]:
         raise ValueError(f"the parts do not fit, these must be equal: {'; '.join(faults)}")
-    for name, allowed in SCHEDULERS.items():
-        if (value := components["scheduler"].config[name]) not in allowed:
-            raise ValueError(f"{name} of scheduler must be one of {', '.join(allowed)}; received {value!r}")
+    if keeps_zero_snr(components["scheduler"]):
+        components["unet"].pose2id_zero_snr = True  # no part of its settings, so it remembers, as it does the defaults
 
 
 def _check_noise(scheduler: Any) -> None:
@@ -134,6 +235,8 @@ def check_folder(
     for name, kinds in KINDS.items():
         if name in given:
             continue
+        if name == "scheduler":  # any may be there, the one that its settings are for
+            kinds = _narrow(folder / name / DDIMScheduler.config_name, kinds)
         kind = _find_kind(path, name, index.get(name), kinds)
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} holds no folder {name}, which {path.name} names")
@@ -143,11 +246,21 @@ def check_folder(
                 f"{config} does not hold the settings that the folder was saved with; restore it, or, if the change is "
                 f"meant, remove {RECORD} from {path}"
             )
-        check_part(folder / name, kind, variant=variant, use_safetensors=use_safetensors)
+        before = SOLVERS if name == "scheduler" else ()
+        check_part(folder / name, kind, kinds=before, variant=variant, use_safetensors=use_safetensors)
     missing = [name for name in Defaults._fields if index.get(name) is None]
     if 0 < len(missing) < len(Defaults._fields):  # older folders have none of them
         raise ValueError(f"{path} must name {', '.join(Defaults._fields)}; missing: {', '.join(missing)}")
     return read_defaults(folder)
+
+
+def _narrow(config: Path, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of these kinds the one that a file of settings names, all where it cannot be read or names none."""
+    try:
+        named = read_object(config).get("_class_name")
+    except (OSError, ValueError):  # told where the part is checked
+        named = None
+    return tuple(kind for kind in kinds if kind.__name__ == named) or kinds
 
 
 def _find_kind(path: Path, name: str, entry: Any, kinds: tuple[Any, ...]) -> Any:

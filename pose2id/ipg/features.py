@@ -13,13 +13,16 @@ from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, take_image
+from pose2id.ipg.presets import PRESETS
 from pose2id.poses import Pose, representative_poses
-from pose2id.validation import check_count, is_tensor
+from pose2id.validation import check_choice, check_count, is_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Key = str | int
+SHARED_BATCHES = 16
+"""In a call of the pipeline with shared noise: its first unconditional rows are shared, its pictures all in memory."""
 
 
 def generate_features(
@@ -29,12 +32,19 @@ def generate_features(
     poses: Iterable[Image.Image | Pose] | Image.Image | Pose | None = None,
     *,
     flip: bool = False,
+    preset: str | None = None,
     height: int | None = None,
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_rescale: float | None = None,
+    guidance_start: float | None = None,
+    guidance_stop: float | None = None,
+    shared_noise: bool | None = None,
     seed: int = 42,
     batch_size: int = 8,
+    decode_chunk_size: int | None = None,
+    decoder: Any = None,
     reference_keys: Iterable[Key] | None = None,
     pose_keys: Sequence[Key] | None = None,
     on_images: Callable[[Key, list[Image.Image]], object] | None = None,
@@ -58,10 +68,12 @@ def generate_features(
         The M poses; None: the 8 representative ones.
     flip : bool
         Add the feature of the mirrored picture (section 3.2.1 of the paper). The published numbers are without.
-    height, width, num_inference_steps, guidance_scale, seed
-        As for the pipeline; None: its own defaults.
+    preset, height, width, num_inference_steps, guidance_scale, guidance_rescale, guidance_start, guidance_stop, \
+shared_noise, seed, decode_chunk_size, decoder
+        As for the pipeline, which gets those that are not None; otherwise its own defaults.
     batch_size : int
-        Pictures at once. Changes features by rounding only.
+        Pictures at once. Changes features by rounding only. With shared noise a call of the pipeline gets the people of
+        16 batches, as it computes once for a call what is equal for all people.
     reference_keys : iterable of str or int, optional
         One for each reference; seeds its noise. By default its place, 0 to N - 1.
     pose_keys : sequence of str or int, optional
@@ -126,9 +138,22 @@ def generate_features(
         "batch_size": batch_size,
         "pose_keys": pose_keys,
     }
+    knobs = {
+        "preset": preset,
+        "guidance_rescale": guidance_rescale,
+        "guidance_start": guidance_start,
+        "guidance_stop": guidance_stop,
+        "shared_noise": shared_noise,
+        "decode_chunk_size": decode_chunk_size,
+        "decoder": decoder,
+    }
+    options |= {name: value for name, value in knobs.items() if value is not None}  # a plain callable may know none
+    shared = PRESETS[check_choice(preset, "preset", tuple(PRESETS))].shared_noise if preset is not None else False
+    shared = shared if shared_noise is None else shared_noise
+    people_per_call = max(1, batch_size // m) * (SHARED_BATCHES if shared else 1)
     features: list[Any] = []
     with tqdm(total=length, desc="generating", unit="reference", disable=not progress) as bar:
-        for chunk in _chunks(people, reference_keys, max(1, batch_size // m)):
+        for chunk in _chunks(people, reference_keys, people_per_call):
             images = [take_image(reference, f"references, key {key!r}") for key, reference in chunk]
             keys = [key for key, _ in chunk]
             rows = pipe(images, shown, reference_keys=keys, **options).images

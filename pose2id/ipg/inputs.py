@@ -131,12 +131,17 @@ def check_drawn(tensor: torch.Tensor, what: str) -> None:
         )
 
 
-def draw_noise(seed: int, reference_key: Key, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise (float32, on the CPU) that depends on these arguments only."""
-    words = repr((int(seed), *(key if isinstance(key, str) else int(key) for key in (reference_key, pose_key))))
-    number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
-    generator = torch.Generator("cpu").manual_seed(number)
+def draw_noise(seed: int, reference_key: Key | None, pose_key: Key, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise (float32, on the CPU) that depends on these arguments only; None: for every reference."""
+    generator = make_generator(seed, reference_key, pose_key)
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def make_generator(seed: int, *keys: Key | None) -> torch.Generator:
+    """A generator on the CPU that depends on these arguments only."""
+    words = repr((int(seed), *(key if isinstance(key, str | None) else int(key) for key in keys)))
+    number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
+    return torch.Generator("cpu").manual_seed(number)
 
 
 def read_pixels(image: Image.Image, height: int, width: int) -> torch.Tensor:

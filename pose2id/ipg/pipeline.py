@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.hooks import CpuOffload
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from PIL import Image
 
 from pose2id.images import take_image
 from pose2id.ipg import inputs, weights
-from pose2id.ipg.components import KINDS, check_components, check_folder, find_reduction, recall_defaults
-from pose2id.ipg.inputs import Key, draw_noise, read_pixels
+from pose2id.ipg.components import (
+    KINDS,
+    check_components,
+    check_decoder,
+    check_folder,
+    check_solver,
+    find_reduction,
+    recall_defaults,
+)
+from pose2id.ipg.denoising import Denoising
+from pose2id.ipg.inputs import Key, draw_noise, make_generator, read_pixels
 from pose2id.ipg.locks import hold, holding, loading
 from pose2id.ipg.modules import IFR, PoseEncoder
-from pose2id.ipg.networks.attention import Memory, PoseInput, connect, gather, make_readers, project, record
+from pose2id.ipg.networks.attention import Memory, PoseInput, gather, make_readers, project, record
+from pose2id.ipg.presets import Drawing, choose_drawing
 from pose2id.ipg.reid import TransReID
 from pose2id.ipg.small import PatchCodec, SmallEncoder
 from pose2id.ipg.weights.configuration import Config
@@ -66,7 +76,10 @@ class IPGPipeline(DiffusionPipeline):
     identity_encoder : TransReID or SmallEncoder
         The ReID model that `ifr` was trained on.
     scheduler : DDIMScheduler
-        As released: zero terminal SNR, trailing timesteps, v-prediction.
+        As released: zero terminal SNR, trailing timesteps, v-prediction. Or another of diffusers that keeps the zero
+        terminal SNR: `DDPMScheduler`, `DPMSolverMultistepScheduler`, `UniPCMultistepScheduler`,
+        `EulerDiscreteScheduler`, `EulerAncestralDiscreteScheduler`, `LCMScheduler`, `TCDScheduler`, as in
+        ``pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)``.
     sample_size : (int, int), optional
         Height and width of the pictures that the weights were trained on.
     num_inference_steps : int, optional
@@ -103,7 +116,7 @@ class IPGPipeline(DiffusionPipeline):
         pose_encoder: PoseEncoder,
         ifr: IFR,
         identity_encoder: TransReID | SmallEncoder,
-        scheduler: DDIMScheduler,
+        scheduler: SchedulerMixin,
         sample_size: list | tuple | None = None,  # type: ignore[type-arg] # diffusers reads the types
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -209,14 +222,21 @@ class IPGPipeline(DiffusionPipeline):
         references: Image.Image | Sequence[Image.Image],
         poses: Sequence[Image.Image | Pose] | Image.Image | Pose | None = None,
         *,
+        preset: str | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_start: float | None = None,
+        guidance_stop: float | None = None,
+        shared_noise: bool | None = None,
         seed: int = 42,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         batch_size: int = 8,
+        decode_chunk_size: int = 1,
+        decoder: AutoencoderTiny | None = None,
         reference_keys: Iterable[Key] | None = None,
         pose_keys: Iterable[Key] | None = None,
         callback_on_step_end: Callback | None = None,
@@ -231,14 +251,25 @@ class IPGPipeline(DiffusionPipeline):
             People, any size; resized to `height` x `width`.
         poses : PIL images in canonical colours, `Pose` objects, or None
             None: the 8 representative poses.
+        preset : {"published", "balanced", "fast", "draft"}, optional
+            Steps, guidance and `shared_noise` by name: 20 steps and 3.5 as in the paper; 4 steps, 2 and shared noise;
+            2 steps, 2 and shared noise; 1 step without guidance. What is named beside it goes before. None: the
+            weights' own.
         height, width : int, optional
             Of the result, multiples of what a latent covers (8 pixels). None, here and below: the weights' own, which
             is 512 x 256 for the released ones and 64 x 32 for "tiny".
         num_inference_steps : int, optional
-            DDIM steps; released: 20, tiny: 10.
+            Steps of the scheduler; released: 20, tiny: 10.
         guidance_scale : float, optional
             Classifier-free guidance; released: 3.5, tiny: 2. Up to 1 there is none: the conditional prediction alone
             is used. (The released code then uses the *unconditional* one, and so forgets the person.)
+        guidance_rescale : float, optional
+            From 0 (None) to 1: the share in which a guided prediction gets the standard deviation of the conditional
+            one (Lin et al., arXiv 2305.08891, section 3.4).
+        guidance_start, guidance_stop : float, optional
+            The fractions of the steps between which there is guidance; None: 0 and 1.
+        shared_noise : bool, optional
+            True: the noise of a picture does not depend on the reference's key, so all people get the same in a pose.
         seed : int
             With a reference's and a pose's key it gives the noise of a picture, whatever else is drawn with it.
         latents : tensor, shape (R x M, C, height / 8, width / 8), optional
@@ -247,6 +278,10 @@ class IPGPipeline(DiffusionPipeline):
             See `IPGOutput`.
         batch_size : int
             Pictures at once. Changes a picture by no more than rounding.
+        decode_chunk_size : int
+            Pictures that are decoded at once, of a batch. More are faster and need more memory.
+        decoder : AutoencoderTiny, optional
+            Makes the pictures from the latents instead of `vae`, on its own device; such as ``madebyollin/taesd``.
         reference_keys, pose_keys : sequence of str or int, optional
             Names that seed the noise; the places in the call by default.
         callback_on_step_end : callable, optional
@@ -265,8 +300,8 @@ class IPGPipeline(DiffusionPipeline):
         Raises
         ------
         TypeError, ValueError
-            For anything but images, poses, positive sizes and counts, and keys that fit; where a picture, or what the
-            callback gives, holds NaN or inf.
+            For anything but images, poses, positive sizes and counts, and keys that fit; for a scheduler that does not
+            keep the zero terminal SNR of the weights; where a picture, or what the callback gives, holds NaN or inf.
         RuntimeError
             When this thread is drawing already: the call comes from a callback.
         """
@@ -278,24 +313,48 @@ class IPGPipeline(DiffusionPipeline):
         shown = representative_poses() if poses is None else inputs.take_list(poses, "poses", (Image.Image, Pose))
         people_keys = inputs.take_keys(reference_keys, len(people), "reference_keys")
         shown_keys = inputs.take_keys(pose_keys, len(shown), "pose_keys")
-        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
-        steps = inputs.take_size("num_inference_steps", steps, 1)
-        if steps > (most := self.scheduler.config.num_train_timesteps):
+        if num_inference_steps is not None:
+            inputs.take_size("num_inference_steps", num_inference_steps, 1)
+        inputs.check_options(seed, 0 if guidance_scale is None else guidance_scale, output_type)
+        drawing = choose_drawing(
+            preset,
+            Drawing(own.num_inference_steps, own.guidance_scale),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=None if guidance_scale is None else max(0.0, float(guidance_scale)),
+            guidance_rescale=guidance_rescale,
+            guidance_start=guidance_start,
+            guidance_stop=guidance_stop,
+            shared_noise=shared_noise,
+        )
+        check_solver(self.scheduler, self.unet)
+        if (steps := drawing.num_inference_steps) > (most := self.scheduler.config.num_train_timesteps):
             raise ValueError(f"num_inference_steps must be at most {most}; received {steps}")
-        guidance = own.guidance_scale if guidance_scale is None else guidance_scale
         inputs.take_size("batch_size", batch_size, 1)
-        inputs.check_options(seed, guidance, output_type)
+        inputs.take_size("decode_chunk_size", decode_chunk_size, 1)
+        check_decoder(decoder, self.vae)
         wanted = callback_on_step_end_tensor_inputs or ()
         inputs.check_callback(callback_on_step_end, wanted)
         shape = (self.unet.config.in_channels, height // unit, width // unit)
         inputs.check_latents(latents, len(people), len(shown), shape)
 
-        with hold(self.parts):  # other threads wait
+        with hold(self.parts if decoder is None else [*self.parts, decoder]):  # other threads wait
+            self.scheduler.set_timesteps(steps)  # some know how many steps they can do, and tell it here
+
             # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
             pose_features = self.encode_poses(shown, height, width)
 
             # 3. What the unconditional rows attend to: tokens of an all-zero image, and no reference.
-            unconditional = self.project_memory(tokens=self.identity_tokens(None)) if guidance > 1 else None
+            guided = drawing.rows > steps
+            unconditional = self.project_memory(tokens=self.identity_tokens(None)) if guided else None
+            denoising = Denoising(
+                self.unet,
+                self.scheduler,
+                drawing,
+                self._readers,
+                self._pose,
+                unconditional,
+                equal_starts=drawing.shared_noise and latents is None,
+            )
 
             results: list[Any] = []
             known: dict[int, Memory] = {}
@@ -319,19 +378,26 @@ class IPGPipeline(DiffusionPipeline):
                     memory = gather([known[r] for r, _ in batch], unconditional)
                     known = {batch[-1][0]: known[batch[-1][0]]}  # its other poses may follow
 
-                    # 5. Noise: DDIM starts from variance 1.
+                    # 5. Noise, of variance 1, and a generator of each picture's own for what solvers add to it.
+                    seeds = [(seed, None if drawing.shared_noise else people_keys[r], shown_keys[m]) for r, m in batch]
                     if latents is None:
-                        noise = torch.stack([draw_noise(seed, people_keys[r], shown_keys[m], shape) for r, m in batch])
+                        noise = torch.stack([draw_noise(*words, shape) for words in seeds])
                     else:
                         noise = latents[number * batch_size :][: len(batch)].float()
-                    noise = noise.to(self._execution_device) * self.scheduler.init_noise_sigma
 
-                    # 6. Denoise, (B, C, h, w), in float32 between the steps.
-                    features = pose_features[[m for _, m in batch]]
-                    clean = self._denoise(noise, memory, features, steps, guidance, after_step)
+                    # 6. Denoise, (B, C, h, w).
+                    clean = denoising.run(
+                        noise.to(self._execution_device),
+                        memory,
+                        pose_features[[m for _, m in batch]],
+                        [m for _, m in batch],
+                        [make_generator(*words, "steps") for words in seeds],
+                        after_step,
+                    )
+                    inputs.check_drawn(clean, "the drawn latents")
 
                     # 7. Back to pixels.
-                    results.extend(self._decode(clean, output_type))
+                    results.extend(self._decode(clean, output_type, decoder, decode_chunk_size))
             self.maybe_free_model_hooks()
         images: Any
         if output_type == "pil":
@@ -407,52 +473,22 @@ class IPGPipeline(DiffusionPipeline):
         bank = {layer: hidden.to(dtype) for layer, hidden in (bank or {}).items()}
         return project(self.unet, bank, None if tokens is None else tokens.to(dtype))
 
-    def _denoise(
-        self,
-        latents: torch.Tensor,
-        memory: Memory,
-        pose_features: torch.Tensor,
-        steps: int,
-        guidance: float,
-        after_step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """All steps of one batch; `memory` has the rows of the unconditional half first when guided."""
-        halves = 2 if guidance > 1 else 1
-        self.scheduler.set_timesteps(steps, device=latents.device)
-        # Stock UNets want tokens, although every cross-attention finds its own in `memory`.
-        tokens = latents.new_zeros(
-            halves * len(latents), 1, self.unet.config.cross_attention_dim, dtype=self.unet.dtype
-        )
-        with connect(self.unet, self._readers, self._pose):
-            self._pose.features = torch.cat([pose_features.to(self.unet.dtype)] * halves)
-            for i, timestep in enumerate(self.scheduler.timesteps):
-                rows = self.scheduler.scale_model_input(torch.cat([latents] * halves), timestep)
-                prediction = self.unet(
-                    rows.to(self.unet.dtype),
-                    timestep,
-                    encoder_hidden_states=tokens,
-                    cross_attention_kwargs={"memory": memory},
-                    return_dict=False,
-                )[0].float()
-                if halves == 2:
-                    unconditional, conditional = prediction.chunk(2)
-                    prediction = unconditional + guidance * (conditional - unconditional)
-                latents = self.scheduler.step(prediction, timestep, latents, eta=0.0, return_dict=False)[0]
-                latents = after_step(i, timestep, latents)
-        inputs.check_drawn(latents, "the drawn latents")
-        return latents
-
-    def _decode(self, latents: torch.Tensor, output_type: str) -> Iterator[Any]:
+    def _decode(
+        self, latents: torch.Tensor, output_type: str, decoder: AutoencoderTiny | None, chunk: int
+    ) -> Iterator[Any]:
         """The pictures of a batch of latents, one by one, in the form asked for."""
         if output_type == "latent":
             yield from latents
             return
-        for row in (latents / self.vae.config.scaling_factor).to(self.vae.dtype).split(1):  # decoding takes most memory
-            decoded = self.vae.decode(row, return_dict=False)[0][0].float()
-            inputs.check_drawn(decoded, "a drawn picture")
-            picture = (decoded / 2 + 0.5).clamp(0, 1)
-            if output_type == "pt":
-                yield picture
-            else:
-                array = picture.permute(1, 2, 0).cpu().numpy()
-                yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array
+        network = self.vae if decoder is None else decoder
+        device = latents.device if decoder is None else decoder.device
+        scaled = (latents / network.config.scaling_factor).to(device, network.dtype)
+        for rows in scaled.split(chunk):  # decoding takes most memory
+            for decoded in network.decode(rows, return_dict=False)[0].float():
+                inputs.check_drawn(decoded, "a drawn picture")
+                picture = (decoded / 2 + 0.5).clamp(0, 1)
+                if output_type == "pt":
+                    yield picture
+                else:
+                    array = picture.permute(1, 2, 0).cpu().numpy()
+                    yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array

@@ -110,11 +110,7 @@ def generate_folder(
                 rows = pipe(
                     people,
                     [pose_maps[name] for name in unit.poses],
-                    height=settings.height,
-                    width=settings.width,
-                    num_inference_steps=settings.num_inference_steps,
-                    guidance_scale=settings.guidance_scale,
-                    seed=settings.seed,
+                    **settings.options,
                     output_type="pil",
                     batch_size=len(unit),
                     reference_keys=list(unit.references),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pose2id.documents import parse_json
 from pose2id.errors import one_line
 from pose2id.ipg.folders.keys import check_key, check_pose_name
+from pose2id.ipg.presets import Drawing, check_drawing
 from pose2id.ipg.weights import RELEASED
-from pose2id.validation import check_count, check_number
+from pose2id.validation import check_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,8 @@ class FolderSettings:
     ----------
     weights : str
         Which weights these are, such as a repository with its revision or a hash.
-    seed, num_inference_steps, guidance_scale, height, width, batch_size
+    seed, num_inference_steps, guidance_scale, height, width, batch_size, guidance_rescale, guidance_start, \
+guidance_stop, shared_noise, decode_chunk_size
         As for the pipeline.
     layout : {"reference", "pose"}
         "reference": ``<reference without suffix>/<pose>.png``. "pose": a folder for each pose (``pose1`` for pose
@@ -55,19 +57,45 @@ class FolderSettings:
     layout: str = "reference"
     dtype: str = "float32"
     device: str = "cpu"
+    guidance_rescale: float = 0.0
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
+    shared_noise: bool = False
+    decode_chunk_size: int = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the pipeline; what stands at the usual value is left out, so that a plain callable will do."""
+        kept = ("height", "width", "num_inference_steps", "guidance_scale", "seed", *OPTIONAL)
+        return {name: value for name, value in _leave_out_usual(asdict(self)).items() if name in kept}
+
+    @property
+    def drawing(self) -> Drawing:
+        """Those that say how pictures are drawn, as the pipeline's arguments."""
+        return Drawing(*(getattr(self, name) for name in Drawing._fields))
 
     def __post_init__(self) -> None:
-        for name, low in {"seed": 0, "num_inference_steps": 1, "height": 1, "width": 1, "batch_size": 1}.items():
+        counts = {"seed": 0, "height": 1, "width": 1, "batch_size": 1, "decode_chunk_size": 1}
+        for name, low in counts.items():
             object.__setattr__(self, name, check_count(getattr(self, name), name, low))
         for name in ("height", "width"):
             if getattr(self, name) % 8:
                 raise ValueError(f"{name} must be a multiple of 8, received {getattr(self, name)}")
-        object.__setattr__(self, "guidance_scale", check_number(self.guidance_scale, "guidance_scale"))
+        for name, value in check_drawing(self.drawing)._asdict().items():
+            object.__setattr__(self, name, value)
         for name in ("weights", "dtype", "device"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a string, received {getattr(self, name)!r}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, received {self.layout!r}")
+
+
+OPTIONAL = {each.name: each.default for each in fields(FolderSettings)[-5:]}
+"""Settings that a manifest leaves out where they are as usual, as those of earlier versions do."""
+
+
+def _leave_out_usual(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in OPTIONAL or value != OPTIONAL[name]}
 
 
 @dataclass(frozen=True)
@@ -97,7 +125,7 @@ class Manifest:
 
     def text(self) -> str:
         """The content of the file."""
-        lines: list[dict[str, Any]] = [{"pose2id": "generate", "format": FORMAT, **self.settings}]
+        lines: list[dict[str, Any]] = [{"pose2id": "generate", "format": FORMAT, **_leave_out_usual(self.settings)}]
         lines += [{"pose": name, "sha256": value} for name, value in self.poses.items()]
         lines += [{"reference": key, "sha256": value} for key, value in self.references.items()]
         lines += [{"unit": i, "references": u.references, "poses": u.poses} for i, u in enumerate(self.units)]
@@ -162,7 +190,8 @@ def _take_settings(line: dict[str, Any]) -> dict[str, Any]:
     versions = line.pop("versions", None)
     if not isinstance(versions, dict) or not all(isinstance(value, str | None) for value in versions.values()):
         raise TypeError(f"versions must be an object of strings, received {versions!r}")
-    _check_names(line, {each.name for each in fields(FolderSettings)})
+    names = {each.name for each in fields(FolderSettings)}
+    _check_names(line, names - (OPTIONAL.keys() - line.keys()))
     return asdict(FolderSettings(**line)) | {"versions": versions}
 
 

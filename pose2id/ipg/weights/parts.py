@@ -53,7 +53,14 @@ class CheckedModel:
         return loaded
 
 
-def check_part(folder: Path, kind: Any, *, variant: str | None = None, use_safetensors: bool | None = None) -> None:
+def check_part(
+    folder: Path,
+    kind: Any,
+    *,
+    kinds: Collection[Any] = (),
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+) -> None:
     """Raise OSError or ValueError unless a folder of `save_pretrained` holds all that a part needs, and no more.
 
     Parameters
@@ -61,11 +68,13 @@ def check_part(folder: Path, kind: Any, *, variant: str | None = None, use_safet
     folder : path
     kind : type
         The diffusers model or scheduler that the part is.
+    kinds : collection of types
+        What it may have been before: ``from_config`` of a scheduler keeps the settings of the one before it.
     variant, use_safetensors : optional
         As for `from_pretrained`; they choose between files.
     """
     config = folder / kind.config_name
-    settings = _read_settings(config, kind)
+    settings = _read_settings(config, kind, kinds)
     try:
         with torch.device("meta" if issubclass(kind, nn.Module) else "cpu"):
             part = kind(**settings)
@@ -96,15 +105,17 @@ def check_part(folder: Path, kind: Any, *, variant: str | None = None, use_safet
         raise ValueError(f"{where} does not fit {config.name} beside it; {list_faults(faults)}")
 
 
-def _read_settings(path: Path, kind: Any) -> dict[str, Any]:
-    """The settings of a part, each of those that its class has."""
+def _read_settings(path: Path, kind: Any, kinds: Collection[Any] = ()) -> dict[str, Any]:
+    """The settings of a part, each of those that its class has; those of other kinds are left out."""
     content = read_object(path)
     written = content.get("_class_name", kind.__name__)
     if written != kind.__name__:
         raise ValueError(f"{path} must be for a {kind.__name__}, it is for a {written}")
     # All other notes change nothing. This one has diffusers pass over the settings that it names.
     settings = {key: value for key, value in content.items() if not key.startswith("_") or key == _PASSED_OVER}
-    known = [key for key in inspect.signature(kind.__init__).parameters if key != "self"]
+    known = _name_settings(kind)
+    inherited = {key for other in kinds for key in _name_settings(other)} - set(known)
+    settings = {key: value for key, value in settings.items() if key not in inherited}
     faults = {
         "unknown settings": [key for key in settings if key not in known],
         "missing settings": [key for key in known if key not in settings],
@@ -116,6 +127,10 @@ def _read_settings(path: Path, kind: Any) -> dict[str, Any]:
         saved = f"; it was saved by diffusers {version}, this is {__version__}" if version != __version__ else ""
         raise ValueError(f"{path} does not fit {kind.__name__}; {list_faults(faults)}{saved}")
     return settings
+
+
+def _name_settings(kind: Any) -> list[str]:
+    return [key for key in inspect.signature(kind.__init__).parameters if key != "self"]
 
 
 def _is_older(version: object) -> bool:
