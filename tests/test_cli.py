@@ -685,6 +685,7 @@ def test_bad_options(capsys, options, words):
         (("evaluate", *BOTH), "--metric", choices.METRICS),
         (("generate", "people", "-o", "out"), "--layout", choices.LAYOUTS),
         (("generate", "people", "-o", "out"), "--dtype", choices.DTYPES),
+        (("generate", "people", "-o", "out"), "--preset", choices.PRESETS),
         ((), "--print-completion", choices.SHELLS),
     ],
 )

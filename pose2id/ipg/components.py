@@ -109,7 +109,7 @@ def check_solver(scheduler: Any, unet: Any) -> None:
     kind = type(scheduler).__name__
     if not isinstance(scheduler, SchedulerMixin):
         raise TypeError(f"scheduler must be a DDIMScheduler or another one of diffusers; received {kind}")
-    config: Any = scheduler.config  # type: ignore[attr-defined] # of a mixin beside it
+    config: Any = scheduler.config  # of a mixin beside it
     if not isinstance(scheduler, SOLVERS):
         found = getattr(scheduler, "alphas_cumprod", None)
         left = "" if found is None else f", alphas_cumprod[-1] is {float(found[-1]):.1e} whatever its settings say"
