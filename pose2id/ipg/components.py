@@ -160,7 +160,6 @@ def check_components(components: Mapping[str, Any]) -> None:
         if not isinstance(unwrap(components[name]), kinds):
             words = " or ".join(f"a {kind.__name__}" for kind in kinds)
             raise TypeError(f"{name} must be {words}; received {type(components[name]).__name__}")
-    _check_noise(components["scheduler"])
     reference, unet, ifr, pose = (components[name].config for name in ("reference_unet", "unet", "ifr", "pose_encoder"))
     vae, encoder = components["vae"], components["identity_encoder"]
     pairs = {
