@@ -618,6 +618,15 @@ def camera_calls(cams, protocol):
     yield lambda: (SYSU if isinstance(protocol, str) else protocol).junk(7, np.array(people), one[0], np.array(cams))
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [(("7", 1), "query_id and gallery_ids must both"), ((7, "1"), "query_cam and gallery_cams must both")],
+)
+def test_junk_of_labels_that_do_not_mix(query, words):
+    with pytest.raises(TypeError, match=words):
+        PROTOCOLS["market1501"].junk(query[0], np.array([7, 8]), query[1], np.array([1, 2]))
+
+
 @pytest.mark.parametrize("cams", FITTING)
 def test_cameras_that_the_protocol_knows(cams):
     for call in camera_calls(cams, "sysu-mm01"):

@@ -306,7 +306,12 @@ def test_infrared_of_more_than_eight_bits(tmp_path, suffix, largest, full):
     values = np.linspace(0, largest, 24).astype(np.uint16).reshape(6, 4)
     wanted = [[round(int(v) * 255 / full) for v in row] for row in values]
     assert values.max() == largest
-    np.testing.assert_array_equal(read(saved(tmp_path, Image.fromarray(values), suffix)), np.dstack([wanted] * 3))
+    path = tmp_path / f"wide{suffix}"
+    if suffix == ".pgm":  # older Pillow reads them but cannot write them
+        path.write_bytes(b"P5\n4 6\n65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(path)
+    np.testing.assert_array_equal(read(path), np.dstack([wanted] * 3))
 
 
 def test_infrared_in_floats(tmp_path):

@@ -81,11 +81,15 @@ class Protocol:
         """Mark what is removed from the list of one query, (G,) bool; without cameras nothing is for its camera."""
         junk = self.marked(gallery_ids)
         if self.same_camera_is_junk and gallery_cams is not None:
-            own = np.asarray([query_cam])
-            self.check_cameras(own, "query_cam")
-            self.check_cameras(gallery_cams, "gallery_cams")
-            same_camera = self.merge_cameras(gallery_cams) == self.merge_cameras(own)
-            junk |= self.removed(same_camera, gallery_ids == query_id)
+            names = "query_cam", "gallery_cams"
+            sides = take_labels([query_cam], 1, names[0]), gallery_cams
+            for side, name in zip(sides, names, strict=True):
+                self.check_cameras(side, name)
+            cam, cams = encode_labels([self.merge_cameras(side) for side in sides], names)
+            identity, identities = encode_labels(
+                [take_labels([query_id], 1, "query_id"), gallery_ids], ("query_id", "gallery_ids")
+            )
+            junk |= self.removed(cams == cam, identities == identity)
         return junk
 
     def removed(self, same_camera: Marks, same_identity: Marks) -> Marks:
