@@ -663,16 +663,93 @@ def test_damaged_files(reading, capsys, suffix, content):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--centralize --k1 -1", "k1 must be an integer >= 0, received -1"),
-        ("--centralize --eta nan", "eta must be a finite number"),
-        ("--centralize --alpha -2", "alpha must be a finite number >= 0, received -2.0"),
-        ("--rerank --rerank-k1 0", "k1 must be an integer >= 1, received 0"),
-        ("--rerank --rerank-lambda 1.5", "lambda_value must be a number from 0 to 1, received 1.5"),
+        ("--centralize --k1 -1", "--k1 must be an integer >= 0, received -1"),
+        ("--centralize --k2 2147483648", "--k2 must be an integer below 2**31, received 2147483648"),
+        ("--centralize --eta nan", "--eta must be a finite number >= 0, received nan"),
+        ("--centralize --alpha -2", "--alpha must be a finite number >= 0, received -2.0"),
+        ("--rerank --rerank-k1 0", "--rerank-k1 must be an integer >= 1, received 0"),
+        ("--rerank --rerank-k2=-3", "--rerank-k2 must be an integer >= 1, received -3"),
+        ("--rerank --rerank-lambda 1.5", "--rerank-lambda must be a number from 0 to 1, received 1.5"),
     ],
 )
 @pytest.mark.usefixtures("here")
 def test_bad_options(capsys, options, words):
-    assert words in refuse(capsys, "evaluate", *BOTH, *options.split())
+    assert refuse(capsys, "evaluate", *BOTH, *options.split()) == words
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("rerank --k1 0", "--k1 must be an integer >= 1, received 0"),  # the older name, as it was typed
+        ("rerank --rerank-k1 0", "--rerank-k1 must be an integer >= 1, received 0"),
+        ("rerank --lambda 3", "--lambda must be a number from 0 to 1, received 3.0"),
+        ("generate people --steps 0", "--steps must be an integer >= 1, received 0"),
+        ("generate people --guidance inf", "--guidance must be a finite number >= 0, received inf"),
+        ("generate people --height 20", "--height must be a multiple of 8, received 20"),
+        ("generate people --width 0", "--width must be an integer >= 1, received 0"),
+        ("generate people --seed -1", "--seed must be an integer >= 0, received -1"),
+        ("generate people --batch-size 0", "--batch-size must be an integer >= 1, received 0"),
+        ("generate people --decode-chunk-size 0", "--decode-chunk-size must be an integer >= 1, received 0"),
+        ("generate people --guidance-rescale 2", "--guidance-rescale must be a number from 0 to 1, received 2.0"),
+        ("generate people --guidance-start -1", "--guidance-start must be a number from 0 to 1, received -1.0"),
+        ("generate people --guidance-stop nan", "--guidance-stop must be a number from 0 to 1, received nan"),
+        ("synthetic --ids 0", "--ids must be an integer >= 2, received 0"),
+        ("synthetic --ids 10000", "--ids must be an integer from 2 to 9999, received 10000"),
+        ("synthetic --cams 1", "--cams must be an integer >= 2, received 1"),
+        ("synthetic --per-cam 1", "--per-cam must be an integer >= 2, received 1"),
+        ("synthetic --seed -1", "--seed must be an integer >= 0, received -1"),
+        ("synthetic --height 7", "--height must be an integer >= 8, received 7"),
+        ("synthetic --width 7", "--width must be an integer >= 8, received 7"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_number_out_of_range_is_told_with_the_option_that_was_typed(capsys, command, words):
+    name, *options = command.split()
+    more = BOTH if name == "rerank" else ()
+    assert refuse(capsys, name, *more, "-o", "out.npy", *options) == words
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--k1 3", "--k1 goes with --centralize"),
+        ("--k1 2", "--k1 goes with --centralize"),  # as it is anyway: it does nothing here either
+        ("--k2=3 --rerank", "--k2 goes with --centralize"),
+        ("--eta 1", "--eta goes with --centralize"),
+        ("--alpha 0", "--alpha goes with --centralize"),
+        ("--exclude-cams", "--exclude-cams goes with --centralize"),
+        ("--exclude-cams --rerank", "--exclude-cams goes with --centralize"),
+        ("--rerank-k1 5", "--rerank-k1 goes with --rerank"),
+        ("--centralize --rerank-k2 5", "--rerank-k2 goes with --rerank"),
+        ("--rerank-lambda 0.3", "--rerank-lambda goes with --rerank"),
+        ("--engine exact", "--engine goes with --centralize or --rerank"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_options_that_would_do_nothing_are_refused(capsys, options, words):
+    assert refuse(capsys, "evaluate", *BOTH, *options.split()) == words
+
+
+@pytest.mark.usefixtures("here")
+def test_a_size_of_poses_without_poses_is_refused(capsys):
+    message = refuse(capsys, "generate", "people", "-o", "out", "--pose-size", "64x128")
+    assert message == "--pose-size goes with --poses"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("doctor x", "pose2id doctor"),
+        ("density query.npz --nonsense", "pose2id density"),
+        ("weights info x", "pose2id weights info"),
+    ],
+)
+def test_what_a_command_does_not_know_points_to_its_help(capsys, arguments, command):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    wrong = arguments.split()[-1]
+    assert stopped.value.code == 2
+    assert capsys.readouterr() == ("", f"{command}: unrecognized arguments: {wrong}; see {command} --help\n")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from pose2id.cli.arguments import build_parser
+from pose2id.cli.arguments import build_parser, check_given
 from pose2id.cli.printing import flush, prepare_log, prepare_streams, tell
 from pose2id.cli.signals import EndedError, end_on_signals
 from pose2id.errors import is_out_of_memory, one_line
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:  # here a failure can be told still, of --help as well
                 flush()
             name, command = arguments.command, f"pose2id {arguments.command}"
+            check_given(arguments)
             prepare_log(verbose=arguments.verbose)
             arguments.progress = not arguments.quiet and sys.stderr.isatty()
             module, _, function = arguments.run.partition(":")

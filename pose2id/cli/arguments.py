@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from pose2id import __version__
 from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PRESETS, PROTOCOLS, SHELLS
 from pose2id.errors import escape, require
+from pose2id.validation import check_count, check_number
 
 DEMO_FOLDER = "pose2id-demo"
 FILES, FOLDERS = ("FILE", "CONFIG", "JSON", "REFS", "PATH"), ("FOLDER", "OUT", "DIR")
@@ -19,11 +22,56 @@ FILES, FOLDERS = ("FILE", "CONFIG", "JSON", "REFS", "PATH"), ("FOLDER", "OUT", "
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, as everywhere here."""
+    """Errors in one line, as everywhere here; what a command does not know is told by its own parser."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but nothing is left over for the parser above, which would point to its own help."""
+        namespace, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return namespace, left
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"{self.prog}: {escape(message)}; see {self.prog} --help\n")
+
+
+class _Option(argparse.Action):
+    """An option that is checked by the name that was typed, see `check_given`; with `nargs=0` a flag.
+
+    `check` takes the value and that name; `needs` are the options without any of which this one does nothing.
+    """
+
+    def __init__(
+        self, *names: Any, check: Callable[[Any, str], Any] | None = None, needs: tuple[str, ...] = (), **options: Any
+    ) -> None:
+        super().__init__(*names, **options)
+        self.check, self.needs = check, needs
+
+    def __call__(self, _parser: object, namespace: Any, value: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, True if self.nargs == 0 else value)
+        namespace.given = [*getattr(namespace, "given", ()), (self, value, option)]
+
+
+def check_given(arguments: argparse.Namespace) -> None:
+    """Raise ValueError, naming the option as it was typed, for a value out of range and for what would do nothing."""
+    for option, value, name in getattr(arguments, "given", ()):
+        if option.needs and not any(getattr(arguments, other) for other in option.needs):
+            raise ValueError(f"{name} goes with {' or '.join(f'--{other}' for other in option.needs)}")
+        if option.check:
+            option.check(value, name)
+
+
+def _count(minimum: int, maximum: int | None = None) -> Callable[[Any, str], Any]:
+    return partial(check_count, minimum=minimum, maximum=maximum)
+
+
+_SHARE = partial(check_number, high=1)
+
+
+def _check_side(value: Any, name: str) -> None:
+    if check_count(value, name, 1) % 8:
+        raise ValueError(f"{name} must be a multiple of 8, received {value}")
 
 
 class _Completion(argparse.Action):
@@ -62,7 +110,14 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_synthetic(commands)
     doctor = commands.add_parser("doctor", help="what is installed, which engines work, what to install for the rest")
-    doctor.add_argument("--rows", type=int, metavar="N", help="say which engine 'auto' takes for N rows, and why")
+    doctor.add_argument(
+        "--rows",
+        action=_Option,
+        check=_count(0),
+        type=int,
+        metavar="N",
+        help="say which engine 'auto' takes for N rows, and why",
+    )
     _add_common(doctor, "doctor:run", as_json=True)
     return parser
 
@@ -132,11 +187,12 @@ def _add_features(commands: Any) -> None:
     evaluate.add_argument(
         "--centralize",
         action="store_true",
-        help="also score centralized features (each set by itself), and features that are only scaled to length 1",
+        help="also score centralized features (each set by itself, with the array 'generated' of the files that have "
+        "it), and features that are only scaled to length 1",
     )
     evaluate.add_argument("--rerank", action="store_true", help="also score every row with re-ranking")
-    _add_method(evaluate)
-    _add_reranking(evaluate)
+    _add_method(evaluate, needs=("centralize",), engine_needs=("centralize", "rerank"))
+    _add_reranking(evaluate, needs=("rerank",))
     _add_common(evaluate, "features:run_evaluate", as_json=True)
 
 
@@ -163,6 +219,8 @@ def _add_generate(commands: Any) -> None:
     )
     generate.add_argument(
         "--pose-size",
+        action=_Option,
+        needs=("poses",),
         metavar="WIDTHxHEIGHT",
         help="size in pixels of the pictures in which OpenPose found the keypoints, where its .json files hold pixels",
     )
@@ -173,16 +231,21 @@ def _add_generate(commands: Any) -> None:
         "is part of this package and draws synthetic pedestrians (default %(default)s)",
     )
     generate.add_argument(
-        "--seed", type=int, default=42, help="number that the random noise is drawn from (default 42)"
+        "--seed",
+        action=_Option,
+        check=_count(0),
+        type=int,
+        default=42,
+        help="number that the random noise is drawn from (default 42)",
     )
-    for name, kind, words, released, tiny in (
-        ("steps", int, "number of denoising steps", 20, 10),
-        ("guidance", float, "how strongly pictures are held to the reference", 3.5, 2),
-        ("height", int, "height of the pictures in pixels", 512, 64),
-        ("width", int, "width of the pictures in pixels", 256, 32),
+    for name, kind, check, words, released, tiny in (
+        ("steps", int, _count(1), "number of denoising steps", 20, 10),
+        ("guidance", float, check_number, "how strongly pictures are held to the reference", 3.5, 2),
+        ("height", int, _check_side, "height of the pictures in pixels", 512, 64),
+        ("width", int, _check_side, "width of the pictures in pixels", 256, 32),
     ):
         words += f" (default: as the weights say; the released ones {released}, tiny {tiny})"
-        generate.add_argument(f"--{name}", type=kind, help=words)
+        generate.add_argument(f"--{name}", action=_Option, check=check, type=kind, help=words)
     generate.add_argument(
         "--preset",
         choices=PRESETS,
@@ -191,15 +254,27 @@ def _add_generate(commands: Any) -> None:
     )
     generate.add_argument(
         "--guidance-rescale",
+        action=_Option,
+        check=_SHARE,
         type=float,
         metavar="SHARE",
         help="share, 0 to 1, in which guided predictions keep the contrast of unguided ones (default 0)",
     )
     generate.add_argument(
-        "--guidance-start", type=float, metavar="SHARE", help="share of the steps before guidance begins (default 0)"
+        "--guidance-start",
+        action=_Option,
+        check=_SHARE,
+        type=float,
+        metavar="SHARE",
+        help="share of the steps before guidance begins (default 0)",
     )
     generate.add_argument(
-        "--guidance-stop", type=float, metavar="SHARE", help="share of the steps after which guidance ends (default 1)"
+        "--guidance-stop",
+        action=_Option,
+        check=_SHARE,
+        type=float,
+        metavar="SHARE",
+        help="share of the steps after which guidance ends (default 1)",
     )
     generate.add_argument(
         "--shared-noise",
@@ -208,6 +283,8 @@ def _add_generate(commands: Any) -> None:
     )
     generate.add_argument(
         "--decode-chunk-size",
+        action=_Option,
+        check=_count(1),
         type=int,
         default=1,
         metavar="N",
@@ -222,7 +299,12 @@ def _add_generate(commands: Any) -> None:
         "--device", help="where to compute: cpu, cuda, cuda:1, mps (default: cuda if there is a GPU, else cpu)"
     )
     generate.add_argument(
-        "--batch-size", type=int, default=8, help="pictures drawn at once; fewer need less memory (default 8)"
+        "--batch-size",
+        action=_Option,
+        check=_count(1),
+        type=int,
+        default=8,
+        help="pictures drawn at once; fewer need less memory (default 8)",
     )
     generate.add_argument(
         "--layout",
@@ -298,15 +380,16 @@ def _add_synthetic(commands: Any) -> None:
     output = synthetic.add_mutually_exclusive_group(required=True)
     output.add_argument("-o", "--output", metavar="OUT", help="folder to write")
     output.add_argument("folder", metavar="OUT", nargs="?", help="another way to write -o OUT")
-    for name, default, words in (
-        ("ids", 500, "number of people"),
-        ("seed", 0, "number that people and cameras are drawn from"),
-        ("cams", 6, "number of cameras, 2 to 9"),
-        ("per-cam", 2, "pictures of each person by each camera"),
-        ("height", 64, "height of the pictures in pixels"),
-        ("width", 32, "width of the pictures in pixels"),
+    for name, default, check, words in (
+        ("ids", 500, _count(2, 9999), "number of people"),
+        ("seed", 0, _count(0), "number that people and cameras are drawn from"),
+        ("cams", 6, _count(2, 9), "number of cameras, 2 to 9"),
+        ("per-cam", 2, _count(2, 99), "pictures of each person by each camera"),
+        ("height", 64, _count(8), "height of the pictures in pixels"),
+        ("width", 32, _count(8), "width of the pictures in pixels"),
     ):
-        synthetic.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
+        options: dict[str, Any] = {"type": int, "default": default, "help": f"{words} (default {default})"}
+        synthetic.add_argument(f"--{name}", action=_Option, check=check, **options)
     synthetic.add_argument("--occluded", action="store_true", help="in every query something hides part of the person")
     synthetic.add_argument(
         "--infrared", action="store_true", help="a third of the cameras are infrared, and all queries are theirs"
@@ -337,44 +420,43 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{side}", metavar="FILE", required=True, help=f"feature file of the {side}")
 
 
-def _add_method(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--eta", type=float, default=1.0, help="weight of the mean generated feature (default 1)")
+def _add_method(
+    parser: argparse.ArgumentParser, *, needs: tuple[str, ...] = (), engine_needs: tuple[str, ...] = ()
+) -> None:
+    for name, kind, check, default, words in (
+        ("eta", float, check_number, 1, "weight of the mean generated feature (default 1)"),
+        ("k1", int, _count(0), 2, "a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)"),
+        ("k2", int, _count(0), 2, "and has that row among its own K2 nearest ones (default 2; 0: none is added)"),
+        ("alpha", float, check_number, 0, "neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)"),
+    ):
+        options: dict[str, Any] = {"type": kind, "default": kind(default), "help": words}
+        parser.add_argument(f"--{name}", action=_Option, check=check, needs=needs, **options)
     parser.add_argument(
-        "--k1",
-        type=int,
-        default=2,
-        help="a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)",
+        "--exclude-cams",
+        action=_Option,
+        needs=needs,
+        nargs=0,
+        default=False,
+        help="take neighbours from other cameras only; the file must have 'cams'",
     )
-    parser.add_argument(
-        "--k2", type=int, default=2, help="and has that row among its own K2 nearest ones (default 2; 0: none is added)"
-    )
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        default=0.0,
-        help="neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)",
-    )
-    parser.add_argument(
-        "--exclude-cams", action="store_true", help="take neighbours from other cameras only; the file must have 'cams'"
-    )
-    _add_engine(parser)
+    _add_engine(parser, needs=engine_needs)
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_engine(parser: argparse.ArgumentParser, *, needs: tuple[str, ...] = ()) -> None:
     searches = (
         "how neighbours are searched; pivots, faiss-ivf and faiss-hnsw may miss some (default auto, which is exact)"
     )
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help=searches)
+    parser.add_argument("--engine", action=_Option, needs=needs, default="auto", choices=ENGINES, help=searches)
 
 
-def _add_reranking(parser: argparse.ArgumentParser, *, short: bool = False) -> None:
-    for name, kind, default, words in (
-        ("k1", int, 20, "rows are reciprocal neighbours if each is among so many nearest of the other"),
-        ("k2", int, 6, "a row's reciprocal neighbours are averaged over so many nearest rows"),
-        ("lambda", float, 0.3, "share of the original distance in the new one, 0 to 1"),
+def _add_reranking(parser: argparse.ArgumentParser, *, short: bool = False, needs: tuple[str, ...] = ()) -> None:
+    for name, kind, check, default, words in (
+        ("k1", int, _count(1), 20, "rows are reciprocal neighbours if each is among so many nearest of the other"),
+        ("k2", int, _count(1), 6, "a row's reciprocal neighbours are averaged over so many nearest rows"),
+        ("lambda", float, _SHARE, 0.3, "share of the original distance in the new one, 0 to 1"),
     ):
-        help_text = f"{words} (default {default})"
-        parser.add_argument(f"--rerank-{name}", type=kind, default=default, help=help_text)
+        how: dict[str, Any] = {"action": _Option, "check": check, "needs": needs, "type": kind}
+        parser.add_argument(f"--rerank-{name}", default=default, help=f"{words} (default {default})", **how)
         if short:  # as it was called before; elsewhere --k1 and --k2 are those of centralizing
-            older: dict[str, Any] = {"dest": f"rerank_{name}", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-            parser.add_argument(f"--{name}", type=kind, **older)
+            how |= {"dest": f"rerank_{name}", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            parser.add_argument(f"--{name}", **how)

@@ -13,7 +13,6 @@ import torch
 from pose2id import __version__
 from pose2id.cli.printing import say, say_json
 from pose2id.neighbors import ENGINES, choose_engine, describe_engines
-from pose2id.validation import check_count
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         },
     }
     if arguments.rows is not None:
-        rows = check_count(arguments.rows, "--rows", 0)
+        rows: int = arguments.rows
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
         taken = {device: choose_engine(rows, device)._asdict() for device in devices}
         report["choice"] = {"rows": rows, "taken": taken}

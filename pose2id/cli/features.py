@@ -18,7 +18,7 @@ from pose2id.files import FeatureFile, check_output, read_features, write_arrays
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.tables import as_dicts, format_text
-from pose2id.validation import JUNK, check_number, equal_label, is_tensor, take_labels
+from pose2id.validation import JUNK, equal_label, is_tensor, take_labels
 
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
@@ -105,7 +105,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             settings.append(Setting("length 1"))  # so that what centralizing brings is not mixed with this
         for file in files:
             _check_cams(arguments, file)
-        eta = check_number(arguments.eta, "eta") * any(side.generated is not None for side in sets)
+        eta = arguments.eta * any(side.generated is not None for side in sets)
         method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
         settings.append(Setting("centralized", eta=eta, other_cameras=arguments.exclude_cams, **method))
     if arguments.rerank:
