@@ -426,7 +426,13 @@ def _add_method(
     for name, kind, check, default, words in (
         ("eta", float, check_number, 1, "weight of the mean generated feature (default 1)"),
         ("k1", int, _count(0), 2, "a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)"),
-        ("k2", int, _count(0), 2, "and has that row among its own K2 nearest ones (default 2; 0: none is added)"),
+        (
+            "k2",
+            int,
+            _count(0),
+            2,
+            "and that row is among the K2 nearest rows of the neighbour (default 2; 0: none is added)",
+        ),
         ("alpha", float, check_number, 0, "neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)"),
     ):
         options: dict[str, Any] = {"type": kind, "default": kind(default), "help": words}
