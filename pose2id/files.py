@@ -79,7 +79,8 @@ def read_features(
     Raises
     ------
     ValueError
-        For an unknown suffix, a missing name, labels that are none, or a file that is damaged or holds pickled objects.
+        For an unknown suffix, a missing name, features of another shape, labels that are none, or a file that is
+        damaged or holds pickled objects.
     FileNotFoundError
         When there is no such file.
     MissingExtraError
@@ -112,9 +113,15 @@ def read_features(
     for name in ("features", *needs):
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
-            raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}")
+            remedy = f"store it under that name, as in np.savez(..., {name}=...)"
+            if path.suffix in (".npy", ".pt"):
+                remedy = f"a {path.suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
+            raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}; {remedy}")
     taken = {name: arrays[name] for name in ("features", *names) if name in arrays}
-    for name in {"ids", "cams"} & taken.keys() if taken["features"].ndim else ():
+    if taken["features"].ndim != 2:  # before the labels, which are counted by its rows
+        shape = tuple(taken["features"].shape)
+        raise ValueError(f"{path}: features must have shape (N, D), one row for each image, received {shape}")
+    for name in {"ids", "cams"} & taken.keys():
         taken[name] = _take_labels(taken[name], taken["features"], f"{path}: {name}")
     return FeatureFile(path, **taken)
 

@@ -396,7 +396,13 @@ def test_evaluate_with_neighbours_from_other_cameras_and_generated_features(caps
     found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams", "--json"))["rows"]
     q = centralize(QUERY["features"], VIEWS, exclude=QUERY["cams"])
     g = centralize(GALLERY["features"], exclude=GALLERY["cams"])
-    assert found[2] == as_row("centralized", evaluate_features(q, g, *LABELS))
+    assert found[2] == as_row("centralized, with generated features", evaluate_features(q, g, *LABELS))
+    for options, name in (
+        (("--rerank",), "centralized, with generated features, re-ranked"),
+        (("--rerank", "--eta", 0), "centralized, re-ranked"),
+    ):
+        found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", *options, "--json"))["rows"]
+        assert found[-1]["name"] == name
 
 
 @pytest.mark.parametrize(
@@ -426,9 +432,21 @@ def test_evaluate_leaves_out_length_1_where_it_says_nothing_new(capsys):
 def test_evaluate_string_ids_and_no_cameras(capsys):
     for name, side in (("query", QUERY), ("gallery", GALLERY)):
         np.savez(f"{name}.npz", features=side["features"], ids=np.array([f"p{i}" for i in side["ids"]]))
-    found = json.loads(run(capsys, "evaluate", *BOTH, "--json"))["rows"]
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--json", "-q"))["rows"]
     scores = evaluate_features(QUERY["features"], GALLERY["features"], QUERY["ids"], GALLERY["ids"])
     assert found == [as_row("as given", scores)]
+
+
+@pytest.mark.parametrize("protocol", choices.PROTOCOLS)
+@pytest.mark.usefixtures("here")
+def test_evaluate_says_that_no_camera_rule_is_applied(capsys, protocol):
+    for name, side in (("query", QUERY), ("gallery", GALLERY)):
+        np.savez(f"{name}.npz", features=side["features"], ids=side["ids"])
+    command = ["evaluate", *BOTH, "--protocol", protocol]
+    quiet = run(capsys, *command, "-q")
+    assert main(command) == 0
+    line = "pose2id evaluate: no 'cams' in query.npz and gallery.npz: nothing is removed for its camera\n"
+    assert capsys.readouterr() == (quiet, "" if protocol == "all" else line)
 
 
 @pytest.mark.usefixtures("here")
@@ -547,7 +565,8 @@ def test_wrong_suffix(reading, capsys):
 
 def test_missing_features(reading, capsys):
     np.savez("x.npz", embeddings=GALLERY["features"], ids=GALLERY["ids"])
-    assert refuse(capsys, *reading("x.npz")) == "x.npz must hold an array 'features', it holds: embeddings, ids"
+    words = "it holds: embeddings, ids; store it under that name, as in np.savez(..., features=...)"
+    assert refuse(capsys, *reading("x.npz")) == f"x.npz must hold an array 'features', {words}"
 
 
 @pytest.mark.parametrize("command", ["density", "evaluate", "evaluate before and after"])
@@ -555,9 +574,14 @@ def test_missing_features(reading, capsys):
 def test_missing_ids(capsys, command):
     np.savez("x.npz", features=GALLERY["features"], cams=GALLERY["cams"])
     message = refuse(capsys, *READING[command]("x.npz"))
-    assert message == "x.npz must hold an array 'ids', it holds: cams, features"
+    words = "it holds: cams, features; store it under that name, as in np.savez(..., ids=...)"
+    assert message == f"x.npz must hold an array 'ids', {words}"
     torch.save(torch.tensor(GALLERY["features"]), "x.pt")
-    assert refuse(capsys, *READING[command]("x.pt")) == "x.pt must hold an array 'ids', it holds: features"
+    np.save("x.npy", GALLERY["features"])
+    for name in ("x.pt", "x.npy"):
+        message = refuse(capsys, *READING[command](name))
+        only = f"a {name[1:]} file holds features only, use .npz: np.savez(..., features=..., ids=...)"
+        assert message == f"{name} must hold an array 'ids', it holds: features; {only}"
 
 
 def broken(good, index, value):
@@ -581,18 +605,29 @@ BAD_FEATURES = {
 @pytest.mark.parametrize(("features", "words"), BAD_FEATURES.values(), ids=BAD_FEATURES.keys())
 def test_bad_features(reading, capsys, features, words):
     np.savez("x.npz", features=features, ids=GALLERY["ids"], cams=GALLERY["cams"])
-    assert words in refuse(capsys, *reading("x.npz"))
+    message = refuse(capsys, *reading("x.npz"))
+    assert message.startswith("x.npz: features must ")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 40, 6), (40, 1, 6), (40, 6, 1), (6,), ()], ids=lambda shape: "x".join(map(str, shape))
+)
+def test_features_of_another_shape_are_not_blamed_on_the_labels(reading, capsys, shape):
+    np.savez("x.npz", **(GALLERY | {"features": np.resize(GALLERY["features"], shape)}))
+    message = refuse(capsys, *reading("x.npz"))
+    assert message == f"x.npz: features must have shape (N, D), one row for each image, received {shape}"
 
 
 def test_which_side_is_bad(here, capsys):
     np.savez("query.npz", **(QUERY | {"features": np.full((16, 6), np.nan)}))
     for more in ((), ("--centralize",), ("--centralize", "--rerank")):
-        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("query must be finite")
+        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("query.npz: features must be finite")
     np.savez("query.npz", **QUERY)
     np.savez("gallery.npz", **(GALLERY | {"features": np.full((40, 6), np.nan)}))
     for more in ((), ("--centralize",), ("--centralize", "--rerank")):
-        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("gallery must be finite")
-    assert refuse(capsys, "rerank", *BOTH, "-o", "out.npz").startswith("gallery must be finite")
+        assert refuse(capsys, "evaluate", *BOTH, *more).startswith("gallery.npz: features must be finite")
+    assert refuse(capsys, "rerank", *BOTH, "-o", "out.npz").startswith("gallery.npz: features must be finite")
     assert refuse(capsys, "density", "query.npz", "gallery.npz").startswith("gallery.npz: features must be finite")
     assert not (here / "out.npz").exists()
 
@@ -623,9 +658,15 @@ def test_bad_labels(capsys, command, name, labels, words):
 @pytest.mark.usefixtures("here")
 def test_bad_generated_features(capsys):
     np.savez("x.npz", **QUERY, generated=VIEWS[:, :, :5])
-    message = refuse(capsys, "centralize", "x.npz", "-o", "out.npz")
-    assert "generated" in message
-    assert "(16, 3, 5)" in message
+    for command in (READING["centralize"], READING["evaluate before and after"]):
+        message = refuse(capsys, *command("x.npz"))
+        assert message.startswith("x.npz: generated must have shape (16, M, 6) or (16, 6), ")
+        assert message.endswith("received (16, 3, 5)")
+    np.savez("x.npz", **QUERY, generated=broken(VIEWS, (3, 1, 0), np.nan))
+    for command in (READING["centralize"], READING["evaluate before and after"]):
+        message = refuse(capsys, *command("x.npz"))
+        assert message.startswith("x.npz: generated must be finite, received NaN or inf in 1 row(s): 3; ")
+    run(capsys, *READING["evaluate"]("x.npz"))  # which has no use for it
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
@@ -915,10 +956,12 @@ def test_sides_that_do_not_fit(capsys):
     np.savez("gallery.npz", **(GALLERY | {"features": GALLERY["features"][:, :5]}))
     for command in (("evaluate", *BOTH, "--centralize"), ("rerank", *BOTH, "-o", "out.npz")):
         message = refuse(capsys, *command)
-        assert "query" in message
-        assert "(16, 6)" in message
-        assert "(40, 5)" in message
+        assert message == (
+            "query.npz and gallery.npz must hold features of equal width D, received (16, 6) and (40, 5); "
+            "take both from one model"
+        )
     message = refuse(capsys, "density", "query.npz", "gallery.npz")
+    assert message.startswith("query.npz, gallery.npz must have ")
     assert message.endswith("equal D and ids of one kind, received 6 columns and int64 ids, 5 columns and int64 ids")
     np.savez("gallery.npz", **(GALLERY | {"ids": GALLERY["ids"].astype(str)}))
     for command in (("evaluate", *BOTH), ("density", "query.npz", "gallery.npz")):

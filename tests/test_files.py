@@ -114,21 +114,34 @@ def test_old_pt_files_are_read(tmp_path):
 def test_missing_names_are_told_with_those_there(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, feats=ROWS, ids=IDS)
-    with pytest.raises(ValueError, match=r"x\.npz must hold an array 'features', it holds: feats, ids$"):
+    with pytest.raises(
+        ValueError,
+        match=r"x\.npz must .* 'features', it holds: feats, ids; .*np\.savez\(\.\.\., features=\.\.\.\)$",
+    ):
         read_features(path)
     save(path, ROWS, cams=CAMS)
-    with pytest.raises(ValueError, match=r"x\.npz must hold an array 'ids', it holds: cams, features$"):
+    with pytest.raises(
+        ValueError,
+        match=r"x\.npz must .* 'ids', it holds: cams, features; .*np\.savez\(\.\.\., ids=\.\.\.\)$",
+    ):
         read_features(path, needs=("ids",))
     np.savez(path)
-    with pytest.raises(ValueError, match=r"must hold an array 'features', it holds: nothing$"):
+    with pytest.raises(ValueError, match=r"must hold an array 'features', it holds: nothing; store it"):
         read_features(path)
-    with pytest.raises(ValueError, match=r"must hold an array 'ids', it holds: features$"):
+    with pytest.raises(ValueError, match=r"'ids', it holds: features; a \.npy file holds features only, use \.npz: np"):
         read_features(save(tmp_path / "x.npy", ROWS), needs=("ids",))
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 64), (20, 1, 64), (20,), ()])
+def test_the_shape_of_features_is_checked_before_the_labels(tmp_path, shape):
+    np.savez(tmp_path / "x.npz", features=np.zeros(shape, np.float32), ids=np.arange(20))
+    with pytest.raises(ValueError, match=r"x\.npz: features must have shape \(N, D\), one row for each image, rec"):
+        read_features(tmp_path / "x.npz", needs=("ids",))
 
 
 def test_several_tensors_need_the_name(tmp_path):
     safetensors().save_file({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"must hold an array 'features', it holds: a, b$"):
+    with pytest.raises(ValueError, match=r"must hold an array 'features', it holds: a, b; store it under that name"):
         read_features(tmp_path / "x.safetensors")
 
 

@@ -11,14 +11,38 @@ import torch
 
 from pose2id.arrays import take_array, take_features
 from pose2id.centralization import centralize
-from pose2id.cli.printing import say, say_json
+from pose2id.centralization.arguments import take_generated
+from pose2id.cli.printing import say, say_json, tell
 from pose2id.density import VARIANTS, id_density
-from pose2id.evaluation import Scores
-from pose2id.files import FeatureFile, check_output, read_features, write_arrays
+from pose2id.evaluation import PROTOCOLS, Scores
+from pose2id.files import NAMES, FeatureFile, check_output, read_features, write_arrays
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.tables import as_dicts, format_text
 from pose2id.validation import JUNK, equal_label, is_tensor, take_labels
+
+
+def _read(path: str, needs: tuple[str, ...] = (), names: tuple[str, ...] = NAMES) -> tuple[FeatureFile, torch.Tensor]:
+    """A feature file, and its features as a tensor; what is wrong with the arrays is told with the file they are in."""
+    file = read_features(path, needs, names=names)
+    tensor, kind = take_features(file.features, f"{file.path}: features")
+    if file.generated is not None:
+        try:
+            take_generated(file.generated, tensor, kind)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{file.path}: {error}") from error
+    return file, tensor
+
+
+def _read_sides(arguments: argparse.Namespace, **options: Any) -> list[tuple[FeatureFile, torch.Tensor]]:
+    """The files of query and gallery, which must be of equal width."""
+    (query, rows), (gallery, items) = sides = [_read(path, **options) for path in (arguments.query, arguments.gallery)]
+    if rows.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"{query.path} and {gallery.path} must hold features of equal width D, "
+            f"received {tuple(rows.shape)} and {tuple(items.shape)}; take both from one model"
+        )
+    return sides
 
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
@@ -29,7 +53,7 @@ def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
 def run_centralize(arguments: argparse.Namespace) -> None:
     """`pose2id centralize`."""
     check_output(arguments.output, overwrite=arguments.overwrite)
-    file = read_features(arguments.features)
+    file, _ = _read(arguments.features)
     _check_cams(arguments, file)
     features = centralize(
         file.features,
@@ -54,12 +78,12 @@ def run_centralize(arguments: argparse.Namespace) -> None:
 
 def run_density(arguments: argparse.Namespace) -> None:
     """`pose2id density`."""
-    files = [read_features(path, needs=("ids",), names=("ids",)) for path in arguments.features]
-    tensors = [take_features(file.features, f"{file.path}: features")[0] for file in files]
+    files, tensors = zip(*(_read(path, needs=("ids",), names=("ids",)) for path in arguments.features), strict=True)
     labels = [take_labels(file.ids, len(file.features), f"{file.path}: ids") for file in files]
     if len({tensor.shape[1] for tensor in tensors}) > 1 or len({array.dtype.kind for array in labels}) > 1:
         found = ", ".join(f"{t.shape[1]} columns and {a.dtype} ids" for t, a in zip(tensors, labels, strict=True))
-        raise ValueError(f"the files must have equal D and ids of one kind, received {found}")
+        names = ", ".join(str(file.path) for file in files)
+        raise ValueError(f"{names} must have equal D and ids of one kind, received {found}")
     features, ids = torch.cat([tensor.double() for tensor in tensors]), np.concatenate(labels)
     values = {variant: id_density(features, ids, variant=variant, junk=arguments.junk) for variant in VARIANTS}
     junk = equal_label(ids, JUNK) & (not arguments.junk)
@@ -76,9 +100,10 @@ def run_density(arguments: argparse.Namespace) -> None:
 def run_rerank(arguments: argparse.Namespace) -> None:
     """`pose2id rerank`."""
     check_output(arguments.output, overwrite=arguments.overwrite)
-    query, gallery = (read_features(path, names=()).features for path in (arguments.query, arguments.gallery))
+    sides = _read_sides(arguments, names=())
+    query, gallery = (file.features for file, _ in sides)
     if is_tensor(query) != is_tensor(gallery):  # files of two kinds
-        query, gallery = take_features(query, "query", "(Q, D)")[0], take_features(gallery, "gallery", "(G, D)")[0]
+        query, gallery = (tensor for _, tensor in sides)
     distances = rerank(
         query,
         gallery,
@@ -94,11 +119,12 @@ def run_rerank(arguments: argparse.Namespace) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`pose2id evaluate`."""
-    files = [read_features(path, needs=("ids",)) for path in (arguments.query, arguments.gallery)]
+    names = NAMES if arguments.centralize else ("ids", "cams")
+    files, tensors = zip(*_read_sides(arguments, needs=("ids",), names=names), strict=True)
     sets = []  # of tensors: the two files may be of different kinds
-    for file, name, shape in zip(files, ("query", "gallery"), ("(Q, D)", "(G, D)"), strict=True):
+    for file, tensor in zip(files, tensors, strict=True):
         generated = None if file.generated is None else take_array(file.generated, "generated")[0]
-        sets.append(FeatureSet(take_features(file.features, name, shape)[0], file.ids, file.cams, generated))
+        sets.append(FeatureSet(tensor, file.ids, file.cams, generated))
     settings = [Setting("as given", normalize=False)]
     if arguments.centralize:
         if not all(_has_length_one(side.features) for side in sets):
@@ -107,13 +133,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             _check_cams(arguments, file)
         eta = arguments.eta * any(side.generated is not None for side in sets)
         method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
-        settings.append(Setting("centralized", eta=eta, other_cameras=arguments.exclude_cams, **method))
+        name = "centralized, with generated features" if eta else "centralized"
+        settings.append(Setting(name, eta=eta, other_cameras=arguments.exclude_cams, **method))
     if arguments.rerank:
         reranking = {name: getattr(arguments, name) for name in ("rerank_k1", "rerank_k2", "rerank_lambda")}
         settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
     options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
     query, gallery = sets
     rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, **options)
+    by_camera = PROTOCOLS[arguments.protocol].same_camera_is_junk
+    if by_camera and all(file.cams is None for file in files) and not arguments.quiet:
+        where = " and ".join(dict.fromkeys(str(file.path) for file in files))
+        tell(f"pose2id evaluate: no 'cams' in {where}: nothing is removed for its camera")
     if arguments.json:
         keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
