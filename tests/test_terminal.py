@@ -101,7 +101,8 @@ def test_hostile_file_names(capsys, name):
 def test_hostile_keys_in_files(capsys):
     np.savez("odd.npz", **{"\x1b[2Jfeature\nb": FEATURES})
     assert main(["density", "odd.npz"]) == 2
-    line = "pose2id density: odd.npz must hold an array 'features', it holds: \\x1b[2Jfeature b\n"
+    line = "pose2id density: odd.npz must hold an array 'features', it holds: \\x1b[2Jfeature b; "
+    line += "store it under that name, as in np.savez(..., features=...)\n"
     assert capsys.readouterr() == ("", line)
 
 
