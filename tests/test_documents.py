@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pose2id import __version__
+from pose2id.cli import main
 from pose2id.cli.arguments import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,18 @@ def test_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.importorskip(NEEDS[document.name])
     monkeypatch.chdir(tmp_path)
     run_examples(document.read_text(encoding="utf-8"), str(document))
+
+
+def test_the_page_of_feature_files_shows_what_evaluate_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "feature-files.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```text\npose2id (evaluate .*)\n```\n\n```output\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert shown
+    monkeypatch.chdir(tmp_path)
+    run_examples(page, "feature-files.md")
+    assert main(shown[1].split()) == 0
+    assert capsys.readouterr().out == shown[2]
 
 
 def test_the_readme_has_an_example() -> None:
