@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import platform
 import re
@@ -18,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 from support.faiss import STATES
+from support.starting import run as run_forked
 
 import pose2id
 from pose2id import centralize, evaluate, evaluate_features, id_density, rerank
-from pose2id.cli import choices, main
+from pose2id.cli import choices, features, main
 from pose2id.cli.arguments import DEMO_FOLDER, build_parser
 from pose2id.cli.doctor import read_extras
 from pose2id.evaluation import METRICS, PROTOCOLS
@@ -915,19 +917,16 @@ def test_completion_without_its_extra(capsys, monkeypatch):
     assert "pip install 'pose2id[completion]'" in capsys.readouterr().err
 
 
+def say_a_word(path):
+    features.id_density = lambda *_, **__: logging.getLogger("pose2id").info("a word") or 0.5
+    for flag in ([], ["-v"]):
+        assert main(["density", path, *flag]) == 0
+        sys.stderr.write("with\n" if flag else "without\n")
+
+
 def test_the_log_is_shown_on_request(here):
-    (here / "say.py").write_text(
-        "import logging, sys\n"
-        "from pose2id.cli import features, main\n"
-        "say = lambda *_, **__: logging.getLogger('pose2id').info('a word') or 0.5\n"
-        "features.id_density = say\n"
-        "for flag in ([], ['-v']):\n"
-        "    assert main(['density', 'query.npz', *flag]) == 0\n"
-        "    print('without' if not flag else 'with', file=sys.stderr)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "say.py"], capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, "without\npose2id: a word\npose2id: a word\nwith\n")
+    code, _, err = run_forked(say_a_word, str(here / "query.npz"), said=here / "said")
+    assert (code, err) == (0, "without\npose2id: a word\npose2id: a word\nwith\n")
 
 
 @pytest.mark.usefixtures("here")
@@ -1262,27 +1261,48 @@ def test_process_with_good_input(here):
     assert json.loads(out)["rows"] == list(before_and_after())[:3]
 
 
+def command_in(folder, *arguments):
+    os.chdir(folder)
+    return main(list(arguments))
+
+
 def test_process_with_bad_input(here):
     (here / "query.npz").write_bytes(b"not an archive")
-    with start("evaluate", *BOTH, cwd=here) as process:
-        out, err = process.communicate()
     line = "pose2id evaluate: query.npz cannot be read as .npz: not a zip archive\n"
-    assert (process.returncode, out, err) == (2, "", line)
+    assert run_forked(command_in, here, "evaluate", *BOTH, said=here / "said") == (2, "", line)
+
+
+def density_to_nobody(path, out):
+    """To a pipe that nobody reads, or to a device."""
+    reader, writer = os.pipe() if out == "pipe" else (os.open(out, os.O_RDONLY), os.open(out, os.O_WRONLY))
+    os.close(reader)
+    os.dup2(writer, 1)
+    return main(["density", path])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full, as Linux has one")
+@pytest.mark.parametrize(
+    ("out", "code", "words"), [("pipe", 0, ""), ("/dev/full", 2, r"pose2id.*: .*No space left on device\n")]
+)
+def test_output_of_numbers_that_nobody_reads(here, out, code, words):
+    found, _, err = run_forked(density_to_nobody, str(here / "query.npz"), out, said=here / "said")
+    assert found == code
+    assert re.fullmatch(words, err)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-@pytest.mark.parametrize(("arguments", "buffered"), [("density query.npz", True), (SYNTHETIC, False)])
-def test_reader_that_has_seen_enough(here, arguments, buffered):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_reader_that_has_seen_enough(here, buffered):
     """As in `pose2id density ... | head -1`."""
     pytest.importorskip("PIL")
-    with start(*arguments.split(), buffered=buffered, cwd=here) as process:
+    with start(*SYNTHETIC.split(), buffered=buffered, cwd=here) as process:
         process.stdout.close()
         err = process.stderr.read()
     assert (process.returncode, err) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full, as Linux has one")
-@pytest.mark.parametrize("arguments", ["density query.npz", "--help", SYNTHETIC])
+@pytest.mark.parametrize("arguments", ["--help", SYNTHETIC])
 def test_stdout_cannot_be_written(here, arguments):
     pytest.importorskip("PIL")
     command = f"{shlex.quote(sys.executable)} -m pose2id.cli {arguments} > /dev/full"

@@ -1,13 +1,11 @@
-"""What reaches the terminal, and how a command ends: hostile names, odd encodings, signals, short memory and disk.
-
-This file is also a program, see `send_signals`.
-"""
+"""What reaches the terminal, and how a command ends: hostile names, odd encodings, signals, short memory and disk."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.starting import run
 
 import pose2id
 from pose2id.atomic import write_folder
-from pose2id.cli import main
+from pose2id.cli import features, main
 from pose2id.cli.signals import EndedError, end_on_signals
 from pose2id.errors import escape, explain_write, is_out_of_memory, one_line
 from pose2id.files import read_features, write_arrays
@@ -124,15 +123,19 @@ def test_json_stays_json(capsys):
     assert json.loads(capsys.readouterr().out)["pose2id"] == pose2id.__version__
 
 
+def warn(folder):
+    def say(*_, **__):
+        logging.getLogger("pose2id.x").warning("see %s", "a\x1b[1m\nb")
+        return 1.0
+
+    features.id_density = say
+    return main(["density", str(folder / "query.npz")])
+
+
 def test_a_line_of_the_log(here):
     """Warnings too, which are shown without `-v`."""
-    program = (
-        "import logging, sys\nfrom pose2id.cli import main\nimport pose2id.cli.features as features\n"
-        "def warn(*_, **__):\n    logging.getLogger('pose2id.x').warning('see %s', 'a\\x1b[1m\\nb')\n    return 1.0\n"
-        "features.id_density = warn\nsys.exit(main(['density', 'query.npz']))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, env=environment())
-    assert (done.returncode, done.stderr) == (0, "pose2id.x: see a\\x1b[1m\\nb\n" * 2)
+    code, _, err = run(warn, here, said=here / "said")
+    assert (code, err) == (0, "pose2id.x: see a\\x1b[1m\\nb\n" * 2)
 
 
 def environment(**more):
@@ -163,13 +166,21 @@ def test_a_path_that_the_streams_cannot_encode(monkeypatch, name):
 
 
 @posix
-@pytest.mark.parametrize("redirected", ["", ">&-"])
-def test_the_locale_c(here, redirected):
+@pytest.mark.parametrize(
+    ("arguments", "written", "redirected"),
+    [
+        ("centralize query.npz -o 名前.npz", "名前.npz", ""),
+        ("synthetic 名前 --ids 2 --cams 2 --height 32 --width 16", "名前/README.txt", ">&-"),
+    ],
+)
+def test_the_locale_c(here, arguments, written, redirected):
     odd = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="")
-    command = f"exec {sys.executable} -m pose2id.cli centralize query.npz -o 名前.npz {redirected}"
+    command = f"exec {sys.executable} -m pose2id.cli {arguments} {redirected}"
     done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, env=odd)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert read_features("名前.npz").features.shape == (64, 8)
+    assert (here / written).is_file()
+    if written.endswith(".npz"):
+        assert read_features(written).features.shape == (64, 8)
 
 
 # Signals
@@ -260,13 +271,13 @@ def test_a_command_in_another_thread():
 @posix
 def test_asked_or_killed_at_several_moments(here):
     """Nothing is half there; after SIGTERM nothing is left, after SIGKILL nothing once the same is run again."""
-    done = subprocess.run([sys.executable, __file__], cwd=here, capture_output=True, text=True, env=environment())
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "16 moments"
+    assert run(send_signals, here, said=here.with_name("said")) == (0, "16 moments", "")
 
 
-def send_signals():
+def send_signals(folder):
     """Send each signal at four moments of each command, and look at what it leaves."""
+    os.chdir(folder)
+    torch.set_num_threads(1)  # a fork has no more
     count = 0
     for command in (["centralize", "query.npz", "-o", "x.npz"], ["synthetic", "x", "--ids", "2", "--cams", "2"]):
         clear()
@@ -417,8 +428,3 @@ def test_a_fault_while_writing_is_no_full_disk(tmp_path):
 
     with pytest.raises(RuntimeError, match=r"^ours$"):
         write_picture(tmp_path / "x.png", fail)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)  # a fork has no more
-    send_signals()

@@ -11,9 +11,11 @@ def sample_distances(x: np.ndarray, ids: Sequence) -> np.ndarray:
     """Distance (N,) of every normalised feature to the plain mean of its identity's normalised features."""
     u = unit(x)
     result = np.zeros(len(u))
+    centres = {
+        identity: np.mean([u[j] for j, other in enumerate(ids) if other == identity], axis=0) for identity in set(ids)
+    }
     for i, identity in enumerate(ids):
-        centre = np.mean([u[j] for j, other in enumerate(ids) if other == identity], axis=0)
-        result[i] = np.sqrt(((u[i] - centre) ** 2).sum())
+        result[i] = np.sqrt(((u[i] - centres[identity]) ** 2).sum())
     return result
 
 

@@ -35,13 +35,13 @@ def ranked_list(
     protocol: str,
 ) -> list[tuple[float, bool]]:
     """(distance, right or wrong) of the gallery items left after junk removal, by (distance, index)."""
-    ranked = []
+    ranked, row = [], row.tolist()
     for g in sorted(range(len(row)), key=lambda g: (row[g], g)):
         same = gallery_ids[g] == query_id
         same_camera = gallery_cams is not None and gallery_cams[g] == query_cam
         if gallery_ids[g] in JUNK or (protocol == "market1501" and same and same_camera):
             continue
-        ranked.append((float(row[g]), bool(same)))
+        ranked.append((row[g], bool(same)))
     return ranked
 
 
@@ -71,5 +71,5 @@ def evaluate(
     length = max(len(hits) for hits in hit_rows)
     cmc = np.zeros(length)
     for rank in range(1, length + 1):
-        cmc[rank - 1] = np.mean([any(hits[:rank]) for hits in hit_rows])
+        cmc[rank - 1] = np.mean([hits.index(True) < rank for hits in hit_rows])
     return Scores(float(np.mean(precisions)), float(np.mean(penalties)), cmc, len(hit_rows), tied)

@@ -29,7 +29,7 @@ def _sort_rows(table: np.ndarray, exclude: Sequence | None, hidden: set[int]) ->
     for i in visible.tolist():
         allowed = visible[visible != i]
         if exclude is not None:
-            allowed = allowed[[exclude[i] != exclude[j] for j in allowed]]
+            allowed = allowed[[exclude[i] != exclude[j] for j in allowed.tolist()]]
         lists[i] = allowed[np.argsort(table[i, allowed], kind="stable")].tolist()  # the smaller index first
     return lists
 

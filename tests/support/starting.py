@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from pathlib import Path
 from unittest import mock
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -17,6 +18,13 @@ def start(action, *arguments, said, environment=None):
     with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         process.start()
     return process
+
+
+def run(action, *arguments, said):
+    """Exit code, output and errors of a process that has ended, see `start`."""
+    process = start(action, *arguments, said=said)
+    process.join()
+    return (process.exitcode, *(Path(f"{said}.{suffix}").read_text(encoding="utf-8") for suffix in ("out", "err")))
 
 
 def _run(action, arguments, said, environment):
