@@ -495,7 +495,7 @@ def test_records_without_a_pair_are_refused(records, tmp_path):
 def whole(tmp_path_factory, records):
     """A run of two stages that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    pipe = fit(folder, records, stages=STAGES, validation=records[:1])
+    pipe = fit(folder, records, stages=STAGES, validation=records[:2])
     AcceleratorState._reset_state(reset_partial_state=True)
     return folder, pipe
 
@@ -688,8 +688,8 @@ def test_a_sheet_that_a_kill_has_prevented_is_drawn(whole, tmp_path, records, mo
     with monkeypatch.context() as patch:
         patch.setattr(training, "draw_validation", die)
         with pytest.raises(Killed):
-            fit(tmp_path, records, stages=STAGES, validation=records[:1])
-    fit(tmp_path, records, stages=STAGES, validation=records[:1])
+            fit(tmp_path, records, stages=STAGES, validation=records[:2])
+    fit(tmp_path, records, stages=STAGES, validation=records[:2])
     for name in ("step-000003.png", "step-000005.png"):
         assert (tmp_path / "sheets" / name).read_bytes() == (whole[0] / "sheets" / name).read_bytes()
 
@@ -697,7 +697,7 @@ def test_a_sheet_that_a_kill_has_prevented_is_drawn(whole, tmp_path, records, mo
 def test_a_finished_run_is_read_again(whole, records):
     folder, pipe = whole
     before = (folder / "losses.csv").read_bytes()
-    again = fit(folder, records, stages=STAGES, validation=records[:1])
+    again = fit(folder, records, stages=STAGES, validation=records[:2])
     assert same(weights(again), weights(pipe))
     assert (folder / "losses.csv").read_bytes() == before
 
