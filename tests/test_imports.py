@@ -33,7 +33,8 @@ print(json.dumps(sorted(added - set(sys.stdlib_module_names))))
         [sys.executable, "-P", "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    # The random numbers of older numpy register what their compiler brings along.
+    return {name for name in json.loads(done.stdout.splitlines()[-1]) if "cython" not in name}
 
 
 def test_importing_loads_nothing_else() -> None:
