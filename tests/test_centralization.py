@@ -1,7 +1,6 @@
 """centralize: fusing, mutual neighbours, weights, exclusion, tables, zero rows, a given output."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn
 from support.arrays import ArrayKind, as_float64
+from support.starting import run
 
 from pose2id import arrays, centralize, knn_graph
 
@@ -505,7 +505,7 @@ def scattered(n, d, seed):
 @pytest.mark.parametrize("alpha", [0.0, 2.7])
 def test_bits_of_a_row_do_not_depend_on_the_other_rows(monkeypatch, dtype, width, alpha):
     """Alone with its neighbours, among many, in any block: a row comes out the same to the last bit."""
-    n = 40 if width > 10_000 else 200
+    n = 24 if width > 10_000 else 200
     x, generated = scattered(n, width, 0).astype(dtype), scattered(n, width, 1).astype(dtype)
     table = knn_graph(x, 3).indices
     settings = {"eta": 0.5, "k1": 3, "k2": 3, "alpha": alpha}
@@ -525,7 +525,7 @@ def test_bits_of_a_row_do_not_depend_on_the_other_rows(monkeypatch, dtype, width
 @pytest.mark.parametrize("width", [5, 768, 40_000])
 @pytest.mark.parametrize("alpha", [0.0, 2.7])
 def test_bits_do_not_depend_on_threads_or_engine(engine, width, alpha):
-    x = scattered(40 if width > 10_000 else 300, width, 2)
+    x = scattered(24 if width > 10_000 else 300, width, 2)
     before = torch.get_num_threads()
     try:
         results = []
@@ -647,30 +647,34 @@ def test_out_is_not_touched_by_wrong_input():
     assert (out == 9.0).all()
 
 
+def peak():
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tell_memory():
+    """Print how many copies of its input each setting adds to the peak."""
+    for name in ("", "normalize", "generated", "k1"):
+        if os.fork() == 0:  # a peak of its own
+            for n in (2000, 40_000):
+                x = np.random.default_rng(0).standard_normal((n, 256), dtype=np.float32)
+                out, table = np.full_like(x, 1), (np.arange(n)[:, None] + [1, n - 1]) % n
+                settings = {"normalize": False, "generated": x, "k1": 0}
+                before = peak()
+                centralize(x, neighbors=table, out=out, **{key: settings[key] for key in settings if key == name})
+            sys.stdout.write(f"{(peak() - before) / x.nbytes}\n")
+            sys.stdout.flush()
+            os._exit(0)
+        os.wait()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the peak memory as Linux does")
-def test_memory_is_that_of_a_few_blocks():
+def test_memory_is_that_of_a_few_blocks(tmp_path):
     """Input and output exist; beyond them there is never a copy (40 MB), only blocks of 2 MB and lists of indices."""
-    code = """
-import os, resource, numpy as np
-from pose2id import centralize
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-def inputs(n):
-    x = np.random.default_rng(0).standard_normal((n, 256), dtype=np.float32)
-    at = np.arange(n)[:, None]
-    return x, np.full_like(x, 1), (at + [1, n - 1]) % n
-for settings in ("", "normalize=False", "generated=x", "k1=0"):
-    if os.fork() == 0:  # a peak of its own
-        for n in (2000, 40_000):
-            x, out, table = inputs(n)
-            before = peak()
-            exec(f"centralize(x, neighbors=table, out=out, {settings})")
-        print((peak() - before) / x.nbytes, flush=True)
-        os._exit(0)
-    os.wait()
-"""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a process with more than one thread cannot be forked safely
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    copies = [float(line) for line in done.stdout.split()]
+    code, out, err = run(tell_memory, said=tmp_path / "said")  # of one thread, which can be forked safely
+    assert (code, err) == (0, "")
+    copies = [float(line) for line in out.split()]
     assert len(copies) == 4
     assert max(copies) < 0.5, copies
 
