@@ -839,7 +839,7 @@ def test_what_draws_says_how_to_install_what_is_missing(capsys, monkeypatch, com
     for module in ("walkthrough", "generate", "train"):
         monkeypatch.delitem(sys.modules, f"pose2id.cli.{module}", raising=False)
     message = refuse(capsys, *command)
-    assert re.fullmatch(r"pose2id \w+ needs PIL, which is .*: pip install .*'pose2id\[ipg\]'", message), message
+    assert re.fullmatch(r"the generator needs PIL, which is .*: pip install .*'pose2id\[ipg\]'", message), message
 
 
 def parsers(parser):
@@ -1140,12 +1140,38 @@ def test_demo_without_matplotlib(short, capsys, monkeypatch, rows):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     line = "No pictures: drawing the pictures needs matplotlib, which is not installed: pip install 'pose2id[plots]'\n"
-    assert run(capsys, "demo") == demo.format_table(rows) + "\n" + line
+    assert main(["demo"]) == 0
+    assert capsys.readouterr() == (demo.format_table(rows) + "\n", line)
     assert main(["demo", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"rows": demo.rows_as_dicts(rows), "pictures": []}
     assert captured.err == line
     assert not (short / "pose2id-demo").exists()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_demo", stop)  # it is said before the work
+    assert main(["demo"]) == 130
+    assert capsys.readouterr() == ("", line + "pose2id demo: interrupted\n")
+    assert main(["demo", "--no-pictures"]) == 130
+    assert capsys.readouterr() == ("", "pose2id demo: interrupted\n")
+
+
+def test_demo_of_the_generator_without_matplotlib(here, capsys, monkeypatch):
+    pytest.importorskip("diffusers")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pose2id.cli.walkthrough.load_pipeline", stop)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["demo", "--generate"]) == 130
+    words = "drawing the map needs matplotlib, which is not installed: pip install 'pose2id[plots]'"
+    assert capsys.readouterr() == ("", f"No map of identities: {words}\npose2id demo: interrupted\n")
+    assert sorted(path.name for path in here.iterdir()) == ["gallery.npz", "query.npz"]
 
 
 # --- doctor -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.progress = not arguments.quiet and sys.stderr.isatty()
             module, _, function = arguments.run.partition(":")
             if module in NEED_GENERATOR:
-                require_packages(command)
+                require_packages("the generator")
             code: int = getattr(import_module(f"pose2id.cli.{module}"), function)(arguments) or 0
             flush()
             return code

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pose2id.cli.arguments import DEMO_FOLDER
-from pose2id.cli.printing import say, say_json, tell
+from pose2id.cli.printing import flush, say, say_json, tell
 from pose2id.datasets import load_demo
 from pose2id.errors import MissingExtraError
 from pose2id.plots import check_matplotlib
@@ -19,23 +19,27 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.people is not None:
         raise ValueError("--people goes with --generate: the demo without it has a fixed set")
     folder = picture_folder(arguments, demo.PICTURES)
+    draws = not arguments.no_pictures and can_plot("pictures", "drawing the pictures")
     data = load_demo()
     rows = demo.run_demo(data, progress=arguments.progress)
-    pictures, missing = [], None
-    if not arguments.no_pictures:
-        try:
-            check_matplotlib("drawing the pictures")
-            pictures = demo.draw_pictures(data, folder)
-        except MissingExtraError as error:
-            missing = str(error)
+    if not arguments.json:
+        say(*demo.format_table(rows).split("\n"))
+        flush()
+    pictures = demo.draw_pictures(data, folder) if draws else []
     if arguments.json:
         say_json({"rows": demo.rows_as_dicts(rows), "pictures": [str(p) for p in pictures]})
-    else:
-        say(*demo.format_table(rows).split("\n"))
-        if pictures:
-            say("", f"Pictures in {folder}: {', '.join(p.name for p in pictures)}")
-    if missing:
-        (tell if arguments.json else say)(f"No pictures: {missing}")
+    elif pictures:
+        say("", f"Pictures in {folder}: {', '.join(p.name for p in pictures)}")
+
+
+def can_plot(what: str, purpose: str) -> bool:
+    """Whether there is matplotlib; where not, tells before the work what will be missing."""
+    try:
+        check_matplotlib(purpose)
+    except MissingExtraError as error:
+        tell(f"No {what}: {error}")
+        return False
+    return True
 
 
 def picture_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pose2id.cli.demo import picture_folder
-from pose2id.cli.printing import flush, say, say_json, tell
-from pose2id.errors import MissingExtraError
+from pose2id.cli.demo import can_plot, picture_folder
+from pose2id.cli.printing import flush, say, say_json
 from pose2id.ipg.named import load_pipeline
 from pose2id.ipg.weights import tiny_folder
 from pose2id.programs import walkthrough
@@ -20,23 +19,20 @@ def run(arguments: argparse.Namespace) -> None:
             f"--people must be from {walkthrough.FEWEST} to {walkthrough.TRAINED[0]}, received {arguments.people}"
         )
     folder = picture_folder(arguments, (walkthrough.SHEET, walkthrough.MAP))
+    draws = not arguments.no_pictures
+    maps = draws and can_plot("map of identities", "drawing the map")
     pipe = load_pipeline(tiny_folder(), "cpu", "float32", progress=False)
     found = walkthrough.run_walkthrough(pipe, people, progress=arguments.progress)
     if not arguments.json:
         say(*walkthrough.format_tables(found.rows).split("\n"))
         flush()
-    pictures, missing = [], ""
-    if not arguments.no_pictures:
+    pictures = []
+    if draws:
         pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
-        try:
-            weak = found.encoded["weak"]
-            target = folder / walkthrough.MAP
-            pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))
-        except MissingExtraError as error:
-            missing = str(error)
+    if maps:
+        weak, target = found.encoded["weak"], folder / walkthrough.MAP
+        pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))
     if arguments.json:
         say_json({"rows": walkthrough.rows_as_dicts(found.rows), "pictures": pictures})
     elif pictures:
         say("", f"Pictures: {', '.join(pictures)}")
-    if missing:
-        (tell if arguments.json else say)(f"No map of identities: {missing}")
