@@ -402,7 +402,10 @@ def _add_common(parser: argparse.ArgumentParser, run: str, *, as_json: bool = Fa
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="no progress bars (there are none without a terminal)"
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no progress bars (there are none without a terminal), and no notes on results",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
     parser.set_defaults(run=run)
