@@ -274,9 +274,7 @@ def _acquire(path: Path, *, wait: bool) -> Any:
     file_lock = require("filelock", "ipg", "writing").FileLock
     if not path.parent.is_dir():  # it would be made
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    # A lock made of a mere file would outlive a killed process. The option is new in filelock 3.30.
-    options = {"fallback_to_soft": False} if hasattr(file_lock, "fallback_to_soft") else {}
-    held = file_lock(path, **options)
+    held = file_lock(path, fallback_to_soft=False)  # a lock made of a mere file would outlive a killed process
     try:
         held.acquire(blocking=wait)
     except NotImplementedError:
