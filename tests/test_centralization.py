@@ -1,6 +1,7 @@
 """centralize: fusing, mutual neighbours, weights, exclusion, tables, zero rows, a given output."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn
 from support.arrays import ArrayKind, as_float64
-from support.starting import run
 
 from pose2id import arrays, centralize, knn_graph
 
@@ -647,34 +647,30 @@ def test_out_is_not_touched_by_wrong_input():
     assert (out == 9.0).all()
 
 
-def peak():
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def tell_memory():
-    """Print how many copies of its input each setting adds to the peak."""
-    for name in ("", "normalize", "generated", "k1"):
-        if os.fork() == 0:  # a peak of its own
-            for n in (2000, 40_000):
-                x = np.random.default_rng(0).standard_normal((n, 256), dtype=np.float32)
-                out, table = np.full_like(x, 1), (np.arange(n)[:, None] + [1, n - 1]) % n
-                settings = {"normalize": False, "generated": x, "k1": 0}
-                before = peak()
-                centralize(x, neighbors=table, out=out, **{key: settings[key] for key in settings if key == name})
-            sys.stdout.write(f"{(peak() - before) / x.nbytes}\n")
-            sys.stdout.flush()
-            os._exit(0)
-        os.wait()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the peak memory as Linux does")
-def test_memory_is_that_of_a_few_blocks(tmp_path):
+def test_memory_is_that_of_a_few_blocks():
     """Input and output exist; beyond them there is never a copy (40 MB), only blocks of 2 MB and lists of indices."""
-    code, out, err = run(tell_memory, said=tmp_path / "said")  # of one thread, which can be forked safely
-    assert (code, err) == (0, "")
-    copies = [float(line) for line in out.split()]
+    code = """
+import os, resource, numpy as np
+from pose2id import centralize
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def inputs(n):
+    x = np.random.default_rng(0).standard_normal((n, 256), dtype=np.float32)
+    at = np.arange(n)[:, None]
+    return x, np.full_like(x, 1), (at + [1, n - 1]) % n
+for settings in ("", "normalize=False", "generated=x", "k1=0"):
+    if os.fork() == 0:  # a peak of its own
+        for n in (2000, 40_000):
+            x, out, table = inputs(n)
+            before = peak()
+            exec(f"centralize(x, neighbors=table, out=out, {settings})")
+        print((peak() - before) / x.nbytes, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a process with more than one thread cannot be forked safely
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    copies = [float(line) for line in done.stdout.split()]
     assert len(copies) == 4
     assert max(copies) < 0.5, copies
 

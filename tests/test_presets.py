@@ -511,4 +511,4 @@ def test_the_command_line(tmp_path, capsys):
     line = json.loads((tmp_path / "own" / "manifest.jsonl").read_text().splitlines()[0])
     assert (line["guidance_rescale"], "shared_noise" in line) == (0.5, False)
     assert main([*command, str(tmp_path / "none"), "--guidance-stop", "2"]) == 2
-    assert "guidance_stop must be a number from 0 to 1, received 2.0" in capsys.readouterr().err
+    assert "--guidance-stop must be a number from 0 to 1, received 2.0" in capsys.readouterr().err

@@ -214,9 +214,9 @@ def test_the_map_needs_matplotlib_and_nothing_else_does(found, tmp_path, capsys,
         raise MissingExtraError("pip install 'pose2id[plots]'", extra="plots", package="matplotlib")
 
     monkeypatch.setattr(walkthrough, "run_walkthrough", lambda *_, **__: found)
-    monkeypatch.setattr(walkthrough, "draw_map", missing)
+    monkeypatch.setattr("pose2id.cli.demo.check_matplotlib", missing)
     assert cli.main(["demo", "--generate", "-o", str(tmp_path)]) == 0
-    assert "pip install 'pose2id[plots]'" in capsys.readouterr().out
+    assert "No map of identities: pip install 'pose2id[plots]'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["generated.png"]
 
 
