@@ -252,30 +252,13 @@ def _add_generate(commands: Any) -> None:
         help="steps, guidance and noise by name: published (20, 3.5), balanced (4, 2, shared), fast (2, 2, shared), "
         "draft (1, no guidance); what is given beside it goes before (default: as the weights say)",
     )
-    generate.add_argument(
-        "--guidance-rescale",
-        action=_Option,
-        check=_SHARE,
-        type=float,
-        metavar="SHARE",
-        help="share, 0 to 1, in which guided predictions keep the contrast of unguided ones (default 0)",
-    )
-    generate.add_argument(
-        "--guidance-start",
-        action=_Option,
-        check=_SHARE,
-        type=float,
-        metavar="SHARE",
-        help="share of the steps before guidance begins (default 0)",
-    )
-    generate.add_argument(
-        "--guidance-stop",
-        action=_Option,
-        check=_SHARE,
-        type=float,
-        metavar="SHARE",
-        help="share of the steps after which guidance ends (default 1)",
-    )
+    for name, words in (
+        ("rescale", "share, 0 to 1, in which guided predictions keep the contrast of unguided ones (default 0)"),
+        ("start", "share of the steps before guidance begins (default 0)"),
+        ("stop", "share of the steps after which guidance ends (default 1)"),
+    ):
+        share: dict[str, Any] = {"action": _Option, "check": _SHARE, "type": float, "metavar": "SHARE"}
+        generate.add_argument(f"--guidance-{name}", help=words, **share)
     generate.add_argument(
         "--shared-noise",
         action=argparse.BooleanOptionalAction,
