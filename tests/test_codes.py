@@ -19,6 +19,7 @@ from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors._int8 import layout as _layout
 from pose2id.neighbors._int8 import machine
 from pose2id.neighbors._int8 import pairs as _pairs
+from pose2id.neighbors._int8 import products as _products
 from pose2id.neighbors._int8 import sweep as _sweep
 from pose2id.neighbors.contract import Search
 
@@ -27,6 +28,12 @@ def clustered(n=400, width=24, seed=0, dtype=torch.float32):
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((n // 8, width))
     return torch.tensor(centres[rng.integers(0, len(centres), n)] + 0.3 * rng.standard_normal((n, width))).to(dtype)
+
+
+def products(level):
+    made = _products.Products(torch.device("cpu"))
+    made.level = level
+    return made
 
 
 SETS = {
@@ -53,8 +60,8 @@ def test_the_bounds_hold_for_every_pair(name, level, columns):
     rows = SETS[name]
     if columns > rows.shape[1]:
         pytest.skip("not so many columns")
-    encoder = _encoder.Encoder(rows, level, columns=columns)
-    codes = _layout.sort_codes(*encoder.encode(rows))
+    encoder = _encoder.Encoder(rows, products(level), columns=columns)
+    codes = _layout.sort_codes(encoder.products, *encoder.encode(rows))
     real = codes.order >= 0
     assert sorted(codes.order[real].tolist()) == list(range(len(rows)))
     q, half = codes.codes.long(), codes.half.long()
@@ -83,7 +90,7 @@ def test_the_bound_over_a_million_pairs(dtype, columns):
     rows = rows + 0.02 * torch.randn(1000, 350, generator=generator)
     rows[500:] = rows[:500] + 1e-4 * torch.randn(500, 350, generator=generator)  # near pairs: c is all rounding
     rows = rows.to(dtype)
-    encoder = _encoder.Encoder(rows, 127, columns=columns)
+    encoder = _encoder.Encoder(rows, products(127), columns=columns)
     codes, _, error = encoder.encode(rows)
     q = codes.double()
     radius = (q.square().sum(1) + q.square().sum(1)[:, None] - 2 * q @ q.T).clamp(min=0).sqrt() * encoder.step
@@ -96,7 +103,7 @@ def test_the_bound_over_a_million_pairs(dtype, columns):
 
 def test_a_bound_too_tight_is_caught():
     """Rows whose rests are opposite: (1) is then an equality but for rounding, and 2 % less would be wrong."""
-    encoder = _encoder.Encoder(clustered(width=32), 127)
+    encoder = _encoder.Encoder(clustered(width=32), products(127))
     centre = torch.randint(-60, 60, (32,), generator=torch.Generator().manual_seed(0)).float()
     along = torch.nn.functional.one_hot(torch.tensor(5), 32).float()
     # y_i = step (q_i + 0.49 a) and y_j = step (q_j - 0.49 a) with q_i - q_j = 40 a: d = step (40 + 0.98).
@@ -282,11 +289,8 @@ def search(rows, k):
     return _filter.search(Search(rows, rows, k, within=True))
 
 
-def test_used_where_it_pays_and_only_there(monkeypatch):
+def test_used_where_it_pays_and_only_there():
     structured = clustered(3200)
-    monkeypatch.setattr(machine, "code_speed", lambda _: 0.9)
-    assert search(structured, 2) is None  # int8 products are slower than those of floats
-    monkeypatch.setattr(machine, "code_speed", lambda _: 4.0)
     assert search(structured, 2) is not None
     assert search(structured[:2900], 2) is None
     assert search(structured, 65) is None
@@ -331,6 +335,34 @@ def test_projection_codes_where_they_pay():
     assert not _filter.projection_columns(50_000, 2048, 2, speed=20.0)  # a CPU with AMX, or a GPU
 
 
+@pytest.mark.parametrize("speed", [0.1, 4.0])
+@pytest.mark.parametrize("width", [16, 1040, 1056, 3200])
+def test_products_are_whole_numbers_by_any_instructions(monkeypatch, speed, width):
+    """The largest codes of one sign, which float32 cannot sum beyond 1,040 columns, and mixed ones."""
+    monkeypatch.setattr(machine, "code_speed", lambda _: speed)
+    product = _products.Products(torch.device("cpu"))
+    assert product.int8 == (speed > 1)
+    level = product.level
+    codes = torch.randint(-level, level + 1, (40, width), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    codes[:20], codes[20] = level, -level
+    assert torch.equal(product(codes[:24], codes.T).long(), codes[:24].long() @ codes.T.long())
+    assert torch.equal(product(codes, codes[:16].T).long(), codes.long() @ codes[:16].T.long())
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("columns", [0, 4])
+def test_the_answer_does_not_depend_on_the_instructions(monkeypatch, name, columns):
+    rows = SETS[name]
+    thresholds = _filter.Thresholds(smallest=24, fewest=1, captured=0.0, structure=False, columns=columns)
+    monkeypatch.setattr(_filter, "THRESHOLDS", thresholds)
+    graphs = []
+    for speed in (0.1, 4.0):
+        monkeypatch.setattr(machine, "code_speed", lambda _, speed=speed: speed)
+        graphs.append(knn_graph(rows, 3, engine="exact"))
+    assert torch.equal(graphs[0].indices, graphs[1].indices)
+    assert torch.equal(graphs[0].distances, graphs[1].distances)
+
+
 def test_the_self_test_finds_saturating_products(monkeypatch):
     """A CPU without AVX512-VNNI adds pairs of products in int16."""
     level_here = machine.largest_code("cpu")
@@ -349,7 +381,7 @@ def test_the_self_test_finds_saturating_products(monkeypatch):
     monkeypatch.delattr(torch, "_int_mm")
     machine.largest_code.cache_clear()
     assert machine.largest_code("cpu") == 0
-    assert search(clustered(3200), 2) is None
+    assert search(clustered(3200), 2) is not None  # by products of floats
     monkeypatch.undo()
     machine.largest_code.cache_clear()
     assert machine.largest_code("cpu") == level_here

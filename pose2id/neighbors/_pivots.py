@@ -32,6 +32,7 @@ from pose2id.arrays import row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import _exact
 from pose2id.neighbors._int8 import machine
+from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors.contract import Search
 
 SMALLEST = 5000
@@ -86,7 +87,7 @@ def _count_pivots(n: int, k: int) -> int:
 def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (n, D rounded up to 16) int8 of the rows moved to a median, and half their squared lengths, int32."""
     n, width = rows.shape
-    level = machine.largest_code(rows.device.type) or 127
+    level = Products(rows.device).level
     wide = torch.float64 if scale > 2.0**120 or rows.dtype == torch.float64 else torch.float32
     sample = rows[_spread(n, 1024, rows.device)].to(wide) * scale
     # The median: a few rows far out do not move it. Sorted, since CUDA has no deterministic `median` along rows.
@@ -107,19 +108,19 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n, width = codes.shape
     if width <= 2 * PROJECTED:
         return codes
-    level = machine.largest_code(codes.device.type) or 127
     sample = codes[_spread(n, 4096, codes.device)].float()
     sample -= sample.mean(dim=0)
     basis = torch.randn(width, PROJECTED, dtype=torch.float32, generator=generator, device="cpu").to(codes.device)
     for _ in range(3):
         basis = torch.linalg.qr(sample.T @ (sample @ basis))[0]
-    step = _near_largest(basis) / level
-    shrink = step * level / max(_near_largest(sample @ basis), 1.0)
-    whole = (basis / step).round_().clamp_(-level, level).to(torch.int8).T.contiguous().T  # as `_Product` wants it
+    product = Products(codes.device)
+    step = _near_largest(basis) / product.level
+    shrink = step * product.level / max(_near_largest(sample @ basis), 1.0)
+    whole = (basis / step).round_().clamp_(-product.level, product.level).to(torch.int8)
+    whole = whole.T.contiguous().T  # as `Products` wants it
     short = torch.empty(n, PROJECTED, dtype=torch.int8, device=codes.device)
-    product = _Product(codes.device, TILE * PROJECTED)
     for part in _tiles(n):
-        short[part] = product(codes[part], whole).float().mul_(shrink).round_().clamp_(-level, level)
+        short[part] = product(codes[part], whole).float().mul_(shrink).round_().clamp_(-product.level, product.level)
     return short
 
 
@@ -142,7 +143,7 @@ def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Ten
     # The best entries lie in the columns with the largest maxima over groups, and maxima are cheap.
     groups = min(16, len(pivots) // 8)
     columns, half = pivots.T, pivots.float().square().sum(dim=1).div_(2).int()
-    product = _Product(short.device, TILE * len(pivots))
+    product = Products(short.device)
     nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
     for part in _tiles(len(short)):
         tile = product(short[part], columns).sub_(half).view(-1, groups, len(pivots) // groups)
@@ -163,7 +164,7 @@ def _join(
     order = key.flatten().argsort(stable=True)
     found = torch.full((n * m, keep), -1, dtype=torch.int32, device=codes.device)
     score = torch.full((n * m, keep), NONE, dtype=torch.int32, device=codes.device)
-    product = _Product(codes.device, (LONGEST + 16) ** 2)
+    product = Products(codes.device)
     start = 0
     for size in tqdm(torch.bincount(lists.flatten()).tolist(), desc="neighbours", unit="list", disable=silent):
         parts = -(-size // LONGEST)
@@ -209,26 +210,6 @@ def _measure(
     distances[real] = measured.to(distances.dtype)[which]
     distances, order = distances.sort(dim=1, stable=True)
     return found.gather(1, order)[:, :k], distances[:, :k]
-
-
-class _Product:
-    """Products of codes into one buffer; in float32 where int8 products cannot be used, or are slower and no better.
-
-    The left operand must hold its rows, the right one its columns in one piece: CUDA has int8 products for that alone.
-    """
-
-    def __init__(self, device: torch.device, size: int) -> None:
-        level = machine.largest_code(device.type)
-        # Sums of so many products are whole numbers that float32 holds.
-        self.narrow = 2**24 // level**2 if level and machine.code_speed(device.type) < 1 else 0
-        self.exact = level > 0
-        self.out = torch.empty(size, dtype=torch.int32, device=device)
-
-    def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        out = self.out[: len(left) * right.shape[1]].view(len(left), right.shape[1])
-        if self.exact and left.shape[1] > self.narrow:
-            return torch._int_mm(left, right, out=out)
-        return out.copy_(left.float() @ right.float())
 
 
 def _tiles(n: int) -> list[slice]:

@@ -6,11 +6,13 @@ Nothing is decided by codes: they prove which pairs *cannot* be among the k near
 
       Search (what is asked)
          |
-      filter.search ----------- too few rows, too large a k, no fast int8 products, no structure ----+
+      filter.search ----------- too few rows, too large a k, no structure -------------------------+
          |                                                                                           |
          |  1. wide rows within one set: projection codes; 2. else, or for what these left: rotation codes
          v                                                                                           |
       machine                largest exact code, speed of int8 products, memory or a temporary file  |
+         |                                                                                           |
+      products.Products      int8 products, or float32 ones where those are faster, of equal value   |
          |                                                                                           |
       encoder.Encoder        rows -> int8 codes q, their h and their errors E                   (1)  |
          |                                                                                           |

@@ -33,6 +33,7 @@ import torch
 
 from pose2id.distances import Frame
 from pose2id.neighbors._int8.machine import allocate_codes
+from pose2id.neighbors._int8.products import Products
 
 ROTATED = 16
 """Columns that are rotated together."""
@@ -131,10 +132,10 @@ class Encoder:
     """
 
     def __init__(
-        self, base: torch.Tensor, level: int, queries: torch.Tensor | None = None, *, columns: int = 0
+        self, base: torch.Tensor, products: Products, queries: torch.Tensor | None = None, *, columns: int = 0
     ) -> None:
         n, self.width = base.shape
-        self.level = level
+        self.products, self.level = products, products.level
         self.wide = base.dtype == torch.float64
         self.scale = Frame(base, queries, centred=False).scale
         count = min(n, 5 * columns if columns else 256)
@@ -148,7 +149,7 @@ class Encoder:
         self.map = Projection(centred, columns, squared) if columns else Rotation(self.width, base.device)
         spread = self.map(centred[:: max(1, len(centred) // 256)])[0].abs().flatten()
         # Not smaller, or dividing by it would leave float32's range for rows far longer than the sample's.
-        self.step = max(float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / level, 1e-30)
+        self.step = max(float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / self.level, 1e-30)
 
     def encode(
         self, rows: torch.Tensor, at: torch.Tensor | None = None

@@ -35,7 +35,7 @@ class Farthest:
         # First bounds from the rows that are farthest from the middle.
         outer = torch.where(codes.order >= 0, codes.half, -1).topk(min(OUTER, n)).indices.sort().values
         for rows in self.side.tiles:
-            tile = torch._int_mm(codes.codes[rows], codes.codes[outer].T)
+            tile = pairs.encoder.products(codes.codes[rows], codes.codes[outer].T)
             tile.sub_(codes.half[outer]).sub_(codes.half[rows][:, None])
             self._raise_bounds(rows, tile.masked_fill_(tile <= NONE, 0).amin(dim=1), codes.error[outer].max())
 

@@ -12,6 +12,7 @@ from pose2id.neighbors._int8.encoder import Encoder
 from pose2id.neighbors._int8.farthest import Farthest
 from pose2id.neighbors._int8.layout import WIDEST, pad_codes, sort_codes
 from pose2id.neighbors._int8.pairs import products_help
+from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors._int8.side import Side
 from pose2id.neighbors._int8.sweep import Sweep
 from pose2id.neighbors.contract import Search
@@ -32,7 +33,6 @@ class Thresholds:
     few: int = 64  # up to so many rows that were set aside are swept once more, without a cap
     captured: float = 0.5  # the share of squared lengths that projection codes must keep
     structure: bool = True  # whether a sample must show that codes rule most pairs out
-    speed: float = 1.0  # how many times faster than float32 products those of codes are; 1/30 on some CPUs without VNNI
     columns: int | None = None  # of projection codes, 0 for none; None: by `projection_columns`
 
 
@@ -66,25 +66,25 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     """The k nearest rows where the filter can tell.
 
     With `farthest` (for one set only) also the distance to each row's farthest other row. None when these sets are not
-    for it: too small, too large a k, no fast int8 products, or no structure to filter by.
+    for it: too small, too large a k, or no structure to filter by.
     """
     queries, base, k = asked.queries, asked.base, asked.k
     n, width = base.shape
     if n < THRESHOLDS.smallest or len(queries) < THRESHOLDS.fewest or k > LARGEST_K or width > WIDEST:
         return None
-    level = machine.largest_code(base.device.type)
-    if not level or queries.dtype != base.dtype or machine.code_speed(base.device.type) < THRESHOLDS.speed:
+    if queries.dtype != base.dtype:
         return None
+    products = Products(base.device)
     cap = 256 + 16 * k + n // 16
     left = torch.ones(len(queries), dtype=torch.bool, device=base.device)
     found = Found(*asked.no_neighbors(), left)
     with full_precision(base.device):
-        first = _sweep_projections(asked, level, cap) if asked.within and not farthest else None
+        first = _sweep_projections(asked, products, cap) if asked.within and not farthest else None
         if first is not None:
             found.take(first)
             if int(left.sum()) < THRESHOLDS.fewest:
                 return found
-        encoder = Encoder(base, level, None if asked.within else queries)
+        encoder = Encoder(base, products, None if asked.within else queries)
         if base.dtype != torch.float64 and 2 * width**0.5 / encoder.scale > torch.finfo(torch.float32).max:
             return None  # distances may be inf in float32, all of them ties
         sweep = _all_rows(asked, encoder, cap) if first is None else _rows_left(asked, encoder, cap, first.left)
@@ -107,7 +107,7 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     return found
 
 
-def _sweep_projections(asked: Search, level: int, cap: int) -> Sweep | None:
+def _sweep_projections(asked: Search, products: Products, cap: int) -> Sweep | None:
     """The sweep of one set by projection codes, done; None where these would not pay."""
     base, k, n = asked.base, asked.k, len(asked.base)
     columns = THRESHOLDS.columns
@@ -115,10 +115,10 @@ def _sweep_projections(asked: Search, level: int, cap: int) -> Sweep | None:
         columns = projection_columns(n, base.shape[1], k, machine.code_speed(base.device.type))
     if not 0 < columns <= base.shape[1]:
         return None
-    encoder = Encoder(base, level, columns=columns)
+    encoder = Encoder(base, products, columns=columns)
     if encoder.map.captured < THRESHOLDS.captured or not products_help(base, base, encoder):
         return None
-    side = Side(sort_codes(*encoder.encode(base)), asked.base_labels, k)
+    side = Side(sort_codes(encoder.products, *encoder.encode(base)), asked.base_labels, k)
     sweep = Sweep(asked, encoder, side, side, cap, limited=True)
     sweep.measure_own_tiles()
     if not _has_structure(sweep, n / 128):
@@ -129,10 +129,10 @@ def _sweep_projections(asked: Search, level: int, cap: int) -> Sweep | None:
 
 def _all_rows(asked: Search, encoder: Encoder, cap: int) -> Sweep | None:
     """The sweep of all queries by rotation codes, to be run; None without structure."""
-    right = Side(sort_codes(*encoder.encode(asked.base)), asked.base_labels, asked.k)
+    right = Side(sort_codes(encoder.products, *encoder.encode(asked.base)), asked.base_labels, asked.k)
     left = right
     if not asked.within:
-        left = Side(sort_codes(*encoder.encode(asked.queries)), asked.query_labels, asked.k)
+        left = Side(sort_codes(encoder.products, *encoder.encode(asked.queries)), asked.query_labels, asked.k)
     sweep = Sweep(asked, encoder, left, right, cap, limited=False)
     return sweep if _has_structure(sweep, 64 + 4 * asked.k) else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pose2id.neighbors._int8.machine import allocate_codes
+from pose2id.neighbors._int8.products import Products
 
 TILE = 2048
 """Rows of a tile; half of it for sets of fewer than four tiles, which need tiles that are near each other."""
@@ -42,7 +43,7 @@ class Codes:
         return part
 
 
-def sort_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> Codes:
+def sort_codes(products: Products, codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> Codes:
     """A set in sweeping order: sorted by the nearest of some pivots, near rows spread over a tile's groups.
 
     Rows with large errors go last, so that the largest error of a tile is small for most tiles.
@@ -53,7 +54,7 @@ def sort_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> 
         return _arrange(codes, half, error, order)
     generator = torch.Generator("cpu").manual_seed(0)
     pivots = torch.randperm(n, generator=generator, device="cpu")[: min(PIVOTS, n // 8 * 8)].to(device)
-    near = (torch._int_mm(codes[pivots], codes[pivots].T) - half[pivots]).cpu().numpy()
+    near = (products(codes[pivots], codes[pivots].T) - half[pivots]).cpu().numpy()
     rank, at = [0] * len(pivots), 0
     for place in range(1, len(pivots)):  # a chain: from each pivot to the nearest one not yet visited
         near[:, at] = 2 * NONE
@@ -62,7 +63,7 @@ def sort_codes(codes: torch.Tensor, half: torch.Tensor, error: torch.Tensor) -> 
     nearest = torch.empty(n, dtype=torch.int64, device=device)
     for start in range(0, n, 4096):
         part = slice(max(0, min(start, n - 4096)), start + 4096)  # the last one whole, for CUDA's sake
-        nearest[part] = (torch._int_mm(codes[part], codes[pivots].T) - half[pivots]).argmax(dim=1)
+        nearest[part] = (products(codes[part], codes[pivots].T) - half[pivots]).argmax(dim=1)
     key = torch.tensor(rank, device=device)[nearest] + len(pivots) * (error > 1.5 * error.median())
     order = torch.nn.functional.pad(key.argsort(stable=True), (0, -n % GROUP), value=-1)
     for start, stop in itertools.pairwise(_tile_starts(len(order), device)):

@@ -45,8 +45,6 @@ class Sweep:
         self.encoder, self.left, self.right = encoder, left, right
         self.cap, self.group, self.limited = cap, group_width(asked.k), limited
         self.pairs = Pairs(asked, encoder, left, right)
-        a, b = (max(tile.stop - tile.start for tile in side.tiles) for side in (left, right))
-        self.product = torch.empty(a * b, dtype=torch.int32, device=asked.base.device)
 
     def tile_pairs(self) -> list[tuple[int, int]]:
         """Every pair of tiles once; within one set each tile with itself first, then with near ones."""
@@ -59,8 +57,7 @@ class Sweep:
         """The tile of c for two tiles of rows, as (a, b) int32; below NONE where a pair does not count."""
         left, right = self.left, self.right
         rows, columns = left.tiles[first], right.tiles[second]
-        a, b = rows.stop - rows.start, columns.stop - columns.start
-        tile = self._products(rows, columns, self.product[: a * b].view(a, b))
+        tile = self._products(rows, columns)
         if left is right:
             if first == second:
                 tile.fill_diagonal_(2 * NONE)
@@ -68,10 +65,10 @@ class Sweep:
             tile.masked_fill_(left.codes.order[rows][:, None] == right.codes.order[columns], 2 * NONE)
         return tile
 
-    def _products(self, rows: slice | torch.Tensor, columns: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+    def _products(self, rows: slice | torch.Tensor, columns: slice) -> torch.Tensor:
         """The products c of rows of the left side and columns of the right; 2 NONE for pairs with equal labels."""
         left, right = self.left, self.right
-        tile = torch._int_mm(left.codes.codes[rows], right.codes.codes[columns].T, out=out)
+        tile = self.encoder.products(left.codes.codes[rows], right.codes.codes[columns].T)
         tile.sub_(right.codes.half[columns]).sub_(left.codes.half[rows][:, None])
         if left.labels is not None and right.labels is not None:
             tile.masked_fill_(left.labels[rows][:, None] == right.labels[columns], 2 * NONE)
