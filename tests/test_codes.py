@@ -333,6 +333,10 @@ def test_projection_codes_where_they_pay():
     assert not _filter.projection_columns(8_000, 2048, 2, speed=4.0)
     assert not _filter.projection_columns(50_000, 2048, 20, speed=4.0)
     assert not _filter.projection_columns(50_000, 2048, 2, speed=20.0)  # a CPU with AMX, or a GPU
+    assert _filter.projection_columns(15_913, 768, 2, speed=0.1) == 256  # a CPU without VNNI
+    assert _filter.projection_columns(3_368, 2048, 2, speed=0.1) == 256
+    assert not _filter.projection_columns(3_368, 768, 2, speed=0.1)
+    assert not _filter.projection_columns(15_913, 768, 20, speed=0.1)
 
 
 @pytest.mark.parametrize("speed", [0.1, 4.0])

@@ -42,7 +42,11 @@ THRESHOLDS = Thresholds()
 def projection_columns(n: int, width: int, k: int, speed: float) -> int:
     """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
     columns = 16 * round(20 * (n / 16_000) ** 0.5)
-    return min(columns, width // 48 * 16) if columns >= 320 and width >= 1536 and k <= 4 and speed < FAST else 0
+    if speed < 1:  # products cost most of the time
+        columns, pays = max(256, columns), width >= 768 and n * width > 5_000_000
+    else:
+        pays = columns >= 320 and width >= 1536 and speed < FAST
+    return min(columns, width // 48 * 16) if pays and k <= 4 else 0
 
 
 @dataclass
