@@ -1,8 +1,9 @@
-"""Counting: the ranks of matches without sorting, each one more than the number of items before it.
+"""Counting: the ranks of matches, each one more than the number of wrong items before it.
 
-Only wrong items are counted, and only those that may stand before the last match of their query: of good features,
-one in forty. A tile of scores says of most of them, surely, which matches they stand before; the pairs whose order it
-leaves open are measured. Items at exactly equal distance stand in the order of the gallery.
+Only items that may stand before the last match of their query are sorted, of good features one in forty, and of these
+the scores alone. Where that leaves an order open, between items at equal or nearly equal distance, their columns are
+sorted along: items at exactly equal distance stand in the order of the gallery; pairs whose order a tile leaves open
+are measured.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.evaluation.bins import Bins, Limits
+from pose2id.evaluation.lists import RowSorter
 from pose2id.evaluation.protocols import Matches, Relevance
 from pose2id.evaluation.tiles import MEASUREMENT, Bound, Tiles
-
-FEW = 8
-"""Of so many items, one that may stand before the last match is few: bins would not pay."""
 
 
 class Ranks(NamedTuple):
@@ -41,7 +39,7 @@ class RankCounter:
     """
 
     def __init__(self, relevance: Relevance, tiles: Tiles) -> None:
-        self._tiles, self._product = tiles, torch.float32
+        self._tiles, self._product, self._sorter = tiles, torch.float32, RowSorter()
         self._over_identities = relevance.protocol.cmc_over_identities
         self._items = torch.from_numpy(relevance.gallery_ids).to(tiles.device)
         self._junk = torch.from_numpy(np.flatnonzero(relevance.gallery_junk)).to(tiles.device)
@@ -67,32 +65,41 @@ class RankCounter:
         right = _Right(scores, *self._move(matches.row, matches.column))
         lower, upper = (right.score, right.score) if bound is None else bound.limits(right.score, right.row)
         self._hide(scores, block, matches)
-        wrong, settled = self._wrong_items(scores, right, right.limits(lower, upper), exact=bound is None)
-        nearer = right.count_limits(upper, scores, wrong, strict=True)  # matches surely nearer than each wrong item
+        end = right.of_last(upper)
         if bound is None:
-            return self._order_ties(right, scores, wrong, nearer, settled)
-        not_farther = right.count_limits(lower, scores, wrong, strict=False)  # those not surely farther
-        unsure = (not_farther > nearer).nonzero().flatten()
-        most = scores.numel() // MEASUREMENT if self._product == torch.float32 else scores.numel()
-        if len(unsure) > most:
-            return None
-        before, leads, tied = settled + right.count_items(not_farther, wrong.row), not_farther == 0, 0
-        if len(unsure):
-            doubtful = wrong.take(unsure), nearer[unsure], not_farther[unsure]
-            leading, tied = _measure(bound, block.start, right, *doubtful, before)
-            leads[unsure[leading]] = True
-        return before, self._count_identities(wrong.take(leads.nonzero().flatten()), len(scores)), tied
+            before, tied = self._order_ties(right, scores, end)
+        else:
+            values, columns = self._sorter.order(scores, end)
+            before, until = right.find(values, lower, upper)
+            most = scores.numel() // MEASUREMENT if self._product == torch.float32 else scores.numel()
+            unsure = right.list_between(before, until, columns, most)
+            if unsure is None:
+                return None
+            doubtful, tied = _measure(bound, block.start, right, unsure, before)
+        if not self._over_identities:
+            return before, None, tied
+        leading = right.find_leading(scores, lower, exact=bound is None)
+        if bound is not None:
+            leading = _Items(*(torch.cat(pair) for pair in zip(leading, doubtful, strict=True)))
+        return before, self._count_identities(leading, len(scores)), tied
 
-    def _order_ties(
-        self, right: _Right, scores: torch.Tensor, wrong: _Items, nearer: torch.Tensor, settled: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-        """What `_count_before` gives, from exact scores: equal ones stand in the order of the gallery."""
-        ahead = right.count_ahead(nearer, scores, wrong)
-        leads = (ahead == 0).nonzero().flatten()
-        is_first = right.slot == 0
-        tied = int((scores.amin(dim=1)[right.row[is_first]] == right.score[is_first]).sum())
-        before = settled + right.count_items(ahead, wrong.row)
-        return before, self._count_identities(wrong.take(leads), len(scores)), tied
+    def _order_ties(self, right: _Right, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """How many items stand before each match, and how many rows are tied, from exact scores."""
+        before, until = right.find(self._sorter.sort(scores, end), right.score, right.score)
+        tied = int(((right.slot == 0) & (before == 0) & (until > 0)).sum())
+        equal = (until > before).nonzero().flatten()
+        if len(equal):
+            row, column = right.row[equal], right.column[equal]
+            tied_rows = torch.full_like(end, -torch.inf)
+            tied_rows[row] = end[row]
+            _, columns = self._sorter.order(scores, tied_rows)
+            low, high = before[equal], until[equal]
+            for _ in range(scores.shape[1].bit_length()):  # the columns between ascend: halve
+                middle = ((low + high) // 2).clamp(max=columns.shape[1] - 1)
+                ahead = (low < high) & (columns[row, middle] < column)
+                low, high = torch.where(ahead, middle + 1, low), torch.where(ahead, high, middle)
+            before[equal] = low
+        return before, tied
 
     def _hide(self, scores: torch.Tensor, block: slice, matches: Matches) -> None:
         """Make the scores (b, G) of all but wrong items inf: of junk and of the query's identity."""
@@ -102,43 +109,31 @@ class RankCounter:
             query_cams, gallery_cams = self._cams
             scores.masked_fill_(query_cams[block, None] == gallery_cams, torch.inf)
 
-    def _wrong_items(
-        self, scores: torch.Tensor, right: _Right, limits: Limits, *, exact: bool
-    ) -> tuple[_Items, torch.Tensor]:
-        """The wrong items that may or may not stand before some match, and how many others stand before each, (m,)."""
-        near = _up_to(scores, limits.last)
-        settled = torch.zeros_like(right.row)
-        # Where CMC asks for the identities of what stands before, counts are not enough.
-        if FEW * _count(near) > near.numel() and not self._over_identities:
-            bins = Bins(scores, limits)
-            settled, left_open = bins.count()
-            near &= left_open
-            if exact and FEW * _count(near) > near.numel():
-                settled += bins.count_equal(right.column, near)
-        return _find(near), settled
-
     def _move(self, *arrays: npt.NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
         """Indices on the device of the tiles."""
         return tuple(torch.from_numpy(array).to(self._tiles.device) for array in arrays)
 
-    def _count_identities(self, wrong: _Items, rows: int) -> torch.Tensor | None:
-        """Of how many identities, row by row, these items are; None where CMC does not ask."""
-        if not self._over_identities:
-            return None
+    def _count_identities(self, items: _Items, rows: int) -> torch.Tensor:
+        """Of how many identities, row by row, these items are."""
         size = int(self._items.max()) + 1
-        pairs = torch.unique(wrong.row * size + self._items[wrong.column])
+        pairs = torch.unique(items.row * size + self._items[items.column])
         return torch.bincount(pairs // size, minlength=rows)
 
 
 class _Items(NamedTuple):
-    """Some items of a tile (b, G), by row and column, and by their `place` in the flattened tile."""
+    """Some wrong items of a tile (b, G), by row and column."""
 
-    place: torch.Tensor
     row: torch.Tensor
     column: torch.Tensor
 
-    def take(self, chosen: torch.Tensor) -> _Items:
-        return _Items(*(array.index_select(0, chosen) for array in self))
+
+class _Unsure(NamedTuple):
+    """Wrong items whose order to some match is open: so many matches are surely `nearer`, or `not_farther`."""
+
+    row: torch.Tensor
+    column: torch.Tensor
+    nearer: torch.Tensor
+    not_farther: torch.Tensor
 
 
 class _Right:
@@ -159,56 +154,54 @@ class _Right:
         last[self.row[is_last]] = limits[is_last]
         return last
 
-    def limits(self, lower: torch.Tensor, upper: torch.Tensor) -> Limits:
-        """The limits of all matches, and of each row the first and last of these; inf and -inf without any."""
-        first = lower.new_full((len(self.per_row),), torch.inf)
-        is_first = self.slot == 0
-        first[self.row[is_first]] = lower[is_first]
-        return Limits(self.row, lower, upper, first, self.of_last(upper))
-
     def count_items(self, slots: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """For every match, how many items of its row, given by `row`, have a slot up to its own."""
         size = int(self.per_row.max()) + 1
         table = torch.bincount(row * size + slots, minlength=len(self.per_row) * size).view(-1, size)
         return table.cumsum(dim=1)[self.row, self.slot]
 
-    def count_limits(self, limits: torch.Tensor, scores: torch.Tensor, items: _Items, *, strict: bool) -> torch.Tensor:
-        """For items, how many limits of their row are below their score (not strict: or equal).
+    def find(self, values: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """For limits of matches, how many of the sorted `values` (b, w) of their row are below, and not above, (m,)."""
+        size = int(self.slot.max()) + 1
+        before = torch.searchsorted(values, self._table(lower, size))
+        until = torch.searchsorted(values, self._table(upper, size), right=True)
+        return before[self.row, self.slot], until[self.row, self.slot]
+
+    def list_between(
+        self, before: torch.Tensor, until: torch.Tensor, columns: torch.Tensor, most: int
+    ) -> _Unsure | None:
+        """The items that stand between what `find` gave for some match; `columns` (b, w) of those sorted.
+
+        None if there are more than `most`.
+        """
+        start = before.clone()
+        follows = self.row[1:] == self.row[:-1]
+        start[1:] = torch.where(follows, before[1:].maximum(until[:-1]), before[1:])
+        count = until - start
+        total = int(count.sum())
+        if total > most:
+            return None
+        which = torch.arange(len(count), device=count.device).repeat_interleave(count, output_size=total)
+        place = torch.arange(total, device=count.device) - (count.cumsum(0) - count - start)[which]
+        row, width = self.row[which], columns.shape[1] + 1
+        not_farther = torch.searchsorted(self.row * width + before, row * width + place, right=True)
+        first = which - self.slot[which]
+        return _Unsure(row, columns[row, place], self.slot[which], not_farther - first)
+
+    def find_leading(self, scores: torch.Tensor, limits: torch.Tensor, *, exact: bool) -> _Items:
+        """The items below the first limit of their row; of exact scores those at it, too, that stand before the match.
 
         There is a limit for each match, ascending in each row.
         """
-        if 4 * len(items.place) > scores.numel():  # most: a search in each row for all of it
-            table = self._table(limits, int(self.slot.max()) + 1)
-            return torch.searchsorted(table, scores, right=not strict).flatten().index_select(0, items.place)
-        # Few: one search in the limits of all rows, and how many of each row are among them.
-        limits, order = limits.sort()
-        size = len(limits) + 1
-        among = torch.zeros(len(scores), size, dtype=torch.int32, device=limits.device)
-        among[self.row[order], torch.arange(1, size, device=limits.device)] = 1
-        among = among.cumsum(dim=1, dtype=torch.int32)
-        found = torch.searchsorted(limits, scores.flatten().index_select(0, items.place), right=not strict)
-        return among.flatten().index_select(0, items.row * size + found).long()
-
-    def count_ahead(self, nearer: torch.Tensor, scores: torch.Tensor, items: _Items) -> torch.Tensor:
-        """By exact scores, for items: the matches of their row that stand before them.
-
-        So many matches are `nearer`; equal ones stand in the order of their columns.
-        """
-        size = int(self.per_row.max()) + 1
-        following = self._table(self.score, size).flatten().index_select(0, items.row * size + nearer)
-        equal = (following == scores.flatten().index_select(0, items.place)).nonzero().flatten()
-        if not len(equal):
-            return nearer
-        # Matches of one row and score are a run, numbered in order, so these keys ascend.
-        new = torch.ones_like(self.row, dtype=torch.bool)
-        new[1:] = (self.row[1:] != self.row[:-1]) | (self.score[1:] != self.score[:-1])
-        run = new.cumsum(0) * scores.shape[1]
-        tied, starts = items.take(equal), self.per_row.cumsum(0) - self.per_row
-        start = starts.index_select(0, tied.row)
-        key = run.index_select(0, start + nearer.index_select(0, equal)) + tied.column
-        ahead = nearer.clone()
-        ahead[equal] = torch.searchsorted(run + self.column, key) - start
-        return ahead
+        first = self.slot == 0
+        limit = limits.new_full((len(scores), 1), -torch.inf)
+        limit[self.row[first], 0] = limits[first]
+        leads = scores < limit
+        if exact:
+            column = torch.zeros_like(limit, dtype=torch.int64)
+            column[self.row[first], 0] = self.column[first]
+            leads |= (scores == limit) & (torch.arange(scores.shape[1], device=column.device) < column)
+        return _Items(*leads.nonzero(as_tuple=True))
 
     def _table(self, values: torch.Tensor, width: int) -> torch.Tensor:
         """Values of the matches as rows, padded with inf."""
@@ -217,26 +210,22 @@ class _Right:
         return table
 
 
-def _measure(
-    bound: Bound,
-    start: int,
-    right: _Right,
-    wrong: _Items,
-    nearer: torch.Tensor,
-    not_farther: torch.Tensor,
-    before: torch.Tensor,
-) -> tuple[torch.Tensor, int]:
+def _measure(bound: Bound, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor) -> tuple[_Items, int]:
     """Order these wrong items, and the matches that some of them may or may not stand before, by exact values.
 
-    Corrects `before`, and tells which of the items stand before all matches, and how many rows are tied: those
-    whose first value belongs to a match and to a wrong item, while nothing is surely nearer. The rows are those of the
-    queries from `start` on.
+    Corrects `before`, the items surely before each match, and tells which of the items stand before all matches, and
+    how many rows are tied: those whose first value belongs to a match and to a wrong item, while nothing is surely
+    nearer. The rows are those of the queries from `start` on.
     """
-    surely = right.count_items(not_farther, wrong.row)
-    doubtful = (right.count_items(nearer, wrong.row) > surely).nonzero().flatten()
+    if not len(wrong.row):
+        return _Items(wrong.row, wrong.column), 0
+    surely = right.count_items(wrong.not_farther, wrong.row)
+    doubtful = (right.count_items(wrong.nearer, wrong.row) > surely).nonzero().flatten()
     row = torch.cat([right.row[doubtful], wrong.row])
     column = torch.cat([right.column[doubtful], wrong.column])
-    closed = torch.cat([(before - surely)[doubtful], nearer])  # so many of the other kind surely stand before each
+    closed = torch.cat(
+        [(before - surely)[doubtful], wrong.nearer]
+    )  # so many of the other kind surely stand before each
     value = bound.measure(row + start, column) + 0  # -0 is 0
     order = _order(column, value, row)
     row, value, closed, is_wrong = row[order], value[order], closed[order], order >= len(doubtful)
@@ -250,7 +239,7 @@ def _measure(
     has_wrong, has_right, has_nearer = torch.zeros(3, len(right.per_row), dtype=torch.bool, device=row.device)
     for mark, of in ((has_wrong, is_wrong), (has_right, ~is_wrong), (has_nearer, closed > 0)):
         mark[row[first & of]] = True
-    return leading, int((has_wrong & has_right & ~has_nearer).sum())
+    return _Items(wrong.row[leading], wrong.column[leading]), int((has_wrong & has_right & ~has_nearer).sum())
 
 
 def _count_ahead(kind: torch.Tensor, row_start: torch.Tensor) -> torch.Tensor:
@@ -272,25 +261,3 @@ def _order(*keys: torch.Tensor) -> torch.Tensor:
     for key in keys[1:]:
         order = order[key[order].argsort(stable=True)]
     return order
-
-
-def _up_to(scores: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Mark the entries of `scores` (b, G) that do not exceed the limit of their row."""
-    if scores.is_cuda:
-        return scores <= limits[:, None]
-    return torch.from_numpy(scores.numpy() <= limits.numpy()[:, None])  # much faster than torch
-
-
-def _count(marks: torch.Tensor) -> int:
-    return int(marks.sum()) if marks.is_cuda else int(np.count_nonzero(marks.numpy()))  # as above
-
-
-def _find(marks: torch.Tensor) -> _Items:
-    """The marked entries of a tile (b, G), ascending."""
-    height, width = marks.shape
-    # On the CPU four times faster than torch.
-    place = marks.flatten().nonzero().flatten() if marks.is_cuda else torch.from_numpy(np.flatnonzero(marks.numpy()))
-    starts = torch.arange(height + 1, device=marks.device) * width
-    per_row = torch.searchsorted(place, starts).diff()
-    row = torch.arange(height, device=marks.device).repeat_interleave(per_row, output_size=len(place))
-    return _Items(place, row, place - row * width)
