@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.evaluation.lists import RowSorter
+from pose2id.evaluation.lists import Places, RowSorter
 from pose2id.evaluation.protocols import Matches, Relevance
 from pose2id.evaluation.tiles import MEASUREMENT, Bound, Tiles
 
@@ -69,8 +69,8 @@ class RankCounter:
         if bound is None:
             before, tied = self._order_ties(right, scores, end)
         else:
-            values, columns = self._sorter.order(scores, end)
-            before, until = right.find(values, lower, upper)
+            places, columns = self._sorter.order(scores, end, right.table(lower), right.table(upper))
+            before, until = right.take(places)
             most = scores.numel() // MEASUREMENT if self._product == torch.float32 else scores.numel()
             unsure = right.list_between(before, until, columns, most)
             if unsure is None:
@@ -85,14 +85,15 @@ class RankCounter:
 
     def _order_ties(self, right: _Right, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, int]:
         """How many items stand before each match, and how many rows are tied, from exact scores."""
-        before, until = right.find(self._sorter.sort(scores, end), right.score, right.score)
+        limits = right.table(right.score)
+        before, until = right.take(self._sorter.find(scores, end, limits, limits))
         tied = int(((right.slot == 0) & (before == 0) & (until > 0)).sum())
         equal = (until > before).nonzero().flatten()
         if len(equal):
             row, column = right.row[equal], right.column[equal]
             tied_rows = torch.full_like(end, -torch.inf)
             tied_rows[row] = end[row]
-            _, columns = self._sorter.order(scores, tied_rows)
+            _, columns = self._sorter.order(scores, tied_rows, limits, limits)
             low, high = before[equal], until[equal]
             for _ in range(scores.shape[1].bit_length()):  # the columns between ascend: halve
                 middle = ((low + high) // 2).clamp(max=columns.shape[1] - 1)
@@ -160,17 +161,10 @@ class _Right:
         table = torch.bincount(row * size + slots, minlength=len(self.per_row) * size).view(-1, size)
         return table.cumsum(dim=1)[self.row, self.slot]
 
-    def find(self, values: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """For limits of matches, how many of the sorted `values` (b, w) of their row are below, and not above, (m,)."""
-        size = int(self.slot.max()) + 1
-        before = torch.searchsorted(values, self._table(lower, size))
-        until = torch.searchsorted(values, self._table(upper, size), right=True)
-        return before[self.row, self.slot], until[self.row, self.slot]
-
     def list_between(
         self, before: torch.Tensor, until: torch.Tensor, columns: torch.Tensor, most: int
     ) -> _Unsure | None:
-        """The items that stand between what `find` gave for some match; `columns` (b, w) of those sorted.
+        """The items that stand between the places of some match; `columns` (b, w) of those sorted.
 
         None if there are more than `most`.
         """
@@ -203,11 +197,15 @@ class _Right:
             leads |= (scores == limit) & (torch.arange(scores.shape[1], device=column.device) < column)
         return _Items(*leads.nonzero(as_tuple=True))
 
-    def _table(self, values: torch.Tensor, width: int) -> torch.Tensor:
-        """Values of the matches as rows, padded with inf."""
-        table = values.new_full((len(self.per_row), width), torch.inf)
-        table[self.row, self.slot] = values
+    def table(self, limits: torch.Tensor) -> torch.Tensor:
+        """Limits, one for each match, as rows, padded with inf."""
+        table = limits.new_full((len(self.per_row), int(self.per_row.max())), torch.inf)
+        table[self.row, self.slot] = limits
         return table
+
+    def take(self, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of each match, of what was found for such a table."""
+        return places.before[self.row, self.slot], places.until[self.row, self.slot]
 
 
 def _measure(bound: Bound, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor) -> tuple[_Items, int]:

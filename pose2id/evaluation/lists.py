@@ -6,71 +6,101 @@ where they stood, and a tenth of torch's. Rows whose columns are asked for are s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 Values = npt.NDArray[Any]
+Found = TypeVar("Found")
+
+
+class Places(NamedTuple):
+    """For limits (b, m) of rows, how many scores of their row are below (`before`) and not above (`until`), (b, m)."""
+
+    before: torch.Tensor
+    until: torch.Tensor
 
 
 class RowSorter:
-    """Sorts the rows of tiles (b, G) up to a limit of each row, `end` (b,), with as many threads as torch uses.
+    """Sorts the rows of tiles (b, G) up to `end` (b,) at least, and finds limits among them: none is above `end`.
 
-    What is given is as wide as the longest list, others are padded with inf, and may hold more than the limit asks for.
+    Limits (b, m) ascend in each row and are padded with inf, whose places mean nothing. On the CPU so many threads
+    sort as torch uses.
     """
 
     def __init__(self) -> None:
-        self._threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="evaluate")
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="evaluate")  # they end with it
 
-    def sort(self, scores: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """The scores of each row, ascending."""
+    def find(self, scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> Places:
+        """The places of limits."""
         if scores.is_cuda:
-            return scores.sort(dim=1).values
-        return _stack(self._each(_sort_row, scores, end), torch.inf)
+            return _search(scores.sort(dim=1).values, lower, upper)
+        return _place(self._each(_find_in_row, scores, end, lower, upper))
 
-    def order(self, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `sort`, and the columns where they stood, ascending where scores are equal."""
+    def order(
+        self, scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor
+    ) -> tuple[Places, torch.Tensor]:
+        """As `find`, and the columns of the sorted scores, (b, w), ascending where these are equal."""
         if scores.is_cuda:
             values, columns = scores.sort(dim=1, stable=True)
-            return values, columns
-        columns = self._each(_order_row, scores, end)
-        values = [row[order] for row, order in zip(scores.numpy(), columns, strict=True)]
-        return _stack(values, torch.inf), _stack(columns, 0)
+            return _search(values, lower, upper), columns
+        found, orders = zip(*self._each(_order_row, scores, end, lower, upper), strict=True)
+        table = np.zeros((len(orders), max(1, *map(len, orders))), np.int64)
+        for row, order in zip(table, orders, strict=True):
+            row[: len(order)] = order
+        return _place(found), torch.from_numpy(table)
 
-    def _each(self, call: Callable[[Values, Values], Values], scores: torch.Tensor, end: torch.Tensor) -> list[Values]:
-        """What `call` makes of each row and its limit; each thread takes a run of rows."""
-        rows, ends = scores.numpy(), end.numpy()
-        step = max(1, -(-len(rows) // self._threads))
-        starts = range(0, len(rows), step)
-        runs = self._pool.map(lambda at: [*map(call, rows[at : at + step], ends[at : at + step])], starts)
-        return [result for run in runs for result in run]
+    def _each(self, call: Callable[..., Found], *tensors: torch.Tensor) -> list[Found]:
+        """What `call` makes of each row of the tensors; each thread takes a run of rows."""
+        arrays = [tensor.numpy() for tensor in tensors]
+        step = max(1, -(-len(arrays[0]) // torch.get_num_threads()))
+        runs = [[array[at : at + step] for array in arrays] for at in range(0, len(arrays[0]), step)]
+        # The last run is this thread's own.
+        others = [self._pool.submit(_map, call, run) for run in runs[:-1]]
+        own = _map(call, runs[-1])
+        return [found for other in others for found in other.result()] + own
 
 
-def _sort_row(row: Values, end: Values) -> Values:
+def _map(call: Callable[..., Found], arrays: list[Values]) -> list[Found]:
+    memory = np.empty_like(arrays[0][0])  # for a row; new memory for each costs half as much as its sort
+    return [call(*rows, memory) for rows in zip(*arrays, strict=True)]
+
+
+def _find_in_row(row: Values, end: Values, lower: Values, upper: Values, memory: Values) -> tuple[Values, Values]:
     near = row <= end
-    return np.sort(row if 2 * np.count_nonzero(near) > len(row) else row[near])
+    if 2 * np.count_nonzero(near) > len(row):
+        values = memory
+        values[:] = row
+    else:
+        values = row[np.flatnonzero(near)]  # by far faster than row[near]
+    values.sort()
+    return values.searchsorted(lower), values.searchsorted(upper, "right")
 
 
-def _order_row(row: Values, end: Values) -> Values:
+def _order_row(
+    row: Values, end: Values, lower: Values, upper: Values, _: Values
+) -> tuple[tuple[Values, Values], Values]:
     columns = np.flatnonzero(row <= end)
     values = row[columns] + 0  # -0 is 0
-    if values.dtype != np.float32:
-        return columns[np.argsort(values, kind="stable")]
-    # Above the column stands the score, as a whole number of the same order.
-    bits = values.view(np.int32).astype(np.int64)
-    keys = ((bits ^ ((bits >> 63) & 0x7FFFFFFF)) << 32) | columns
-    keys.sort()
-    return keys & 0xFFFFFFFF
+    if values.dtype == np.float32:
+        # Above the column stands the score, as a whole number of the same order.
+        bits = values.view(np.int32).astype(np.int64)
+        keys = ((bits ^ ((bits >> 63) & 0x7FFFFFFF)) << 32) | columns
+        keys.sort()
+        columns = keys & 0xFFFFFFFF
+    else:
+        columns = columns[values.argsort(kind="stable")]
+    values = row[columns]
+    return (values.searchsorted(lower), values.searchsorted(upper, "right")), columns
 
 
-def _stack(rows: list[Values], padding: float) -> torch.Tensor:
-    """Rows of different lengths, at least one, as a table."""
-    table = np.full((len(rows), max(1, *map(len, rows))), padding, rows[0].dtype)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return torch.from_numpy(table)
+def _place(found: Sequence[tuple[Values, Values]]) -> Places:
+    return Places(*(torch.from_numpy(np.stack(places)) for places in zip(*found, strict=True)))
+
+
+def _search(values: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> Places:
+    return Places(torch.searchsorted(values, lower), torch.searchsorted(values, upper, right=True))

@@ -8,14 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from pose2id.arrays import CACHE_ELEMENTS, row_blocks, work_dtype
+from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, work_dtype
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
 from pose2id.duplicates import find_duplicates
 
 QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
-BLOCK_ELEMENTS = 2 * CACHE_ELEMENTS
-"""Entries of a block of exact scores: as many as stay in the caches."""
 MEASUREMENT = 64
 """How many entries of a float64 product cost as much as measuring a pair, by measurement."""
 
