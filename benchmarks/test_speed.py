@@ -172,7 +172,7 @@ def check_scores(distances, labels):
 
 
 @pytest.mark.parametrize(
-    ("matches", "nearer", "least"), [(17, 12, 10), (17, 2.85, 10), (17, 0, 6), (5, 0, 6), (160, 0, 6)]
+    ("matches", "nearer", "least"), [(17, 12, 5), (17, 2.85, 2), (17, 0, 2), (5, 0, 1.5), (160, 0, 1.5)]
 )
 def test_evaluate_whatever_the_ranking(report, full, matches, nearer, least):
     q, g = (3368, 15913) if full else (1000, 8000)

@@ -1,7 +1,7 @@
 """Lists: the scores of a tile sorted row by row, as far as the last match of each.
 
 On the CPU numpy sorts, several rows at a time: its sort of mere numbers takes a quarter of the time of one that tells
-where they stood, and a tenth of torch's. Rows whose columns are asked for are sorted as whole numbers that hold both.
+where they stood. Rows whose columns are asked for are sorted as whole numbers that hold both.
 """
 
 from __future__ import annotations
