@@ -170,7 +170,7 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
             pairs = slice(start, start + step)
             result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
         return result
-    _hear_the_warning_about_csr()
+    hear_warning_about_csr()
     rows, counts = torch.unique_consecutive(left, return_counts=True)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     values, shape = base.new_zeros(len(right)), (len(rows), len(base))
@@ -180,7 +180,7 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
 
 
 @lru_cache
-def _hear_the_warning_about_csr() -> None:
+def hear_warning_about_csr() -> None:
     """Make torch say, once and unheard, that its CSR tensors are in beta state; it says so once per process."""
     with _lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")

@@ -1223,13 +1223,23 @@ def test_doctor_explains_the_choice(capsys, rows):
     assert choice["taken"]["cpu"] == choose_engine(rows)._asdict()
 
     lines = run(capsys, "doctor", "--rows", rows).splitlines()
-    at = lines.index(f"auto      for {rows:,} rows")
-    assert lines[at + 1] == f"  cpu        exact: {choose_engine(rows).reason}"
+    at = lines.index(f"auto      for the 2 nearest of {rows:,} rows of 768 columns")
+    taken = choose_engine(rows)
+    assert lines[at + 1] == f"  cpu        {taken.engine}: {taken.reason}"
     assert (lines[at + 2].strip() == "pivots would be much faster and miss a few neighbours") == (rows == 300_000)
+
+
+def test_doctor_explains_the_choice_for_a_search(capsys):
+    shape = {"width": 2048, "k": 50}
+    choice = json.loads(run(capsys, "doctor", "--rows", 4000, "--width", 2048, "--k", 50, "--json"))["choice"]
+    assert choice["taken"]["cpu"] == choose_engine(4000, **shape)._asdict() != choose_engine(4000)._asdict()
+    assert {name: choice[name] for name in shape} == shape
 
 
 @pytest.mark.usefixtures("here")
 def test_doctor_refuses(capsys):
+    assert "--width goes with --rows" in refuse(capsys, "doctor", "--width", 5)
+    assert "--k must be an integer >= 1, received 0" in refuse(capsys, "doctor", "--rows", 5, "--k", 0)
     assert "--rows must be an integer >= 0, received -1" in refuse(capsys, "doctor", "--rows", -1)
 
 

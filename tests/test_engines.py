@@ -4,6 +4,7 @@ A stand-in for faiss, brute force with the worst order of ties that faiss allows
 where it is installed.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,11 +13,16 @@ import types
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from reference.neighbors import knn
 from support.faiss import CPU_WHEELS, INSTALL, StandIn, StandInIndex, fail_on_import, put
 
 from pose2id import MissingExtraError, centralize, knn_graph, rerank
-from pose2id.neighbors import ENGINES, _exact, _faiss, describe_engines
+from pose2id.distances import pair_distances
+from pose2id.neighbors import ENGINES, _exact, _faiss, _heaps, choose_engine, describe_engines, engines, rounded
+from pose2id.neighbors._int8 import machine
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ def test_every_state_gives_the_answer_or_the_cure(faiss_state, call):
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_auto_does_not_touch_faiss(monkeypatch, tmp_path, call):
+def test_auto_does_not_touch_faiss_for_few_rows(monkeypatch, tmp_path, call):
     fail_on_import(monkeypatch, tmp_path, f"open({str(tmp_path / 'touched')!r}, 'w').close()\nraise OSError('broken')")
     x = random_rows(30, 4)
     np.testing.assert_array_equal(call(x, "auto"), call(x, "exact"))
@@ -242,6 +248,187 @@ def test_several_tiles(faiss, monkeypatch):
     x = np.random.default_rng(3).integers(-2, 3, (150, 3)).astype(np.float32)
     assert_right(knn_graph(x, 4, engine="faiss"), x, 4)
     assert asked(faiss)[:5] == [(32, 11)] * 4 + [(22, 11)]
+
+
+# --- the heaps of faiss itself ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heaps():
+    """faiss itself, for sets of any size, with tiles of few rows; counts the sets."""
+    with small_heaps() as sets:
+        yield sets
+
+
+@contextlib.contextmanager
+def small_heaps():
+    pytest.importorskip("faiss")
+    sets, fill = [], _heaps._fill
+
+    def recorded(*arguments):
+        sets.append(len(arguments[1].base))
+        return fill(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SMALLEST", 1), ("PANEL", 5), ("COLUMNS", 12), ("_fill", recorded)):
+            patch.setattr(_heaps, name, value)
+        patch.setattr(rounded, "TILE", 16)
+        yield sets
+
+
+def assert_same_bits(x, k, exclude=None):
+    mine, theirs = (knn_graph(x, k, exclude=exclude, engine=engine) for engine in ("faiss", "exact"))
+    np.testing.assert_array_equal(mine.indices, theirs.indices)
+    np.testing.assert_array_equal(mine.distances, theirs.distances)
+    assert mine.distances.dtype == theirs.distances.dtype
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 5), st.sampled_from(["f2", "f4", "f8"])).flatmap(
+        lambda shape: arrays(shape[2], shape[:2], elements=st.integers(-2, 2).map(float))
+    ),
+    st.integers(1, 45),
+    st.sampled_from([0.0, 0.37, 900.0]),
+    st.sampled_from([None, 1, 3]),
+)
+def test_heaps_give_the_bits_of_exact(x, k, shift, groups):
+    labels = None if groups is None else np.arange(len(x)) % groups
+    with small_heaps() as sets:
+        assert_same_bits((x + x.dtype.type(shift)).astype(x.dtype), k, labels)
+    assert sets == [len(x)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("data", ["plain", "shifted", "tiny", "huge", "lengths", "duplicates", "close"])
+def test_heaps_of_many_kinds_of_rows(heaps, dtype, data):
+    x = random_rows(90, 24).astype(np.float64)
+    changed = {
+        "plain": x,
+        "shifted": x + 100,
+        "tiny": x * (2e-3 if dtype == "float16" else 1e-20),
+        "huge": x * (1e3 if dtype == "float16" else 1e18),
+        "lengths": x * np.logspace(-2, 3, 90)[:, None],
+        "duplicates": np.concatenate([x[:60], x[:30]]),
+        "close": x[:30].repeat(3, axis=0) + 1e-3 * x,
+    }[data].astype(dtype)
+    for k in (1, 4, 20):
+        assert_same_bits(changed, k)
+    assert sum(heaps)
+
+
+def test_heaps_leave_ties_to_the_index(heaps):
+    x = np.full((30, 3), 0.5, dtype=np.float32)
+    assert_right(knn_graph(x, 2, engine="faiss"), x, 2)
+    assert heaps == [30]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rounded_distances_are_those_of_differences(monkeypatch, dtype, shift):
+    monkeypatch.setattr(rounded, "TILE", 16)
+    x = (torch.from_numpy(random_rows(50, 33)) + shift).to(dtype)
+    x[7] = x[3]
+    rows, found = torch.arange(50), torch.randint(-1, 50, (50, 9), generator=torch.Generator().manual_seed(0))
+    found[7, 0] = 3
+    mine = rounded.rounded_distances(x, x, rows, found, 1.0)
+    wanted = torch.full(found.shape, torch.inf)
+    row, slot = (found >= 0).nonzero(as_tuple=True)
+    wanted[row, slot] = pair_distances(x, x, row, found[row, slot]).float()
+    assert torch.equal(mine, wanted)
+
+
+def test_rounded_distances_are_products_where_they_can(monkeypatch):
+    """Not one in a hundred pairs is measured as a difference."""
+    counts = []
+
+    def counted(queries, base, left, *others):
+        counts.append(len(left))
+        return pair_distances(queries, base, left, *others)
+
+    monkeypatch.setattr(rounded, "pair_distances", counted)
+    x = torch.from_numpy(random_rows(300, 64))
+    rounded.rounded_distances(x, x, torch.arange(300), torch.arange(300).roll(7).repeat(20, 1).T, 1.0)
+    assert sum(counts) < 60
+
+
+# --- what auto takes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [255, 256, 1000, 3368, 15913, 10**6])
+@pytest.mark.parametrize(("width", "k"), [(768, 2), (768, 50), (2048, 20)])
+@pytest.mark.parametrize("codes", [None, (768, 3.7), (256, 1.0)])
+def test_auto_takes_what_costs_less(monkeypatch, n, width, k, codes):
+    monkeypatch.setattr(engines, "faiss_works", lambda: True)
+    monkeypatch.setattr(engines, "planned_codes", lambda *_, within: codes)  # noqa: ARG005
+    costs = engines.estimate_costs(n, n, width, k, codes)
+    choice = choose_engine(n, width=width, k=k)
+    assert choice.engine == ("faiss" if n >= 256 and costs.faiss < costs.exact else "exact")
+    if n >= 256:
+        assert f"{costs.exact / 1e9:.3g}" in choice.reason
+        assert f"{costs.faiss / 1e9:.3g}" in choice.reason
+    assert choose_engine(n, "cuda", width=width, k=k).engine == "exact"
+    monkeypatch.setattr(engines, "faiss_works", lambda: False)
+    assert choose_engine(n, width=width, k=k).engine == "exact"
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "k", "speed", "engine"),
+    [
+        (1000, 768, 2, 3.7, "faiss"),
+        (3368, 768, 20, 3.7, "faiss"),  # exact takes 1.96 times as long as faiss.knn there
+        (15913, 768, 50, 3.7, "faiss"),  # 1.28 times
+        (15913, 768, 2, 3.7, "exact"),  # .23
+        (15913, 2048, 20, 3.7, "exact"),  # .43
+        (15913, 768, 2, 0.03, "exact"),  # .45
+        (15913, 768, 20, 0.03, "faiss"),
+    ],
+)
+def test_what_auto_takes_by_value(monkeypatch, n, width, k, speed, engine):
+    monkeypatch.setattr(engines, "faiss_works", lambda: True)
+    monkeypatch.setattr(machine, "largest_code", lambda _: 127)
+    monkeypatch.setattr(machine, "code_speed", lambda _: speed)
+    assert choose_engine(n, width=width, k=k).engine == engine
+
+
+@pytest.fixture
+def no_codes(monkeypatch):
+    """A machine where `exact` has no codes, so that faiss is cheaper for all but the smallest sets."""
+    monkeypatch.setattr(engines, "planned_codes", lambda *_, within: None)  # noqa: ARG005
+
+
+@pytest.mark.usefixtures("no_codes")
+def test_the_answer_of_auto_does_not_depend_on_faiss(faiss_state):
+    """Missing, broken, half uninstalled, with GPUs: one answer, and no error."""
+    works, words = faiss_state
+    x = np.concatenate([random_rows(250, 12), random_rows(40, 12)])
+    graph = knn_graph(x, 3)
+    wanted = knn_graph(x, 3, engine="exact")
+    np.testing.assert_array_equal(graph.indices, wanted.indices)
+    np.testing.assert_array_equal(graph.distances, wanted.distances)
+    taken = choose_engine(len(x), width=12, k=3).engine
+    assert taken == ("faiss" if works and "GPU" not in words else "exact")
+
+
+@pytest.mark.usefixtures("no_codes")
+def test_auto_asks_faiss(stand_in):
+    x = random_rows(300, 12)
+    knn_graph(x, 3)
+    centralize(x)
+    assert [rows for _, rows, _ in stand_in.searches if rows == 300] == [300] * 2
+    before = len(stand_in.searches)
+    rerank(x[:20], x[20:], k1=4, k2=2)  # `exact` finds the nearest and the farthest from the same products
+    assert len(stand_in.searches) == before
+
+
+@pytest.mark.usefixtures("no_codes", "stand_in")
+def test_auto_refuses_a_build_that_errs(monkeypatch):
+    monkeypatch.setattr(
+        StandInIndex, "search", lambda _, q, k: (np.zeros((len(q), k), "f4"), np.zeros((len(q), k), int))
+    )
+    monkeypatch.setattr(_exact, "sweep", lambda *_, **__: None)
+    choice = choose_engine(5000)
+    assert choice.engine == "exact"
+    assert "does not work" in choice.reason
 
 
 # --- what float32 cannot see --------------------------------------------------------------------------------------

@@ -118,6 +118,17 @@ def build_parser() -> Parser:
         metavar="N",
         help="say which engine 'auto' takes for N rows, and why",
     )
+    for option, letter, default, what in (("--width", "D", 768, "columns"), ("--k", "K", 2, "neighbours of each")):
+        doctor.add_argument(
+            option,
+            action=_Option,
+            check=_count(1),
+            needs=("rows",),
+            type=int,
+            metavar=letter,
+            default=default,
+            help=f"{what} for --rows (default {default})",
+        )
     _add_common(doctor, "doctor:run", as_json=True)
     return parser
 

@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.rows is not None:
         rows: int = arguments.rows
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-        taken = {device: choose_engine(rows, device)._asdict() for device in devices}
-        report["choice"] = {"rows": rows, "taken": taken}
+        shape = {"width": arguments.width, "k": arguments.k}
+        taken = {device: choose_engine(rows, device, **shape)._asdict() for device in devices}
+        report["choice"] = {"rows": rows, **shape, "taken": taken}
     if arguments.json:
         say_json(report)
         return
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_choice(choice: dict[str, Any]) -> None:
-    say(f"auto      for {choice['rows']:,} rows")
+    say(f"auto      for the {choice['k']} nearest of {choice['rows']:,} rows of {choice['width']:,} columns")
     for device, taken in choice["taken"].items():
         say(f"  {device:<11}{taken['engine']}: {taken['reason']}")
         if taken["hint"]:

@@ -7,13 +7,13 @@ within one set a row is never its own neighbour, by index, not by distance; -1 a
 engine     finds   what it is                                                                     needs
 ========== ======= ============================================================================== ==================
 exact      all     torch products, in int8 where that pays, checked in float64; CPU and CUDA      nothing more
-faiss      all     faiss flat search for candidates, checked in float64; CPU, or GPU if faiss has extra faiss-cpu/-gpu
-                   it
+faiss      all     faiss flat search, or its heaps over products made once for both rows,         extra faiss-cpu/-gpu
+                   checked in float64; CPU, or GPU if faiss has it
 pivots     most    joins around pivots, for large sets; CPU and CUDA                              nothing more
 faiss-ivf  most    faiss inverted file (IVFFlat), automatic size; CPU                             extra faiss-cpu/-gpu
 faiss-hnsw most    faiss graph (HNSWFlat); CPU; with several threads not repeatable to the last   extra faiss-cpu/-gpu
                    neighbour
-auto       all     `exact`: complete without extras, on the device of the features                nothing more
+auto       all     `exact`, or `faiss` on the CPU where that works and is estimated to be cheaper nothing more
 ========== ======= ============================================================================== ==================
 
 Engines that find most are approximate: they report real neighbours at their real distances, in the contract's order,

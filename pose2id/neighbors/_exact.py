@@ -23,11 +23,13 @@ from pose2id.distances import Frame, full_precision, lower_distances, pair_dista
 from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
+from pose2id.neighbors.rounded import rounded_distances
 
 ROW_TILE = 2048
 COLUMN_TILE = 2048
 SWEEP_TILE = 256
 SPARE = 6
+LAST = 2**32 - 1
 
 
 def probe() -> tuple[object | None, str]:
@@ -129,18 +131,37 @@ def _lower_bounds(
 
 def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure candidates `found` (len(rows), any), -1 where there is none; the best k by (distance, index)."""
-    base, k, dtype = asked.base, asked.k, work_dtype(asked.base.dtype)
-    found = found.sort(dim=1).values
-    distances = torch.full(found.shape, torch.inf, dtype=dtype, device=base.device)
-    row, slot = (found >= 0).nonzero(as_tuple=True)
-    distances[row, slot] = pair_distances(asked.queries, base, rows[row], found[row, slot], scale).to(dtype)
-    distances, order = distances.sort(dim=1, stable=True)  # ascending indices before, so ties go to the lower one
-    found = found.gather(1, order)
+    base, k = asked.base, asked.k
     short = k - found.shape[1]
     if short > 0:
         found = torch.nn.functional.pad(found, (0, short), value=-1)
-        distances = torch.nn.functional.pad(distances, (0, short), value=torch.inf)
-    return found[:, :k], distances[:, :k]
+    if work_dtype(base.dtype) == torch.float64 or base.is_cuda:
+        found = found.sort(dim=1).values
+        distances = _differences(asked, rows, found, scale)
+        distances, order = distances.sort(dim=1, stable=True)  # ascending indices before: ties go to the lower one
+        return found.gather(1, order)[:, :k], distances[:, :k]
+    # Widening both sides costs what a few differences do.
+    cheaper = 2 * found.numel() > len(rows) + len(base)
+    distances = (
+        rounded_distances(asked.queries, base, rows, found, scale)
+        if cheaper
+        else _differences(asked, rows, found, scale)
+    )
+    # The bits of floats that are not negative are in their order; below them the index, with -1 as the last.
+    keys = (distances.view(torch.int32).long() << 32) + (found & LAST)
+    keys = keys.sort(dim=1).values[:, :k]
+    found = keys & LAST
+    return found.masked_fill_(found == LAST, -1), (keys >> 32).int().view(torch.float32)
+
+
+def _differences(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float) -> torch.Tensor:
+    """Distances of the queries `rows` (r,) to the rows `found` (r, c) of the base; inf where `found` is -1."""
+    dtype = work_dtype(asked.base.dtype)
+    distances = torch.full(found.shape, torch.inf, dtype=dtype, device=found.device)
+    row, slot = (found >= 0).nonzero(as_tuple=True)
+    measured = pair_distances(asked.queries, asked.base, rows[row], found[row, slot], scale)
+    distances[row, slot] = measured.to(dtype)
+    return distances
 
 
 def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor, frame: Frame) -> None:

@@ -4,8 +4,9 @@ faiss works in float32 and leaves the order of ties open. Here it only proposes 
 float64 differences, so that reported neighbours are real ones, at their real distances and in the contract's order.
 
 `faiss` (flat; on the CPU, or on its GPUs)
-    A row whose k-th distance is not clearly below the last one faiss returned asks again for twice as many. Past
-    `LIMIT` such rows go to the sweep of the engine `exact`. Both engines so give the same neighbours.
+    Within one set on the CPU the first candidates come from products made once for both rows (`_heaps`), else from
+    faiss's index. A row whose k-th distance is not clearly below the last one it was given asks the index for twice as
+    many. Past `LIMIT` such rows go to the sweep of the engine `exact`. Both engines so give the same neighbours.
 `faiss-ivf` (IVFFlat, on the CPU)
     4 sqrt(N) lists, the next power of two above, and at least 39 rows to each (below that faiss's k-means complains),
     trained on 64 rows per list with faiss's own fixed seed; 8 lists are searched, and one more for every 4 neighbours.
@@ -22,6 +23,7 @@ called unless `get_num_gpus()` reports one: without a driver such a call ends th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from types import ModuleType
@@ -32,7 +34,7 @@ from tqdm import tqdm
 
 from pose2id.distances import Frame, lower_distances, slack, squared_norms, underflow
 from pose2id.errors import MissingExtraError, one_line
-from pose2id.neighbors import _exact
+from pose2id.neighbors import _exact, _heaps
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 
@@ -76,6 +78,11 @@ def _gpus(faiss: Any) -> int:
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
+def has_gpus() -> bool:
+    """Whether the faiss of this process searches on GPUs."""
+    return _gpus(require_faiss("faiss")) > 0
+
+
 def _installed(name: str) -> bool:
     try:
         metadata.distribution(name)
@@ -86,6 +93,9 @@ def _installed(name: str) -> bool:
 
 def require_faiss(engine: str) -> ModuleType:
     """faiss, or MissingExtraError that says why `engine` cannot have it, and how to mend it."""
+    loaded = sys.modules.get("faiss")
+    if hasattr(loaded, "IndexFlatL2"):
+        return loaded  # asking what is installed takes milliseconds
     faiss, words = probe()
     if faiss is None:
         raise MissingExtraError(f"engine '{engine}' needs faiss: {words}", extra="faiss-cpu", package="faiss")
@@ -145,6 +155,13 @@ def _search(name: str, build: Callable[[Any, Frame], Any], asked: Search) -> tup
     indices, distances = asked.no_neighbors()
     if not len(queries) or not n:
         return indices, distances
+    pending = torch.arange(len(queries), device=base.device)
+    ask, most = min(n, k + asked.within + SPARE), min(n, LIMIT if flat else max(LIMIT, 2 * k))
+    if flat and not _gpus(faiss) and _heaps.can_search(faiss, asked):
+        pending = _heaps.search(faiss, asked, indices, distances)
+        ask = min(2 * ask, n)
+    if not len(pending):
+        return indices, distances
     frame = Frame(base, queries)
     index = build(faiss, frame)
     largest, silent = 0.0, not asked.progress
@@ -152,9 +169,7 @@ def _search(name: str, build: Callable[[Any, Frame], Any], asked: Search) -> tup
         part = frame.centre_rows(base[start : start + ROW_TILE], torch.float32)
         index.add(part.cpu().numpy())
         largest = max(largest, float(squared_norms(part).max()))
-    pending = torch.arange(len(queries), device=base.device)
-    ask, most = min(n, k + asked.within + SPARE), min(n, LIMIT if flat else max(LIMIT, 2 * k))
-    with tqdm(total=len(queries), desc=f"neighbours ({name})", unit="row", disable=silent) as bar:
+    with tqdm(total=len(pending), desc=f"neighbours ({name})", unit="row", disable=silent) as bar:
         while len(pending):
             undecided = []
             for start in range(0, len(pending), ROW_TILE):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -45,22 +47,87 @@ class Choice(NamedTuple):
     hint: str
 
 
-def choose_engine(n: int, device: str = "cpu") -> Choice:
-    """What "auto" takes for `n` rows on a device ("cpu" or "cuda"), and why.
+class Costs(NamedTuple):
+    """Estimated work of the two engines that find all neighbours, in float32 multiply-adds of a large product."""
 
-    Always `exact`: the answer must not depend on what is installed, nor on the size of the set.
+    exact: float
+    faiss: float
+
+
+SMALLEST = 256
+"""Rows of either side from which on "auto" thinks of faiss: below, importing it costs more than the search."""
+
+
+def estimate_costs(
+    queries: int, n: int, width: int, k: int, codes: tuple[int, float] | None, *, within: bool = True
+) -> Costs:
+    """What the k nearest of `n` rows cost for `queries` rows, `within` one set or not.
+
+    `codes` are their columns and how many times faster than floats they are multiplied; None where `exact` uses none.
+    All else is in multiply-adds, so it travels between machines. Fitted by hand to the times that
+    `pytest benchmarks/test_auto.py --full` prints, as multiples of a full product: faiss and floats on a Zen 3, codes
+    on a Zen 4 (3.7 times as fast as floats). They are off by a third at most from 3,000 rows on.
+
+    - A product: D, or the columns of a code divided by its speed; half of it within one set, .65 D in tiles for faiss.
+    - Passing over one: 90 in faiss's heaps, 190 by torch, 150 where codes are multiplied as floats.
+    - The codes of a row, its order and its share of calls: 345 D + 500,000.
+    - A neighbour: 125 D + 154,000 where codes propose it; 12 D + 10,000 where floats do, which also propose 6 more.
+    """
+    pairs, measured = queries * n, queries * (k + 6) * (12 * width + 10_000)
+    faiss = pairs * ((0.65 if within else 1.0) * width + 90) + measured
+    if codes is None:
+        return Costs(pairs * (width + 190) + measured, faiss)
+    columns, speed = codes
+    product = (0.5 if within else 1.0) * columns / speed + (150 if speed == 1 else 0)
+    return Costs(pairs * product + queries * (345 * width + 500_000 + k * (125 * width + 154_000)), faiss)
+
+
+def choose_engine(n: int, device: str = "cpu", *, width: int = 768, k: int = 2, queries: int | None = None) -> Choice:
+    """What "auto" takes for the `k` nearest of `n` rows of `width` columns on a device ("cpu" or "cuda"), and why.
+
+    The answer never depends on it: only engines that find all neighbours are taken, and these agree to the last bit.
+    faiss is taken on the CPU, where it is installed, works, and is estimated to be cheaper (`estimate_costs`).
+    `queries` is the number of rows of another set whose neighbours are wanted; None: those of the rows themselves.
 
     Examples
     --------
     >>> from pose2id.neighbors import choose_engine
-    >>> choose_engine(500_000).engine, choose_engine(500_000).hint
+    >>> choose_engine(500_000, "cuda").engine, choose_engine(500_000).hint
     ('exact', 'pivots')
     """
     check_choice(device, "device", tuple(HINT_FROM))
-    reason = "it finds all neighbours, without extras, on the device of the features"
-    if n < HINT_FROM[device]:
-        return Choice("exact", reason, "")
-    return Choice("exact", f"{reason}; an approximate engine is never taken unasked", "pivots")
+    hint = "pivots" if n >= HINT_FROM[device] else ""
+    asks = n if queries is None else queries
+    never = "; an approximate engine is never taken unasked" if hint else ""
+    plain = f"it finds all neighbours, without extras, on the device of the features{never}"
+    if device != "cpu" or min(asks, n) < SMALLEST:
+        return Choice("exact", plain, hint)
+    within = queries is None
+    costs = estimate_costs(asks, n, width, k, planned_codes(asks, n, width, k, within=within), within=within)
+    words = f"estimated at {costs.faiss / 1e9:.3g} billion multiply-adds, exact at {costs.exact / 1e9:.3g}"
+    if costs.faiss >= costs.exact:
+        return Choice("exact", f"{plain}; faiss is {words}", hint)
+    if not faiss_works():
+        return Choice("exact", f"{plain}; faiss, {words}, is not there, does not work or has a GPU", hint)
+    return Choice("faiss", f"it finds the same neighbours as exact and is installed; {words}{never}", hint)
+
+
+def planned_codes(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
+    """The codes by which `exact` would filter such a search on the CPU, as `estimate_costs` wants them."""
+    plan = import_module("pose2id.neighbors._int8.filter").planned_products
+    return plan(queries, n, width, k, within=within)  # type: ignore[no-any-return]
+
+
+def faiss_works() -> bool:
+    """Whether faiss is installed, finds what it should and has no GPU, whose time nobody has measured here."""
+    return _faiss_works(sys.modules.get("faiss"))
+
+
+@lru_cache
+def _faiss_works(_: object) -> bool:
+    """The answer for one state of the module `faiss`: trying takes as long as a small search."""
+    works, _words = _try_engine("faiss")
+    return works and not import_module(ENGINES["faiss"].module).has_gpus()
 
 
 def check_engine(engine: object) -> str:
@@ -71,29 +138,35 @@ def check_engine(engine: object) -> str:
 def describe_engines() -> list[tuple[str, bool, str]]:
     """Name, whether it works here, and a sentence, for every engine: what `pose2id doctor` prints.
 
-    "Works" is tried, not assumed: three rows are searched, and on CUDA, where there is a device, as many as make an
-    engine take its own way there.
+    "Works" is tried, not assumed: three rows and 512 are searched, and on CUDA, where there is a device, as many as
+    make an engine take its own way there.
     """
-    described = []
-    for name, engine in ENGINES.items():
-        usable, words = import_module(engine.module).probe()
-        if usable is not None:
-            rows = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]], device="cpu")
-            try:
-                found, _ = engine.load()(Search(rows, rows, 1, within=True))
-                if found.flatten().tolist() != [1, 0, 0]:
-                    usable, words = None, f"{words}; it found wrong neighbours: {found.flatten().tolist()}"
-                if torch.cuda.is_available() and not _finds_pairs(engine, "cuda"):
-                    usable, words = None, f"{words}; it found wrong neighbours on CUDA"
-            except Exception as error:  # noqa: BLE001  whatever a broken build raises belongs into the report
-                usable, words = None, f"{words}; {type(error).__name__}: {error}"
-        described.append((name, usable is not None, words))
-    return described
+    return [(name, *_try_engine(name)) for name in ENGINES]
 
 
-def _finds_pairs(engine: Engine, device: str) -> bool:
-    """Whether an engine finds, for 95 % of 5,000 rows in pairs far from all others, the other row of their pair."""
-    far = torch.randn(2500, 16, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
+def _try_engine(name: str) -> tuple[bool, str]:
+    """Whether an engine works here, and a sentence."""
+    engine = ENGINES[name]
+    usable, words = import_module(engine.module).probe()
+    if usable is None:
+        return False, words
+    rows = torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]], device="cpu")
+    try:
+        found, _ = engine.load()(Search(rows, rows, 1, within=True))
+        if found.flatten().tolist() != [1, 0, 0]:
+            return False, f"{words}; it found wrong neighbours: {found.flatten().tolist()}"
+        if not _finds_pairs(engine, "cpu", 256):
+            return False, f"{words}; it found wrong neighbours among 512 rows"
+        if torch.cuda.is_available() and not _finds_pairs(engine, "cuda", 2500):
+            return False, f"{words}; it found wrong neighbours on CUDA"
+    except Exception as error:  # noqa: BLE001  whatever a broken build raises belongs into the report
+        return False, f"{words}; {type(error).__name__}: {error}"
+    return True, words
+
+
+def _finds_pairs(engine: Engine, device: str, pairs: int) -> bool:
+    """Whether an engine finds, for 95 % of rows in pairs far from all others, the other row of their pair."""
+    far = torch.randn(pairs, 16, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
     rows = torch.cat([far, far + 0.05]).to(device)
     found, _ = engine.load()(Search(rows, rows, 1, within=True))
     partner = torch.arange(len(rows), device=device).roll(len(far))

@@ -11,7 +11,7 @@ import torch
 from pose2id.arrays import ArrayT, take_features, work_dtype
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Neighbors, Search
-from pose2id.neighbors.engines import ENGINES, check_engine, choose_engine
+from pose2id.neighbors.engines import ENGINES, Choice, check_engine, choose_engine
 from pose2id.validation import check_count, check_flag, encode_labels, take_labels
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def find_neighbors(
         )
     check_engine(engine)
     if engine == "auto":
-        choice = choose_engine(len(base), base.device.type)
+        choice = _choose(queries, base, k, within=within)
         engine = choice.engine
         if choice.hint and within:
             logger.warning(
@@ -149,6 +149,13 @@ def find_neighbors(
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
     return indices, distances
+
+
+def _choose(queries: torch.Tensor, base: torch.Tensor, k: int, *, within: bool) -> Choice:
+    """What "auto" takes for a search."""
+    n, width = base.shape
+    asks = None if within else len(queries)
+    return choose_engine(n, base.device.type, width=width, k=max(1, min(k, n)), queries=asks)
 
 
 class Entered(NamedTuple):
@@ -194,8 +201,8 @@ def find_both_ends(
 
     That one is float64, (n,), Euclidean; 0 where all rows are identical.
     """
-    name = choose_engine(len(rows), rows.device.type).engine if engine == "auto" else engine
-    if name == "exact" and k < len(rows):
+    # "auto" needs no estimate: `exact` finds both ends from the same products, another engine only one of them.
+    if engine in ("auto", "exact") and k < len(rows):
         return _exact.search_both_ends(Search(rows, rows, k, within=True, progress=progress))
     near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
     return near, distances, _exact.farthest(rows, progress=progress)

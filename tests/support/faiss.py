@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 
-from pose2id.neighbors import _faiss
+from pose2id.neighbors import _faiss, engines
 
 INSTALL = "pip install 'pose2id[faiss-cpu]'"
 CPU_WHEELS = ("faiss-cpu",)
@@ -80,6 +80,7 @@ def pretend_installed(monkeypatch, *names):
 
 def put(monkeypatch, module, *wheels):
     """Let `import faiss` give this module, or ModuleNotFoundError for None."""
+    engines._faiss_works.cache_clear()
     monkeypatch.setitem(sys.modules, "faiss", module)
     pretend_installed(monkeypatch, *wheels)
     return module
@@ -89,6 +90,7 @@ def fail_on_import(monkeypatch, folder, source, *wheels):
     """Let `import faiss` run this source, which raises."""
     (folder / "faiss.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
+    engines._faiss_works.cache_clear()
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     pretend_installed(monkeypatch, *wheels)
 

@@ -66,6 +66,23 @@ class Found:
         self.left[rows[done]] = False
 
 
+def is_for(queries: int, n: int, width: int, k: int) -> bool:
+    """Whether the filter is for searches of this size."""
+    return n >= THRESHOLDS.smallest and queries >= THRESHOLDS.fewest and k <= LARGEST_K and width <= WIDEST
+
+
+def planned_products(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
+    """Columns of the codes of such a search on the CPU, and how many times faster than floats they are multiplied.
+
+    1.0 where they are multiplied as floats; None where the filter is not for such a search.
+    """
+    if not is_for(queries, n, width, k):
+        return None
+    speed = machine.code_speed("cpu") if machine.largest_code("cpu") else 0.0
+    columns = projection_columns(n, width, k, speed) if within else 0
+    return columns or width, max(speed, 1.0)
+
+
 def search(asked: Search, *, farthest: bool = False) -> Found | None:
     """The k nearest rows where the filter can tell.
 
@@ -74,9 +91,7 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     """
     queries, base, k = asked.queries, asked.base, asked.k
     n, width = base.shape
-    if n < THRESHOLDS.smallest or len(queries) < THRESHOLDS.fewest or k > LARGEST_K or width > WIDEST:
-        return None
-    if queries.dtype != base.dtype:
+    if queries.dtype != base.dtype or not is_for(len(queries), n, width, k):
         return None
     products = Products(base.device)
     cap = 256 + 16 * k + n // 16
