@@ -94,7 +94,7 @@ def _installed(name: str) -> bool:
 def require_faiss(engine: str) -> ModuleType:
     """faiss, or MissingExtraError that says why `engine` cannot have it, and how to mend it."""
     loaded = sys.modules.get("faiss")
-    if hasattr(loaded, "IndexFlatL2"):
+    if loaded is not None and hasattr(loaded, "IndexFlatL2"):
         return loaded  # asking what is installed takes milliseconds
     faiss, words = probe()
     if faiss is None:
