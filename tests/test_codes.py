@@ -141,9 +141,9 @@ def test_same_neighbours_as_the_reference(name):
 @pytest.mark.usefixtures("always")
 def test_column_major_rows(width):
     rows = clustered(width=width)
-    expected = knn_graph(rows, 3)
+    expected = knn_graph(rows, 3, engine="exact")
     for other in (rows.T.contiguous().T, np.asfortranarray(rows.numpy())):
-        assert (torch.as_tensor(knn_graph(other, 3).indices) == expected.indices).all()
+        assert (torch.as_tensor(knn_graph(other, 3, engine="exact").indices) == expected.indices).all()
 
 
 SUBNORMAL = torch.randint(0, 60, (300, 2), generator=torch.Generator().manual_seed(0)) * torch.tensor(2.0**-149)
@@ -156,7 +156,7 @@ LARGEST = clustered() * 2e37  # some distances are beyond float32
 def test_at_the_ends_of_float32(rows):
     with np.errstate(over="ignore"):
         indices, _ = knn(rows.double().numpy(), 4)
-    np.testing.assert_array_equal(knn_graph(rows, 4).indices, indices)
+    np.testing.assert_array_equal(knn_graph(rows, 4, engine="exact").indices, indices)
 
 
 @pytest.mark.parametrize("tile", [64, 128, 320])
@@ -164,12 +164,12 @@ def test_at_the_ends_of_float32(rows):
 @pytest.mark.usefixtures("always")
 def test_tiles_and_pivots_change_nothing(monkeypatch, tile, pivots):
     rows, labels = clustered(700), np.random.default_rng(0).integers(0, 4, 700)
-    expected = knn_graph(rows, 3, exclude=labels)
+    expected = knn_graph(rows, 3, exclude=labels, engine="exact")
     monkeypatch.setattr(_layout, "TILE", tile)
     monkeypatch.setattr(_layout, "PIVOTS", pivots)
     monkeypatch.setattr(_pairs, "RESOLVED_ROWS", 50)
     monkeypatch.setattr(_pairs, "FLUSH", 1)
-    graph = knn_graph(rows, 3, exclude=labels)
+    graph = knn_graph(rows, 3, exclude=labels, engine="exact")
     assert torch.equal(graph.indices, expected.indices)
     assert torch.equal(graph.distances, expected.distances)
 
@@ -180,7 +180,7 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
     left = []
     original = _exact._search_rows
     monkeypatch.setattr(_exact, "_search_rows", lambda *a, **k: (left.append(len(a[1])), original(*a, **k)))
-    graph = knn_graph(rows, 2)
+    graph = knn_graph(rows, 2, engine="exact")
     assert left == [600]
     np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])
 
@@ -190,10 +190,10 @@ def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
 def test_a_few_rows_that_collect_too_much_are_swept_again(monkeypatch, labelled):
     rows = torch.cat([clustered(), torch.zeros(600, 24)])
     labels = np.arange(len(rows)) % 3 if labelled else None
-    expected = knn_graph(rows, 2, exclude=labels)
+    expected = knn_graph(rows, 2, exclude=labels, engine="exact")
     monkeypatch.setattr(_filter, "THRESHOLDS", replace(_filter.THRESHOLDS, few=1000))
     monkeypatch.setattr(_exact, "_search_rows", lambda *_, **__: pytest.fail("left to the float path"))
-    graph = knn_graph(rows, 2, exclude=labels)
+    graph = knn_graph(rows, 2, exclude=labels, engine="exact")
     assert torch.equal(graph.indices, expected.indices)
     assert torch.equal(graph.distances, expected.distances)
 
@@ -208,12 +208,12 @@ def test_the_speed_of_codes_is_that_of_the_fastest_of_five_products(monkeypatch)
 @pytest.mark.usefixtures("always")
 def test_pairs_are_resolved_on_the_way(monkeypatch):
     rows = clustered(700)
-    expected = knn_graph(rows, 3)
+    expected = knn_graph(rows, 3, engine="exact")
     original, calls = _pairs.Pairs.resolve, []
     monkeypatch.setattr(_pairs.Pairs, "resolve", lambda self: (calls.append(1), original(self))[1])
     monkeypatch.setattr(_pairs, "FLUSH", -9)  # after every tile
     monkeypatch.setattr(_layout, "TILE", 64)
-    assert torch.equal(knn_graph(rows, 3).indices, expected.indices)
+    assert torch.equal(knn_graph(rows, 3, engine="exact").indices, expected.indices)
     assert len(calls) > 10
 
 
@@ -319,7 +319,7 @@ def test_what_projection_codes_leave_is_searched_with_rotation_codes(monkeypatch
     monkeypatch.setattr(
         _sweep.Sweep, "__init__", lambda self, *a, **k: (start(self, *a, **k), setattr(self, "cap", 40))[0]
     )
-    graph = knn_graph(rows, 2)
+    graph = knn_graph(rows, 2, engine="exact")
     assert [type(sweep.encoder.map) for sweep in sweeps] == [_encoder.Projection, _encoder.Rotation]
     assert 20 < int((sweeps[1].left.codes.order >= 0).sum()) < 800
     np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])

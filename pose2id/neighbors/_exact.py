@@ -135,7 +135,7 @@ def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float
     short = k - found.shape[1]
     if short > 0:
         found = torch.nn.functional.pad(found, (0, short), value=-1)
-    if work_dtype(base.dtype) == torch.float64 or base.is_cuda:
+    if work_dtype(base.dtype) == torch.float64 or base.device.type != "cpu":
         found = found.sort(dim=1).values
         distances = _differences(asked, rows, found, scale)
         distances, order = distances.sort(dim=1, stable=True)  # ascending indices before: ties go to the lower one
