@@ -30,6 +30,9 @@ BLOCK_ELEMENTS = 2**20
 """Elements of one working block: rows are converted, checked and summed so many at a time, to stay in the caches."""
 CACHE_ELEMENTS = 2**18
 """Elements of a block that many steps go over: its float64 copies (2 MB each) stay in the caches."""
+CUDA_ELEMENTS = 2**24
+"""Elements of any block on a GPU, where each step of each block is a launch of its own, about as long as a step over
+2**20 elements; float64 copies of a block are 128 MB. Estimated from data sheets, see benchmarks/gpu_first_look.py."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,34 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def row_blocks(n: int, width: int) -> Iterator[slice]:
-    """Slices that cover n rows, each with at most BLOCK_ELEMENTS elements of `width`-wide rows, or one row."""
-    step = max(1, BLOCK_ELEMENTS // max(1, width))
+def elements_at_once(device: torch.device, on_cpu: int) -> int:
+    """How many elements to work on at once: what was measured for the caches of a CPU, or `CUDA_ELEMENTS`."""
+    return CUDA_ELEMENTS if device.type == "cuda" else on_cpu
+
+
+def rows_at_once(rows: torch.Tensor, on_cpu: int) -> int:
+    """How many of `rows` (N, ...) make as many elements as `elements_at_once`; at least one."""
+    return max(1, elements_at_once(rows.device, on_cpu) // max(1, math.prod(rows.shape[1:])))
+
+
+def cut(n: int, step: int) -> Iterator[slice]:
+    """Slices of `step` that cover n rows; the last one may be shorter."""
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
+def row_blocks(rows: torch.Tensor) -> Iterator[slice]:
+    """Slices that cover `rows` (N, ...), for one step or two over each."""
+    return cut(len(rows), rows_at_once(rows, BLOCK_ELEMENTS))
+
+
 def cached_rows(rows: torch.Tensor) -> int:
-    """How many of `rows` (N, D) to take for many steps over them: few for the caches of a CPU, more for a GPU."""
-    return max(1, (2**24 if rows.is_cuda else CACHE_ELEMENTS) // rows.shape[1])
+    """How many of `rows` (N, D) to take for many steps over them."""
+    return rows_at_once(rows, CACHE_ELEMENTS)
 
 
 def cached_blocks(rows: torch.Tensor) -> Iterator[slice]:
     """Slices that cover `rows` (N, D), `cached_rows` each."""
-    step = cached_rows(rows)
-    return (slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step))
+    return cut(len(rows), cached_rows(rows))
 
 
 FLOATS = "float16, bfloat16, float32 or float64 values"
@@ -123,9 +139,13 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     """Raise ValueError naming the first rows that hold NaN or inf."""
     if not tensor.dtype.is_floating_point:
         return
-    width = math.prod(tensor.shape[1:])
+    total = torch.zeros((), dtype=work_dtype(tensor.dtype), device=tensor.device)
+    for block in row_blocks(tensor):
+        total += tensor[block].sum(dtype=total.dtype)
+    if bool(torch.isfinite(total)):  # then all entries are; asked once, since a GPU's host has to wait for it
+        return
     bad: list[int] = []
-    for block in row_blocks(tensor.shape[0], width):
+    for block in row_blocks(tensor):
         if not all_finite(tensor[block]):
             finite = torch.isfinite(tensor[block]).flatten(1).all(dim=1)
             bad += ((~finite).nonzero().flatten() + block.start).tolist()

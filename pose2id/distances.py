@@ -32,10 +32,10 @@ from typing import Any
 
 import torch
 
-from pose2id.arrays import BLOCK_ELEMENTS, row_blocks
+from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, rows_at_once
 
 PAIR_ELEMENTS = 2**17
-"""Elements of the pairs that are measured at once, for the caches of a CPU; times 128 on CUDA."""
+"""Elements of the pairs that are measured at once, for the caches of a CPU."""
 PIECE = 2**14
 """Columns that are summed at once where the order must not depend on the number of rows: threads share 2**15."""
 
@@ -63,9 +63,9 @@ class Frame:
 
     def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
         sets = [base] if queries is None or queries is base else [base, queries]
-        blocks = (rows[block] for rows in sets for block in row_blocks(*rows.shape))
-        largest = max((abs(float(end)) for block in blocks for end in torch.aminmax(block)), default=0.0)
-        exponent = math.frexp(largest)[1]
+        # Asked once, since a GPU's host has to wait for it.
+        ends = [torch.stack(torch.aminmax(rows[block])) for rows in sets for block in row_blocks(rows)]
+        exponent = math.frexp(float(torch.cat(ends).abs().max()) if ends else 0.0)[1]
         # Narrow rows are centred in float32, which has no powers of two above 2^127.
         self.wide = torch.float64 if any(rows.dtype == torch.float64 for rows in sets) else torch.float32
         self.scale = math.ldexp(1.0, -max(-1000 if self.wide == torch.float64 else -120, min(1000, exponent)))
@@ -73,7 +73,7 @@ class Frame:
         if centred and len(base):
             # Differences to one row, so that a constant column leaves nothing behind.
             first = base[:1].to(self.wide) * self.scale
-            for block in row_blocks(*base.shape):
+            for block in row_blocks(base):
                 self.centre += (base[block].to(self.wide) * self.scale).sub_(first).sum(dim=0)
             self.centre = self.centre / len(base) + first[0]
 
@@ -83,7 +83,7 @@ class Frame:
         # Rounding the centre moves it for all rows alike, so narrow rows need no float64 on the way to float32.
         wide = torch.float64 if torch.float64 in (self.wide, dtype) else torch.float32
         centre = self.centre.to(wide)
-        for block in row_blocks(*rows.shape):
+        for block in row_blocks(rows):
             moved[block] = (rows[block].to(wide) * self.scale).sub_(centre)
         return moved
 
@@ -130,7 +130,7 @@ def row_sums(rows: torch.Tensor) -> torch.Tensor:
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
     """|row|² as float64, shape (n,), summed in the dtype of the rows: `slack` has room for that."""
     norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for block in row_blocks(*rows.shape):
+    for block in row_blocks(rows):
         norms[block] = rows[block].square().sum(dim=1)
     return norms
 
@@ -143,8 +143,7 @@ def pair_distances(
     `scale`, a power of two, keeps squares inside the range of float64.
     """
     result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
-    elements = PAIR_ELEMENTS * (128 if queries.is_cuda else 1)
-    step = min(len(left), max(1, elements // queries.shape[1]))
+    step = min(len(left), rows_at_once(queries, PAIR_ELEMENTS))
     buffers = torch.empty(2, step, queries.shape[1], dtype=torch.float64, device=queries.device)
     for start in range(0, len(left), step or 1):
         pairs = slice(start, min(start + step, len(left)))
@@ -165,7 +164,7 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
     """
     if queries.is_cuda:
         result = torch.empty(len(left), dtype=base.dtype, device=base.device)
-        step = max(1, 2**26 // base.shape[1])
+        step = rows_at_once(base, PAIR_ELEMENTS)
         for start in range(0, len(left), step):
             pairs = slice(start, start + step)
             result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
@@ -192,7 +191,7 @@ def hear_warning_about_csr() -> None:
 def pair_cosines(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """1 - cosine of the pairs queries[left], base[right], float64; 1 where a row is zero."""
     result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
-    step = max(1, BLOCK_ELEMENTS // (2 * queries.shape[1]))
+    step = rows_at_once(queries, BLOCK_ELEMENTS // 2)
     for start in range(0, len(left), step):
         pairs = slice(start, start + step)
         own = unit(queries.index_select(0, left[pairs]).double())

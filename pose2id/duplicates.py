@@ -35,7 +35,7 @@ def find_duplicates(rows: torch.Tensor, labels: torch.Tensor | None = None) -> D
     sizes = torch.bincount(number)
     starts = sizes.cumsum(0) - sizes
     first = order[starts]
-    for block in row_blocks(n, width):
+    for block in row_blocks(rows):
         if not bool((rows[block] == rows[first[number[block]]]).all()):
             return None  # two different rows of one number
     place = torch.empty_like(order)
@@ -49,7 +49,7 @@ def _number(rows: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     generator = torch.Generator("cpu").manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator, device="cpu").to(rows.device)
     sums = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for block in row_blocks(*rows.shape):
+    for block in row_blocks(rows):
         sums[block] = ((rows[block] + 0).view(integers) * weights).sum(dim=1)  # + 0: 0 and -0 have different bits
     if labels is not None:
         codes = torch.unique(labels, return_inverse=True)[1]

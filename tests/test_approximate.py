@@ -15,6 +15,7 @@ import torch
 from reference.neighbors import distance_matrix, knn
 from support.arrays import ArrayKind, as_float64
 from support.faiss import StandIn, put
+from support.standin import reason_to_skip, standin
 
 from pose2id import MissingExtraError, centralize, knn_graph
 from pose2id.neighbors import ENGINES, _exact, _faiss, _pivots, choose_engine, engines, find_neighbors
@@ -292,6 +293,30 @@ def test_pivots_on_every_machine(pivots, level):
     graph = knn_graph(F32.make(x), 2, engine="pivots")
     assert_real(graph, x, 2, single=True)
     assert recall(graph, truth) > 0.98
+
+
+def test_lists_are_cut_and_short_ones_joined_together(pivots):
+    pivots.setattr(_pivots, "LONGEST", 10)
+    sizes = [3, 0, 4, 3, 1, 25, 2]
+    ends = {False: [3, 7, 10, 11, 19, 27, 36, 38], True: [10, 19, 27, 36, 38]}
+    for together, stops in ends.items():
+        parts = _pivots._parts(sizes, together=together)
+        assert [part.stop for part in parts] == stops
+        assert [part.start for part in parts] == [0, *stops[:-1]]
+
+
+@pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+@pytest.mark.parametrize("longest", [64, 1024])
+def test_lists_joined_together_find_what_each_alone_finds(pivots, longest):
+    """As on a GPU, where rows of other lists stand in the same product."""
+    pivots.setattr(_pivots, "LONGEST", longest)
+    x, cams = torch.from_numpy(people(1200, 200)).float(), np.arange(1200) % 3
+    alone = knn_graph(x, 3, engine="pivots", exclude=cams)
+    with standin():
+        together = knn_graph(x.to("cuda"), 3, engine="pivots", exclude=cams)
+        indices, distances = together.indices.cpu(), together.distances.cpu()
+    assert float((indices == alone.indices).double().mean()) > 0.999
+    torch.testing.assert_close(distances, alone.distances)
 
 
 def test_float_products_give_what_int8_products_give(pivots):

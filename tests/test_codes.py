@@ -10,6 +10,7 @@ import pytest
 import torch
 from reference.neighbors import distance_matrix, knn
 from support.filters import filter_everything
+from support.standin import reason_to_skip, standin
 
 from pose2id import knn_graph
 from pose2id.neighbors import _exact, _pivots, find_neighbors
@@ -389,6 +390,21 @@ def test_the_self_test_finds_saturating_products(monkeypatch):
     monkeypatch.undo()
     machine.largest_code.cache_clear()
     assert machine.largest_code("cpu") == level_here
+
+
+@pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+@pytest.mark.parametrize("wrong", [lambda n: n > 512, lambda n: n < 512], ids=["large", "small"])
+def test_the_self_test_tries_small_and_large_products_on_a_gpu(monkeypatch, wrong):
+    """CUDA 12.1 had kernels that were wrong for some sizes only (pytorch issue 107671)."""
+    product = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: product(a, b) + wrong(len(a)))
+    machine.largest_code.cache_clear()
+    with standin():
+        assert machine.largest_code("cuda") == 0
+        monkeypatch.undo()
+        machine.largest_code.cache_clear()
+        assert machine.largest_code("cuda") == machine.largest_code("cpu")
+    machine.largest_code.cache_clear()
 
 
 def test_a_shortage_of_memory_says_nothing_about_products(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.standin import StandinTensor, reason_to_skip, standin
 
-from pose2id import centralize, evaluate_features, id_density, knn_graph, rerank
+from pose2id import arrays, centralize, evaluate_features, id_density, knn_graph, rerank
 from pose2id.distances import pair_products
 from pose2id.neighbors import _pivots
 from pose2id.neighbors._int8 import machine
@@ -226,6 +226,11 @@ def multiply_by(patch, product):
     patch.setattr(torch, "_int_mm", lambda left, right, *, out: out.copy_(product(left, right)))
 
 
+def narrow_tiles(patch):
+    patch.setattr(_pivots, "TILE", 16)
+    patch.setattr(arrays, "CUDA_ELEMENTS", 1)
+
+
 def pivots(x):
     return knn_graph(x, 2, engine="pivots").indices
 
@@ -260,7 +265,7 @@ IN_THE_PACKAGE = {
         pivots,
         (RuntimeError, "not implemented for torch.int32"),
     ),
-    "narrow tiles": (lambda p: p.setattr(_pivots, "TILE", 16), pivots, (RuntimeError, "greater than 16")),
+    "narrow tiles": (narrow_tiles, pivots, (RuntimeError, "greater than 16")),
     "kthvalue": (
         lambda p: p.setattr(_pivots, "_near_largest", lambda values: float(values.flatten().kthvalue(9).values)),
         lambda x: deterministic(lambda: pivots(x)),
@@ -280,6 +285,43 @@ def test_fault_in_the_package(monkeypatch, name):
         change(monkeypatch)
         with pytest.raises(kind, match=words):
             call(x)
+
+
+NUMBERS = np.arange(4, dtype="f4")
+# What runs on the stand-in, and how many launches and waits it is; `x` is (4,), [0, 1, 2, 3].
+COUNTED = {
+    "a kernel": (lambda x: x + 1, 1, 0),
+    "views": (lambda x: x[1:].view(3, 1).T, 0, 0),
+    "memory": (lambda x: torch.empty_like(x), 0, 0),
+    "a number": (lambda x: float(x.sum()), 2, 1),
+    "a copy to the host": (lambda x: x.cpu(), 1, 1),
+    "a copy from the host": (lambda _: torch.from_numpy(NUMBERS).cuda(), 1, 1),
+    "a mask that takes": (lambda x: x[x > 1], 2, 1),
+    "a mask that sets": (lambda x: x.index_put_((x > 1,), -x[2:]), 3, 1),
+    "a mask that fills": (lambda x: x.masked_fill_(x > 1, 0), 2, 0),
+    "an index": (lambda x: x[x.long()], 2, 0),
+    "nonzero": (lambda x: x.nonzero(), 1, 1),
+    "repeated, of known size": (lambda x: x.repeat_interleave(x.long(), output_size=6), 3, 0),
+    "repeated": (lambda x: x.repeat_interleave(x.long()), 3, 1),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_launches_and_waits_are_counted(name):
+    call, launches, waits = COUNTED[name]
+    with standin() as counts:
+        x = there(0, 1, 2, 3)
+        before = counts.launches, counts.waits
+        call(x)
+        assert (counts.launches - before[0], counts.waits - before[1]) == (launches, waits)
+
+
+def test_the_busiest_lines_are_named():
+    with standin() as counts:
+        id_density(ROWS.to("cuda"), IDS)
+        first, *others = counts.busiest("launches", 3).splitlines()
+        assert int(first.split()[0]) >= int(others[0].split()[0])
+        assert sum(line.rpartition(":")[0].endswith(".py") for line in (first, *others)) == 3
 
 
 def test_right_code_gives_the_numbers_of_the_cpu():

@@ -68,7 +68,7 @@ def take_table(neighbors: Any, n: int, k: int) -> torch.Tensor:
         raise ValueError(
             f"neighbors must lie in -1 .. {n - 1} for {n} rows, received {int(table.min())} .. {int(table.max())}"
         )
-    for block in row_blocks(*table.shape):
+    for block in row_blocks(table):
         part = table[block]
         own = (part == torch.arange(block.start, block.stop, device=part.device)[:, None]).any(dim=1)
         ordered = part.sort(dim=1).values

@@ -41,7 +41,7 @@ def search_neighbors(
 def drop_neighbors(table: torch.Tensor, nonzero: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """A given table without zero rows and excluded pairs; what is left moves up, so the first k are what is left."""
     result = torch.empty_like(table)
-    for block in row_blocks(*table.shape):
+    for block in row_blocks(table):
         part = table[block]
         keep = (part >= 0) & nonzero[part.clamp(min=0)] & nonzero[block, None]
         if labels is not None:
@@ -63,7 +63,7 @@ def mutual_neighbors(table: torch.Tensor, k1: int, k2: int) -> torch.Tensor:
     held = (table[:, :k2] * n + rows).flatten().sort().values
     if not len(held):
         return mutual
-    for block in row_blocks(*near.shape):
+    for block in row_blocks(near):
         own = near[block]
         wanted = rows[block] * n + own
         at = torch.searchsorted(held, wanted).clamp_(max=len(held) - 1)

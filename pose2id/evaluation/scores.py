@@ -12,7 +12,15 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import BLOCK_ELEMENTS, ArrayT, check_finite, check_same_kind, take_array, take_features
+from pose2id.arrays import (
+    BLOCK_ELEMENTS,
+    ArrayT,
+    check_finite,
+    check_same_kind,
+    elements_at_once,
+    take_array,
+    take_features,
+)
 from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter
 from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
@@ -269,7 +277,8 @@ def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Sco
     """Walk the queries in blocks, count the ranks of their matches, and add up."""
     total, counter = len(relevance.query_ids), RankCounter(relevance, tiles)
     # A block needs tables of rows x matches: few rows where queries have thousands of matches.
-    most = math.isqrt(4 * BLOCK_ELEMENTS // max(1, int(relevance.same.sum()) // max(1, total)))
+    elements = 4 * elements_at_once(tiles.device, BLOCK_ELEMENTS)
+    most = math.isqrt(elements // max(1, int(relevance.same.sum()) // max(1, total)))
     height = max(1, min(tiles.height, most))
     precision = np.full(total, np.nan)
     negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, work_dtype
+from pose2id.arrays import BLOCK_ELEMENTS, cut, elements_at_once, row_blocks, rows_at_once, work_dtype
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
 from pose2id.duplicates import find_duplicates
 
@@ -50,7 +50,7 @@ def exact_in_float64(values: torch.Tensor) -> torch.Tensor:
     if values.dtype == torch.uint64:
         whole = whole ^ torch.iinfo(torch.int64).min  # the upper half comes after the lower one
     places = torch.empty(values.shape, dtype=torch.int32, device=values.device)
-    for block in row_blocks(*values.shape):
+    for block in row_blocks(values):
         ordered, order = whole[block].sort(dim=1)
         steps = torch.zeros_like(ordered, dtype=torch.int32)
         steps[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -64,7 +64,7 @@ class MatrixTiles:
     def __init__(self, values: torch.Tensor) -> None:
         narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
         self._values, self._dtype = values, torch.float32 if narrow else torch.float64
-        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, values.shape[1]))
+        self.device, self.height = values.device, rows_at_once(values, BLOCK_ELEMENTS)
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """The scores of a block of queries to all items, smaller is nearer, exact: without a bound; a new tensor."""
@@ -84,15 +84,16 @@ class FeatureTiles:
         self.scale = None if self._frame is None else self._frame.scale
         self.dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.device, self.height = items.device, max(16, min(QUERY_TILE, 2**23 // max(1, len(items))))
+        self.device, most = items.device, min(2**23, QUERY_TILE * len(items))
+        self.height = max(16, elements_at_once(self.device, most) // max(1, len(items)))
 
     def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, Bound]:
         """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
         part = self._prepare(self.queries[block], product)
         scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
-        for begin in range(0, len(items), ITEM_TILE):
-            columns = slice(begin, begin + ITEM_TILE)
+        width = max(1, elements_at_once(self.device, len(part) * ITEM_TILE) // max(1, len(part)))
+        for columns in cut(len(items), width):
             addend = norms[None, columns].to(product)
             torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
@@ -110,7 +111,7 @@ class FeatureTiles:
         if self._base is None or self._base[0].dtype != product:
             self._base = None  # frees memory for the other dtype
             prepared = torch.empty(self.items.shape, dtype=product, device=self.device)
-            for block in row_blocks(*self.items.shape):
+            for block in row_blocks(self.items):
                 prepared[block] = self._prepare(self.items[block], product)
             self._base = prepared, self._norms(prepared)
         return self._base
@@ -135,7 +136,8 @@ class DistinctTiles:
 
     def __init__(self, values: torch.Tensor, query: torch.Tensor, item: torch.Tensor) -> None:
         self._values, self._query, self._item = values, query, item
-        self.device, self.height = values.device, max(1, BLOCK_ELEMENTS // max(1, len(item)))
+        self.device = values.device
+        self.height = max(1, elements_at_once(self.device, BLOCK_ELEMENTS) // max(1, len(item)))
 
     @classmethod
     def of(cls, tiles: FeatureTiles) -> DistinctTiles | None:
@@ -145,7 +147,7 @@ class DistinctTiles:
         if MEASUREMENT * shape[0] * shape[1] > len(query) * len(item):
             return None
         values = torch.empty(shape, dtype=tiles.dtype, device=tiles.device)
-        for block in row_blocks(*shape):
+        for block in row_blocks(values):
             rows = query_first[block].repeat_interleave(shape[1])
             values[block] = tiles.measure(rows, item_first.repeat(len(query_first[block]))).view(-1, shape[1])
         return cls(values, query, item)
@@ -164,7 +166,8 @@ class GridTiles:
     def __init__(self, queries: torch.Tensor, items: torch.Tensor, unit: float, dtype: torch.dtype) -> None:
         self._queries, self._items, self._unit, self._dtype = queries, items, unit, dtype
         self._norms = [rows.square().sum(dim=1) for rows in (queries, items)]
-        self.device, self.height = items.device, max(1, BLOCK_ELEMENTS // max(1, len(items)))
+        self.device = items.device
+        self.height = max(1, elements_at_once(self.device, BLOCK_ELEMENTS) // max(1, len(items)))
 
     @classmethod
     def of(cls, tiles: FeatureTiles) -> GridTiles | None:
@@ -176,7 +179,7 @@ class GridTiles:
         unit, sets = tiles.scale * most, []
         for rows in (tiles.queries, tiles.items):
             whole = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-            for block in row_blocks(*rows.shape):
+            for block in row_blocks(rows):
                 steps = rows[block].double() * unit
                 if not bool(((steps == steps.round()) & (steps.abs() <= most)).all()):
                     return None

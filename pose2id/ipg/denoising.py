@@ -45,7 +45,9 @@ class Denoising:
         `memory` has the rows of the unconditional half first when guided; `poses` says which pose each row has.
         `generators` has one for each picture, so that no solver's noise depends on the batch.
         """
-        self.scheduler.set_timesteps(self.drawing.num_inference_steps, device=noise.device)
+        # On the CPU, where solvers keep the tables that they look a timestep up in: on a GPU they would wait for each.
+        self.scheduler.set_timesteps(self.drawing.num_inference_steps, device="cpu")
+        timesteps = self.scheduler.timesteps.to(noise.device)  # the denoiser's
         latents = noise * float(self.scheduler.init_noise_sigma)
         known = inspect.signature(self.scheduler.step).parameters
         options = {k: v for k, v in (("eta", 0.0), ("generator", generators)) if k in known}
@@ -58,13 +60,13 @@ class Denoising:
             for i, timestep in enumerate(self.scheduler.timesteps):
                 rows = self.scheduler.scale_model_input(latents, timestep)
                 if not self.drawing.guided(i):
-                    prediction = self._predict(rows, timestep, alone, features)
+                    prediction = self._predict(rows, timesteps[i], alone, features)
                 else:
                     if self.equal_starts and i == 0:
-                        unconditional = self._predict_first(rows, timestep, features, poses)
-                        conditional = self._predict(rows, timestep, alone, features)
+                        unconditional = self._predict_first(rows, timesteps[i], features, poses)
+                        conditional = self._predict(rows, timesteps[i], alone, features)
                     else:
-                        predicted = self._predict(torch.cat([rows] * 2), timestep, memory, both)
+                        predicted = self._predict(torch.cat([rows] * 2), timesteps[i], memory, both)
                         unconditional, conditional = predicted.chunk(2)
                     prediction = unconditional + scale * (conditional - unconditional)
                     if self.drawing.guidance_rescale:

@@ -338,7 +338,7 @@ class IPGPipeline(DiffusionPipeline):
         inputs.check_latents(latents, len(people), len(shown), shape)
 
         with hold(self.parts if decoder is None else [*self.parts, decoder]):  # other threads wait
-            self.scheduler.set_timesteps(steps)  # some know how many steps they can do, and tell it here
+            self.scheduler.set_timesteps(steps, device="cpu")  # some know how many steps they can do, and tell it here
 
             # 2. Poses once: (M, C, h, w), added after the denoiser's first convolution.
             pose_features = self.encode_poses(shown, height, width)
@@ -484,11 +484,12 @@ class IPGPipeline(DiffusionPipeline):
         device = latents.device if decoder is None else decoder.device
         scaled = (latents / network.config.scaling_factor).to(device, network.dtype)
         for rows in scaled.split(chunk):  # decoding takes most memory
-            for decoded in network.decode(rows, return_dict=False)[0].float():
+            pictures = network.decode(rows, return_dict=False)[0].float()
+            for decoded in pictures if output_type == "pt" else pictures.cpu():
                 inputs.check_drawn(decoded, "a drawn picture")
                 picture = (decoded / 2 + 0.5).clamp(0, 1)
                 if output_type == "pt":
                     yield picture
                 else:
-                    array = picture.permute(1, 2, 0).cpu().numpy()
+                    array = picture.permute(1, 2, 0).numpy()
                     yield Image.fromarray((array * 255).round().astype(np.uint8)) if output_type == "pil" else array

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
 from pose2id.neighbors._int8 import filter as _filter
+from pose2id.neighbors._int8 import machine
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
@@ -35,7 +36,8 @@ LAST = 2**32 - 1
 def probe() -> tuple[object | None, str]:
     """Give torch and a sentence on where it computes; the counterpart of the other engines' probe."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return torch, f"torch {torch.__version__}, CPU" + (f" and {gpus} CUDA device(s)" if gpus else "")
+    there = f" and {gpus} CUDA device(s), int8 codes there up to {machine.largest_code('cuda')}" if gpus else ""
+    return torch, f"torch {torch.__version__}, CPU{there}"
 
 
 @search_distinct

@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import row_blocks, work_dtype
+from pose2id.arrays import cut, elements_at_once, row_blocks, rows_at_once, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import _exact
 from pose2id.neighbors._int8 import machine
@@ -50,6 +50,9 @@ PROJECTED = 128
 LONGEST = 1024
 SPARE = 1
 TILE = 512
+"""Rows of a product, more on a GPU."""
+CODED = 2**17
+"""Elements of the rows that become codes at once, for the caches of a CPU."""
 NONE = -(2**30)
 SEED = 0
 
@@ -72,7 +75,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
         found, score = _join(asked, codes, half, lists, k + SPARE)
     del codes
     indices, distances = asked.no_neighbors()
-    for block in row_blocks(n, 2 * found.shape[1]):
+    for block in row_blocks(found):
         best = _merge(found[block], score[block], k + SPARE)
         indices[block], distances[block] = _measure(base, block.start, best, k, scale)
     return indices, distances
@@ -95,8 +98,7 @@ def _encode(rows: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tenso
     step = max(_near_largest(sample - centre) / level, 1e-30)
     codes = machine.allocate_codes(n, -(-width // 16) * 16, rows.device)
     half = torch.empty(n, dtype=torch.int32, device=rows.device)
-    for block in row_blocks(8 * n, width):
-        block = slice(block.start // 8, block.stop // 8)
+    for block in cut(n, rows_at_once(rows, CODED)):
         whole = rows[block].to(wide).mul(scale).sub_(centre).div_(step).round_().clamp_(-level, level)
         codes[block, :width] = whole
         half[block] = whole.square_().sum(dim=1).div_(2)
@@ -119,7 +121,7 @@ def _project(codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     whole = (basis / step).round_().clamp_(-product.level, product.level).to(torch.int8)
     whole = whole.T.contiguous().T  # as `Products` wants it
     short = torch.empty(n, PROJECTED, dtype=torch.int8, device=codes.device)
-    for part in _tiles(n):
+    for part in _tiles(n, PROJECTED, codes.device):
         short[part] = product(codes[part], whole).float().mul_(shrink).round_().clamp_(-product.level, product.level)
     return short
 
@@ -145,7 +147,7 @@ def _nearest(short: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Ten
     columns, half = pivots.T, pivots.float().square().sum(dim=1).div_(2).int()
     product = Products(short.device)
     nearest = torch.empty(len(short), count, dtype=torch.int64, device=short.device)
-    for part in _tiles(len(short)):
+    for part in _tiles(len(short), len(pivots), short.device):
         tile = product(short[part], columns).sub_(half).view(-1, groups, len(pivots) // groups)
         at = tile.amax(dim=1).topk(count, dim=1).indices
         entries = tile.gather(2, at[:, None, :].expand(-1, groups, -1)).flatten(1)
@@ -165,24 +167,27 @@ def _join(
     found = torch.full((n * m, keep), -1, dtype=torch.int32, device=codes.device)
     score = torch.full((n * m, keep), NONE, dtype=torch.int32, device=codes.device)
     product = Products(codes.device)
-    start = 0
-    for size in tqdm(torch.bincount(lists.flatten()).tolist(), desc="neighbours", unit="list", disable=silent):
-        parts = -(-size // LONGEST)
-        for part in range(parts):
-            place = order[start + size * part // parts : start + size * (part + 1) // parts]
-            if len(place) < 2:
-                continue
-            rows = place // m
-            padded = torch.nn.functional.pad(codes[rows], (0, 0, 0, max(24, -(-len(rows) // 8) * 8) - len(rows)))
-            tile = product(padded, padded.T)[: len(rows), : len(rows)]
-            tile -= half[rows]
-            tile.fill_diagonal_(NONE)
-            if labels is not None:
-                tile.masked_fill_(labels[rows][:, None] == labels[rows], NONE)
-            best, at = tile.topk(min(keep, len(rows)), dim=1)
-            score[place, : best.shape[1]] = best
-            found[place, : best.shape[1]] = rows[at].int()
-        start += size
+    together = codes.is_cuda  # a list's product takes less time than its launches
+    parts = _parts(torch.bincount(lists.flatten()).tolist(), together=together)
+    for part in tqdm(parts, desc="neighbours", unit="part", disable=silent):
+        place = order[part]
+        if len(place) < 2:
+            continue
+        rows = place // m
+        padded = torch.nn.functional.pad(codes[rows], (0, 0, 0, max(24, -(-len(rows) // 8) * 8) - len(rows)))
+        tile = product(padded, padded.T)[: len(rows), : len(rows)]
+        tile -= half[rows]
+        tile.fill_diagonal_(NONE)
+        if labels is not None:
+            tile.masked_fill_(labels[rows][:, None] == labels[rows], NONE)
+        if together:
+            own = lists.flatten()[place]
+            tile.masked_fill_(own[:, None] != own, NONE)
+        best, at = tile.topk(min(keep, len(rows)), dim=1)
+        met = rows[at].int()
+        score[place, : best.shape[1]] = best
+        # A row of another list does not count here; where it does, it must not be taken for the same again.
+        found[place, : best.shape[1]] = met.masked_fill_(best == NONE, -1) if together else met
     return found.view(n, -1), score.view(n, -1)
 
 
@@ -212,9 +217,25 @@ def _measure(
     return found.gather(1, order)[:, :k], distances[:, :k]
 
 
-def _tiles(n: int) -> list[slice]:
-    """Slices of `TILE` rows that cover n; the last one whole too, as int8 products on CUDA want no narrow ones."""
-    return [slice(max(0, min(start, n - TILE)), min(start + TILE, n)) for start in range(0, n, TILE)]
+def _tiles(n: int, columns: int, device: torch.device) -> list[slice]:
+    """Slices that cover n rows, for products with `columns`; the last one whole too: CUDA wants no narrow ones."""
+    tile = min(n, max(TILE, elements_at_once(device, TILE * columns) // columns))
+    return [slice(max(0, min(start, n - tile)), min(start + tile, n)) for start in range(0, n, tile)]
+
+
+def _parts(sizes: list[int], *, together: bool) -> list[slice]:
+    """Lists of these sizes, one after the other, cut into parts of at most `LONGEST`; short ones `together` if so."""
+    parts: list[slice] = []
+    stop = 0
+    for size in sizes:
+        count = -(-size // LONGEST)
+        for i in range(count):
+            part = slice(stop + size * i // count, stop + size * (i + 1) // count)
+            if together and parts and part.stop - parts[-1].start <= LONGEST:
+                part = slice(parts.pop().start, part.stop)
+            parts.append(part)
+        stop += size
+    return parts
 
 
 def _spread(n: int, count: int, device: torch.device) -> torch.Tensor:

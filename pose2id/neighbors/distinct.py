@@ -62,7 +62,7 @@ def _hand_out(
     found = torch.nn.functional.pad(found, (0, 1), value=-1)  # for a row that passes over itself
     lengths = torch.nn.functional.pad(lengths, (0, 1), value=torch.inf)
     columns = torch.arange(asked.k, device=found.device)
-    for block in row_blocks(*indices.shape):
+    for block in row_blocks(indices):
         of, at = number[block, None], columns
         if asked.within:
             rows = torch.arange(block.start, block.stop, device=found.device)[:, None]

@@ -6,6 +6,8 @@ The `device` fixture runs every test that takes it on this stand-in, so that cod
         rows = torch.ones(3, 2, device="cuda")  # rows.is_cuda, rows.device == torch.device("cuda:0")
         rows + torch.ones(2)  # RuntimeError, as on a GPU: torch.ones without device=
 
+``with standin() as counts`` also counts what decides, beside kernels, how fast code for GPUs is, see `Counts`.
+
 **What it catches**, each kind with its faults, and the right way beside them, in `test_standin.py`:
 
 - tensors that meet on two devices: operands, indices, masks, outputs, results of a factory without `device=`. Allowed
@@ -30,8 +32,11 @@ the CPU; `_Functions` sees the Python functions whose C++ would look at the devi
 the stand-in too. All this rests on private names of torch, so it is for the version of `constraints.txt` alone.
 """
 
+import collections
 import contextlib
+import dataclasses
 import functools
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -53,6 +58,7 @@ TAKES_INDICES = _operators("index index_put index_put_ _index_put_impl_ _unsafe_
 TAKES_NUMBERS = _operators("where masked_fill masked_fill_ fill fill_ index_fill index_fill_ lerp") | TAKES_INDICES
 """Where a 0-dim tensor of the CPU may stand beside those of CUDA, besides the pointwise operators."""
 OF_FLOATS = _operators("mm addmm addmm_ bmm baddbmm baddbmm_ mv addmv dot vdot linear")
+NO_KERNELS = _operators("detach lift_fresh alias empty empty_like empty_strided new_empty")
 NEVER_DETERMINISTIC = _operators("kthvalue histc put_")
 
 
@@ -82,6 +88,11 @@ def standin():
         "empty_cache": None,
         "is_bf16_supported": True,
         "get_device_capability": (9, 0),
+        "get_device_properties": mock.Mock(total_memory=2**33, multi_processor_count=1),
+        "set_sync_debug_mode": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 0,
+        "max_memory_allocated": 0,
     }
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
@@ -89,8 +100,57 @@ def standin():
         group = torch._C._group_tensors_by_device_and_dtype
         stack.enter_context(mock.patch.object(torch._C, group.__name__, functools.partial(_group, group)))
         stack.enter_context(_Functions())
-        stack.enter_context(_Operators())
-        yield
+        yield stack.enter_context(_Operators()).counts
+
+
+@dataclasses.dataclass
+class Counts:
+    """What ran on the stand-in so far: kernels that are launched, and waits of the host for the device.
+
+    A launch is an operator that is no view. The host waits where it needs a number or size (`int(x)`, `nonzero`, masks
+    as indices, `unique`, `bincount`), and for every copy between both: what `torch.cuda.set_sync_debug_mode` tells of.
+    """
+
+    launches: int = 0
+    waits: int = 0
+    lines: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # of both, by line of pose2id
+
+    def add(self, func, args, kwargs, *, copies):
+        """Count one operator; `copies` if it leaves or reaches the device."""
+        launched = not func.is_view and func.overloadpacket not in NO_KERNELS
+        waited = copies or _waits(func, args, kwargs)
+        self.launches += launched
+        self.waits += waited
+        frame = sys._getframe(2)
+        while frame is not None and PACKAGE not in frame.f_code.co_filename:
+            frame = frame.f_back
+        place = f"{frame.f_code.co_filename.rpartition(PACKAGE)[2]}:{frame.f_lineno}" if frame else "elsewhere"
+        self.lines["launches", place] += launched
+        self.lines["waits", place] += waited
+
+    def clear(self):
+        """Begin anew."""
+        self.launches = self.waits = 0
+        self.lines.clear()
+
+    def busiest(self, kind, count=8):
+        """The lines with most "launches" or "waits", as text."""
+        lines = [(line, number) for (of, line), number in self.lines.most_common() if of == kind and number]
+        return "\n".join(f"{number:6} {line}" for line, number in lines[:count])
+
+
+PACKAGE = "/pose2id/"
+
+
+def _waits(func, args, kwargs):
+    """Whether the host must know a number or a size before it goes on."""
+    if func.overloadpacket in TAKES_INDICES:
+        masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+        filled = len(args) > 2 and len(masks) == len(args[1]) == 1 and not args[2].ndim  # that is masked_fill_
+        return bool(masks) and not filled
+    if func.overloadpacket is torch.ops.aten.repeat_interleave:
+        return kwargs.get("output_size") is None
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
 def _group(group, *args):
@@ -212,7 +272,11 @@ FUNCTIONS = {
 
 
 class _Operators(TorchDispatchMode):
-    """Every operator that concerns the stand-in: checked, then run on the CPU."""
+    """Every operator that concerns the stand-in: checked, counted, then run on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counts()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -227,6 +291,10 @@ class _Operators(TorchDispatchMode):
         leaves = target is not None and not onto
         if func.overloadpacket is torch.ops.aten.copy_:
             leaves = not isinstance(args[0], StandinTensor)
+        arrives = func.overloadpacket in COPIES and not isinstance(
+            args[func.overloadpacket is torch.ops.aten.copy_], StandinTensor
+        )
+        self.counts.add(func, args, kwargs, copies=leaves or arrives)
         known = {id(value.held): value for value in there}
 
         def take(value):
