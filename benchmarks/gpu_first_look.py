@@ -399,7 +399,7 @@ def tell_generator(look):
     presets = ("draft",) if look.small else tuple(PRESETS)
     pictures = {preset: draw(preset) for preset in presets}
     table = []
-    for dtype in (torch.float32, torch.bfloat16) if look.small else (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in (torch.float32,) if look.small else (torch.float32, torch.float16, torch.bfloat16):
         pipe.to(look.device, dtype)
         for preset in presets:
 

@@ -36,24 +36,24 @@ def scored(call, ids, cams):
 
 # A call, its launches and its waits.
 BUDGETS = {
-    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 0, 0),
-    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 0, 0),
-    "pivots": (lambda x, *_: knn_graph(x, 2, engine="pivots"), 0, 0),
-    "centralize": (lambda x, *_: centralize(x), 0, 0),
-    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 0, 0),
-    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 0, 0),
-    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 0, 0),
+    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 1200, 85),
+    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 1600, 180),
+    "pivots": (lambda x, *_: knn_graph(x, 2, engine="pivots"), 580, 17),
+    "centralize": (lambda x, *_: centralize(x), 1350, 96),
+    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1430, 103),
+    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2350, 233),
+    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2370, 235),
     "evaluate": (
         lambda x, *labels: scored(lambda *of: evaluate(x[:QUERIES] @ x[QUERIES:].T, *of), *labels),
-        0,
-        0,
+        245,
+        34,
     ),
     "evaluate_features": (
         lambda x, *labels: scored(lambda *of: evaluate_features(x[:QUERIES], x[QUERIES:], *of), *labels),
-        0,
-        0,
+        200,
+        31,
     ),
-    "id_density": (lambda x, ids, _: id_density(x, ids), 0, 0),
+    "id_density": (lambda x, ids, _: id_density(x, ids), 37, 7),
 }
 
 
