@@ -24,7 +24,7 @@ import torch
 from scipy import sparse
 from tqdm import tqdm
 
-from pose2id.arrays import ArrayT, Kind, check_same_kind, take_features, work_dtype
+from pose2id.arrays import ArrayT, Kind, check_same_kind, cut, elements_at_once, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
 from pose2id.validation import check_count, check_flag, check_number
@@ -213,7 +213,8 @@ def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[s
     encoded, largest = _encode(rows, task)
     jaccard = _SharedWeights(encoded, q)
     original = _OriginalDistances(rows, largest[:q], task.share)
-    height = max(16, min(QUERY_TILE, 2**23 // g))
+    height = max(16, elements_at_once(rows.device, min(2**23, QUERY_TILE * g)) // g)
+    width = elements_at_once(rows.device, height * ITEM_TILE) // height
     shared = torch.empty(height, g, dtype=rows.dtype, device=rows.device)
     held = torch.empty_like(shared) if result is None else None
     silent = not task.progress
@@ -222,8 +223,7 @@ def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[s
             block = slice(start, min(start + height, q))
             final = held[: block.stop - start] if held is not None else result[block]  # type: ignore[index]
             sums = jaccard.sum(block, shared[: block.stop - start])
-            for begin in range(0, g, ITEM_TILE):
-                columns = slice(begin, min(begin + ITEM_TILE, g))
+            for columns in cut(g, width):
                 tile = final[:, columns]
                 original.write(block, columns, tile)
                 # J = 1 - s / (2 - s) = 2 + 2 / (s - 2)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import torch
 
+from pose2id.arrays import rows_at_once
 from pose2id.distances import Frame
 from pose2id.neighbors._int8.machine import allocate_codes
 from pose2id.neighbors._int8.products import Products
@@ -160,7 +161,7 @@ class Encoder:
         codes = allocate_codes(n, columns, device)
         half = torch.empty(n, dtype=torch.int32, device=device)
         error = torch.empty(n, dtype=torch.float64, device=device)
-        at_once = max(64, self.map.chunk // self.width)
+        at_once = max(64, rows_at_once(rows, self.map.chunk))
         for start in range(0, n, at_once):
             block = slice(start, min(start + at_once, n))
             part = rows[block] if at is None else rows.index_select(0, at[block])
