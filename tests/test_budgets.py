@@ -90,8 +90,8 @@ def test_budget(rows, name):
 
 
 @pytest.mark.parametrize("name", ["centralize", "evaluate"])
-def test_blocks_for_the_caches_of_a_cpu_break_the_budget(monkeypatch, rows, name):
-    monkeypatch.setattr(arrays, "CUDA_ELEMENTS", arrays.CACHE_ELEMENTS)
-    call, _, waits = BUDGETS[name]
-    with pytest.raises(AssertionError, match="waits, at most"):
-        check(call, 10_000, waits, *rows)
+def test_small_blocks_break_the_budget(monkeypatch, rows, name):
+    monkeypatch.setattr(arrays, "CUDA_ELEMENTS", 2**15)
+    call, launches, waits = BUDGETS[name]
+    with pytest.raises(AssertionError, match="launches, at most"):
+        check(call, launches, waits, *rows)
