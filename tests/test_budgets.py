@@ -36,22 +36,22 @@ def scored(call, ids, cams):
 
 # A call, its launches and its waits.
 BUDGETS = {
-    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 1200, 85),
-    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 1600, 180),
+    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 1170, 85),
+    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 1580, 182),
     "pivots": (lambda x, *_: knn_graph(x, 2, engine="pivots"), 580, 17),
-    "centralize": (lambda x, *_: centralize(x), 1350, 96),
-    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1430, 103),
-    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2350, 233),
-    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2370, 235),
+    "centralize": (lambda x, *_: centralize(x), 1280, 96),
+    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1365, 103),
+    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2280, 233),
+    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2300, 235),
     "evaluate": (
         lambda x, *labels: scored(lambda *of: evaluate(x[:QUERIES] @ x[QUERIES:].T, *of), *labels),
-        245,
-        34,
+        68,
+        16,
     ),
     "evaluate_features": (
         lambda x, *labels: scored(lambda *of: evaluate_features(x[:QUERIES], x[QUERIES:], *of), *labels),
-        200,
-        31,
+        178,
+        26,
     ),
     "id_density": (lambda x, ids, _: id_density(x, ids), 37, 7),
 }
