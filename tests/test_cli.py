@@ -806,6 +806,7 @@ def test_what_a_command_does_not_know_points_to_its_help(capsys, arguments, comm
         (("generate", "people", "-o", "out"), "--layout", choices.LAYOUTS),
         (("generate", "people", "-o", "out"), "--dtype", choices.DTYPES),
         (("generate", "people", "-o", "out"), "--preset", choices.PRESETS),
+        (("generate", "people", "-o", "out"), "--solver", choices.SOLVERS),
         ((), "--print-completion", choices.SHELLS),
     ],
 )

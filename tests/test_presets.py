@@ -18,9 +18,12 @@ from support.pipelines import tiny_pipeline
 
 from pose2id.cli import choices, main
 from pose2id.ipg import IPGPipeline, generate_features, representative_poses
-from pose2id.ipg.components import SOLVERS
+from pose2id.ipg.components import NAMED_SOLVERS, SOLVERS
 from pose2id.ipg.denoising import rescale
 from pose2id.ipg.folders import FolderSettings, generate_folder
+from pose2id.ipg.folders.manifest import Unit
+from pose2id.ipg.folders.plan import join_units, make_units
+from pose2id.ipg.folders.sources import Photographs
 from pose2id.ipg.inputs import draw_noise
 from pose2id.ipg.networks.attention import connect, gather
 from pose2id.ipg.presets import PRESETS, Drawing, choose_drawing
@@ -254,16 +257,18 @@ CHOSEN = [(kind.__name__, {}) for kind in SOLVERS] + [
 
 
 @pytest.mark.parametrize(("name", "settings"), CHOSEN)
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_picture_alone_is_that_in_a_batch(pipe, name, settings, shared):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_picture_alone_is_that_in_a_batch(pipe, name, settings, preset):
+    """At the first, a middle and the last place of two batches; its noise is that of its keys, or of its pose's."""
     pipe.scheduler = solver(pipe, name, **settings)
-    few = {**LATENT, "num_inference_steps": 3, "shared_noise": shared}
-    whole = pipe(PEOPLE, POSES, **few, reference_keys=["x", "y", "z"]).images
-    single = {"reference_keys": ["y"], "pose_keys": [1], "batch_size": 1}
-    alone = pipe(PEOPLE[1], POSES[1], **few, **single).images
-    assert difference(whole[1, 1], alone[0, 0]) < TOLERANCE
-    again = pipe(PEOPLE[1], POSES[1], **few, **{**single, "reference_keys": ["x"]}).images
-    assert (difference(alone, again) < TOLERANCE) == shared
+    few = {**LATENT, "preset": preset, **({"num_inference_steps": 3} if preset == "published" else {})}
+    whole = pipe(PEOPLE, POSES, **few, reference_keys=["x", "y", "z"], batch_size=4).images
+    for person, pose in ((0, 0), (1, 0), (2, 1)):
+        single = {"reference_keys": ["xyz"[person]], "pose_keys": [pose], "batch_size": 1}
+        alone = pipe(PEOPLE[person], POSES[pose], **few, **single).images
+        assert difference(whole[person, pose], alone[0, 0]) < TOLERANCE
+    again = pipe(PEOPLE[2], POSES[1], **few, **{**single, "reference_keys": ["x"]}).images
+    assert (difference(alone, again) < TOLERANCE) == PRESETS[preset].shared_noise
 
 
 @pytest.mark.parametrize(("name", "settings"), CHOSEN)
@@ -450,6 +455,59 @@ class Folder:
         return json.loads((self.root / "out" / "manifest.jsonl").read_text().splitlines()[0])
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_folder_shares_the_first_unconditional_rows(pipe, tmp_path, batch_size):
+    """Over all batches; the pictures are those of a call for each batch, bit for bit."""
+    people, poses = Folder(tmp_path).people, {"a": POSES[0], "b": POSES[1]}
+    settings = FolderSettings("fake", **SIZE, batch_size=batch_size, **PRESETS["fast"]._asdict())
+    with counted_rows(pipe) as rows:
+        assert generate_folder(lambda: pipe, people, tmp_path / "out", poses, settings=settings).drawn == 4
+    assert sum(rows) == 4 * 3 + 2
+    lines = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    units = [line for line in lines if "unit" in line]
+    assert len(units) == 4 // batch_size
+    for unit in units:
+        keys, names = unit["references"], unit["poses"]
+        given = [Image.open(people[key]) for key in keys], [poses[name] for name in names]
+        named = {"reference_keys": keys, "pose_keys": names, "batch_size": batch_size}
+        for key, row in zip(keys, pipe(*given, **SIZE, preset="fast", **named).images, strict=True):
+            for name, picture in zip(names, row, strict=True):
+                with Image.open(tmp_path / "out" / key[0] / f"{name}.png") as written:
+                    np.testing.assert_array_equal(written, picture)
+
+
+def test_units_of_the_same_poses_are_joined():
+    units = make_units("vwxyz", "abc", [], 2)  # two poses, then one, for each person
+    assert [len(unit) for unit in units] == [2, 1] * 5
+    assert join_units(units[:4]) == [(Unit(("v", "w"), ("a", "b")), 2), (Unit(("v", "w"), ("c",)), 1)]
+    units = make_units("vwxyz", "ab", [], 4)
+    assert [len(unit) for unit in units] == [4, 4, 2]
+    assert join_units(units) == [(Unit(tuple("vwxyz"), ("a", "b")), 4)]
+    assert join_units([units[2], units[0]]) == [(units[2], 2), (units[0], 4)]
+    assert join_units([units[0], units[2], units[1]]) == [(Unit(tuple("vwz"), ("a", "b")), 4), (units[1], 4)]
+    assert join_units([]) == []
+
+
+def test_one_photograph_that_cannot_be_read_costs_its_batch_alone(tmp_path):
+    folder = Folder(tmp_path)
+    folder.people["2.png"] = tmp_path / "2.png"
+    PEOPLE[2].save(tmp_path / "2.png")
+    poses = {"1": Image.new("RGB", (8, 16), "red")}
+    settings = replace(SETTINGS, batch_size=1, shared_noise=True)
+    read = Photographs.read
+
+    def vandal(photographs, key):
+        if key == "1.png":
+            PEOPLE[0].save(tmp_path / "1.png")
+        return read(photographs, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Photographs, "read", vandal)
+        report = generate_folder(lambda: folder, folder.people, tmp_path / "out", poses, settings=settings)
+    assert (report.drawn, set(report.skipped)) == (2, {"1.png"})
+    assert [len(options["reference_keys"]) for options in folder.given] == [2]
+
+
 OTHERS = {
     "guidance_rescale": 0.5,
     "guidance_start": 0.25,
@@ -469,10 +527,22 @@ def test_a_folder_keeps_what_it_was_drawn_with(tmp_path, name, value):
         folder.fill(SETTINGS)
 
 
+@pytest.mark.parametrize(("name", "value"), [("solver", "unipc"), ("decoder", "sha256:1")])
+def test_a_folder_keeps_what_its_pipeline_has(tmp_path, name, value):
+    folder = Folder(tmp_path)
+    folder.fill(replace(SETTINGS, **{name: value}))
+    assert folder.first_line()[name] == value
+    assert name not in folder.given[0]
+    with pytest.raises(ValueError, match=f"{name} was '{value}', is None"):
+        folder.fill(SETTINGS)
+    with pytest.raises(TypeError, match=f"{name} must be a string, received 3"):
+        replace(SETTINGS, **{name: 3})
+
+
 def test_a_folder_of_usual_settings_is_as_ever(tmp_path):
     folder = Folder(tmp_path)
     folder.fill(SETTINGS)
-    assert not folder.first_line().keys() & OTHERS.keys()
+    assert not folder.first_line().keys() & {*OTHERS, "solver", "decoder"}
     assert not folder.given[0].keys() & OTHERS.keys()
     with pytest.raises(ValueError, match="shared_noise was False, is True"):
         folder.fill(replace(SETTINGS, shared_noise=True))
@@ -512,3 +582,41 @@ def test_the_command_line(tmp_path, capsys):
     assert (line["guidance_rescale"], "shared_noise" in line) == (0.5, False)
     assert main([*command, str(tmp_path / "none"), "--guidance-stop", "2"]) == 2
     assert "--guidance-stop must be a number from 0 to 1, received 2.0" in capsys.readouterr().err
+
+
+def test_the_solvers_of_the_command_line():
+    """Each name is of a scheduler that may be; those that are another's twin have none."""
+    assert tuple(NAMED_SOLVERS) == choices.SOLVERS
+    assert {kind.__name__ for kind in SOLVERS} - {kind.__name__ for kind in NAMED_SOLVERS.values()} == {
+        "DDIMParallelScheduler",
+        "DDPMParallelScheduler",
+    }
+
+
+def test_solver_and_decoder_of_the_command_line(tmp_path, capsys):
+    """The pictures are those of the pipeline with both."""
+    PEOPLE[0].save(tmp_path / "person.png")
+    blocks = {"encoder_block_out_channels": (4,) * 3, "decoder_block_out_channels": (4,) * 3}
+    numbers = {"num_encoder_blocks": (1,) * 3, "num_decoder_blocks": (1,) * 3, "latent_channels": 12}
+    decoder = tiny_decoder(**blocks, **numbers)
+    decoder.save_pretrained(tmp_path / "decoder")
+    command = ["generate", str(tmp_path / "person.png"), "--weights", "tiny", "--quiet", "--preset", "fast", "-o"]
+    both = ["--solver", "euler-ancestral", "--decoder", str(tmp_path / "decoder")]
+    assert main([*command, str(tmp_path / "out"), *both]) == 0
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])
+    assert (line["solver"], line["decoder"][:7]) == ("euler-ancestral", "sha256:")
+    own = IPGPipeline.from_pretrained("tiny")
+    own.set_progress_bar_config(disable=True)
+    own.scheduler = solver(own, "EulerAncestralDiscreteScheduler")
+    poses = representative_poses()
+    named = {"reference_keys": ["person.png"], "pose_keys": [pose.name for pose in poses]}
+    drawn = own(PEOPLE[0], poses, preset="fast", decoder=decoder, **named).images[0]
+    for pose, picture in zip(poses, drawn, strict=True):
+        with Image.open(tmp_path / "out" / "person" / f"{pose.name}.png") as written:
+            np.testing.assert_array_equal(written, picture)
+    assert main([*command, str(tmp_path / "out"), *both[:2]]) == 2
+    assert "decoder was 'sha256:" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "none"), "--decoder", str(tmp_path / "no")]) == 2
+    assert "decoder " in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "none"), "--decoder", "tiny"]) == 2
+    assert "config.json" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_it_is_small_and_holds_no_code_and_no_paths():
         if path.suffix == ".json":
             assert "_name_or_path" not in json.loads(path.read_text()), path
     card = (tiny_folder() / "README.md").read_text()
-    for word in ("synthetic", "pose2id ipg-train", "hours", "seed", "Limits"):
+    for word in ("synthetic", "pose2id train generator", "hours", "seed", "Limits"):
         assert word in card
 
 

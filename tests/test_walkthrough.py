@@ -141,28 +141,28 @@ def test_tables_by_hand(people, seen):
     world, n = people
     rows = {(row.table, row.encoder, row.name): row for row in build_tables(world, n, {"strong": seen, "weak": seen})}
     base = unit(seen.features)
-    strong, weak = (unit(seen.features + eta * seen.generated.mean(1)) for eta in (1, 4))
+    strong, weak = (unit(seen.features + eta * seen.generated.mean(1)) for eta in (0.5, 8))
     wanted = {
         ("Table 2: parts of the method", "strong", "base"): (base[:n], base[n:]),
-        ("Table 2: parts of the method", "strong", "+ IPG, eta = 1"): (strong[:n], strong[n:]),
-        ("Table 2: parts of the method", "weak", "+ IPG, eta = 4"): (weak[:n], weak[n:]),
-        ("Tables 3 and 4: query only", "weak", "+ IPG, eta = 4"): (weak[:n], base[n:]),
-        ("Tables 3 and 4: gallery only", "weak", "+ IPG, eta = 4"): (base[:n], weak[n:]),
+        ("Table 2: parts of the method", "strong", "+ IPG, eta = 0.5"): (strong[:n], strong[n:]),
+        ("Table 2: parts of the method", "weak", "+ IPG, eta = 8"): (weak[:n], weak[n:]),
+        ("Tables 3 and 4: query only", "weak", "+ IPG, eta = 8"): (weak[:n], base[n:]),
+        ("Tables 3 and 4: gallery only", "weak", "+ IPG, eta = 8"): (base[:n], weak[n:]),
         ("Table 6: the first M poses", "weak", "M = 0"): (base[:n], base[n:]),
         ("Table 6: the first M poses", "weak", "M = 8"): (weak[:n], weak[n:]),
     }
-    three = unit(seen.features + 4 * seen.generated[:, :3].mean(1))
+    three = unit(seen.features + 8 * seen.generated[:, :3].mean(1))
     wanted["Table 6: the first M poses", "weak", "M = 3"] = three[:n], three[n:]
     oracle = unit(seen.features + seen.real.mean(1))
     name = "8 other real pictures, eta = 1"
     wanted["Controls in place of generated pictures", "weak", name] = oracle[:n], oracle[n:]
     for name, instead in (("mirrored picture", seen.mirrored), ("8 plain augmentations", seen.augmented.mean(1))):
-        for eta in (0.5, 4):
+        for eta in (0.5, 8):
             both = unit(seen.features + eta * instead)
             wanted["Controls in place of generated pictures", "strong", f"{name}, eta = {eta:g}"] = both[:n], both[n:]
     half = unit(seen.features + 0.5 * seen.generated.mean(1))
     wanted["Fig. 8: eta", "weak", "eta = 0.5"] = half[:n], half[n:]
-    for eta, generated, name in ((0, None, "+ NFC"), (4, seen.generated, "+ IPG + NFC")):
+    for eta, generated, name in ((0, None, "+ NFC"), (8, seen.generated, "+ IPG + NFC")):
         halves = slice(n), slice(n, None)
         near = [centralize(seen.features[x], generated[x] if eta else None, eta) for x in halves]
         wanted["Table 2: parts of the method", "weak", name] = near
@@ -172,7 +172,7 @@ def test_tables_by_hand(people, seen):
     for key, parts in wanted.items():
         row = rows[key]
         assert (row.mAP, row.rank1, row.id2) == pytest.approx(scores(people, *parts), abs=1e-5), key
-    for name, parts in (("base", (base[:n], base[n:])), ("+ IPG, eta = 4", (weak[:n], weak[n:]))):
+    for name, parts in (("base", (base[:n], base[n:])), ("+ IPG, eta = 8", (weak[:n], weak[n:]))):
         labels = world.ids[:n], world.ids[n:], world.cams[:n], world.cams[n:]
         ranked = evaluate(rerank(*parts), *labels)
         assert rows["Table 7: with re-ranking", "weak", name].mAP == pytest.approx(ranked.mAP, abs=1e-5)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pose2id import __version__
-from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PRESETS, PROTOCOLS, SHELLS
+from pose2id.cli.choices import DTYPES, ENGINES, LAYOUTS, METRICS, PRESETS, PROTOCOLS, SHELLS, SOLVERS
 from pose2id.errors import escape, require
 from pose2id.validation import check_count, check_number
 
@@ -274,6 +274,18 @@ def _add_generate(commands: Any) -> None:
         "--shared-noise",
         action=argparse.BooleanOptionalAction,
         help="the same noise for all people in a pose (default: as the preset says, else not)",
+    )
+    generate.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        help="what solves the steps; ddpm, euler-ancestral and lcm add noise (default: as the weights say; the "
+        "released ones ddim)",
+    )
+    generate.add_argument(
+        "--decoder",
+        metavar="DIR",
+        help="makes the pictures at an eighteenth of the work: folder or Hub id of an AutoencoderTiny for the latents "
+        "of the weights, such as madebyollin/taesd (default: the weights' own)",
     )
     generate.add_argument(
         "--decode-chunk-size",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(arguments.poses, _take_size(arguments.pose_size))
     folder, identity = named.find_weights(arguments.weights)
+    decoder_folder, decoder = (
+        (None, None) if arguments.decoder is None else named.find_weights(arguments.decoder, "decoder")
+    )
     (height, width), steps, guidance = read_defaults(folder)
     drawing = choose_drawing(
         arguments.preset,
@@ -44,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         width=width if arguments.width is None else arguments.width,
         batch_size=arguments.batch_size,
         decode_chunk_size=arguments.decode_chunk_size,
+        solver=arguments.solver,
+        decoder=decoder,
         layout=arguments.layout,
         dtype=dtype,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -54,10 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
         skipped[key] = reason
         tell(f"pose2id generate: {key} skipped: {reason}")
 
+    def load() -> Any:
+        pipe = named.load_pipeline(folder, device, dtype, solver=arguments.solver, progress=progress)
+        if decoder_folder is None:
+            return pipe
+        return partial(pipe, decoder=named.load_decoder(decoder_folder, device, dtype))
+
     for key in missing:
         tell_skipped(key, "there is no such file")
     report = generate_folder(
-        lambda: named.load_pipeline(folder, device, dtype, progress=progress),
+        load,
         references,
         output,
         poses,

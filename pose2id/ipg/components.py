@@ -52,6 +52,18 @@ SOLVERS: tuple[Any, ...] = (
 )
 """The schedulers of diffusers that keep a zero terminal SNR."""
 
+NAMED_SOLVERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+}
+"""As the command line calls them."""
+
 KINDS: dict[str, tuple[Any, ...]] = {
     "vae": (AutoencoderKL, PatchCodec),
     "reference_unet": (UNet2DConditionModel,),

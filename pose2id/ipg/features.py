@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, take_image
-from pose2id.ipg.presets import PRESETS
+from pose2id.ipg.presets import PRESETS, SHARED_BATCHES
 from pose2id.poses import Pose, representative_poses
 from pose2id.validation import check_choice, check_count, is_tensor
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Key = str | int
-SHARED_BATCHES = 16
-"""In a call of the pipeline with shared noise: its first unconditional rows are shared, its pictures all in memory."""
 
 
 def generate_features(

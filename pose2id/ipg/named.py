@@ -8,16 +8,19 @@ from typing import Any
 
 import huggingface_hub
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.utils import logging
 
 from pose2id.errors import one_line
 from pose2id.hub import hash_file
+from pose2id.ipg.components import NAMED_SOLVERS
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
+from pose2id.ipg.weights.parts import check_part
 
 
-def find_weights(name: str) -> tuple[Path | str, str]:
-    """Where weights are to be loaded from, and an identity that changes when they do."""
+def find_weights(name: str, what: str = "weights") -> tuple[Path | str, str]:
+    """Where weights are to be loaded from, and an identity that changes when they do; `what` names them in errors."""
     folder = tiny_folder() if name == TINY else Path(name)
     if folder.is_dir():
         files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth", ".json") and f.is_file()]
@@ -30,16 +33,23 @@ def find_weights(name: str) -> tuple[Path | str, str]:
     if name == REPOSITORY:
         return name, f"{name}@{FILES[0].revision}"
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise FileNotFoundError(f"weights {name} is neither a folder nor a Hub id such as {REPOSITORY}")
+        raise FileNotFoundError(f"{what} {name} is neither a folder nor a Hub id such as {REPOSITORY}")
     try:
         snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"weights {name} cannot be fetched: {one_line(error, 300)}") from error
+        raise OSError(f"{what} {name} cannot be fetched: {one_line(error, 300)}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
 
 
-def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool) -> Any:
-    """The pipeline on its device."""
+def load_decoder(folder: Path | str, device: Any, dtype: str) -> Any:
+    """A tiny decoder on its device; OSError or ValueError where the folder holds none."""
+    check_part(Path(folder), AutoencoderTiny, kinds=(AutoencoderKL,))  # whose block_out_channels it notes down
+    decoder: Any = AutoencoderTiny.from_pretrained(folder)
+    return decoder.to(device, getattr(torch, dtype)).eval()
+
+
+def load_pipeline(source: Path | str, device: Any, dtype: str, *, solver: str | None = None, progress: bool) -> Any:
+    """The pipeline on its device, where asked with another solver, one of `NAMED_SOLVERS`."""
     if not progress:
         logging.disable_progress_bar()
     logging.set_verbosity_error()  # it warns of every change of dtype
@@ -48,4 +58,6 @@ def load_pipeline(source: Path | str, device: Any, dtype: str, *, progress: bool
     else:
         pipe = IPGPipeline.from_pretrained(source)
     pipe.set_progress_bar_config(disable=True)
+    if solver is not None:
+        pipe.scheduler = NAMED_SOLVERS[solver].from_config(pipe.scheduler.config)
     return pipe.to(device, getattr(torch, dtype))

@@ -30,6 +30,9 @@ class Drawing(NamedTuple):
         return sum(1 + self.guided(step) for step in range(self.num_inference_steps))
 
 
+SHARED_BATCHES = 16
+"""In a call of the pipeline with shared noise: its first unconditional rows are shared, its pictures all in memory."""
+
 PRESETS = {
     "published": Drawing(20, 3.5),
     "balanced": Drawing(4, 2.0, shared_noise=True),

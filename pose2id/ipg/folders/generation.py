@@ -13,9 +13,10 @@ from pose2id.atomic import lock
 from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.folders.manifest import FolderSettings, describe_request
 from pose2id.ipg.folders.output import OutputFolder
-from pose2id.ipg.folders.plan import make_plan
+from pose2id.ipg.folders.plan import join_units, make_plan
 from pose2id.ipg.folders.sheets import draw_sheets
 from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of
+from pose2id.ipg.presets import SHARED_BATCHES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,28 +100,34 @@ def generate_folder(
         drawn = 0
         total = plan.finished + sum(map(len, plan.units))
         with tqdm(total=total, initial=plan.finished, desc="drawing", unit="picture", disable=not progress) as bar:
-            for unit in plan.units:
-                try:
-                    people = [photographs.read(key) for key in unit.references]
-                except (ValueError, OSError) as error:
-                    for key in unit.references:
-                        photographs.skip(key, f"one of its batch cannot be read any more: {reason_of(error)}")
-                    continue
-                pipe = load() if pipe is None else pipe
-                rows = pipe(
-                    people,
-                    [pose_maps[name] for name in unit.poses],
-                    **settings.options,
-                    output_type="pil",
-                    batch_size=len(unit),
-                    reference_keys=list(unit.references),
-                    pose_keys=list(unit.poses),
-                ).images
-                pictures = [picture for row in rows for picture in row]
-                for pair, picture in zip(unit.pairs(), pictures, strict=True):
-                    folder.write_picture(plan.paths[pair], picture)
-                    drawn += 1
-                    bar.update()
-                if sheet:
-                    draw_sheets(unit.references, folder, photographs, pose_maps, plan.paths)
+            most = SHARED_BATCHES if settings.shared_noise else 1
+            for start in range(0, len(plan.units), most):
+                people: dict[str, Image.Image] = {}
+                readable = []
+                for unit in plan.units[start : start + most]:
+                    try:
+                        people |= {key: photographs.read(key) for key in unit.references if key not in people}
+                    except (ValueError, OSError) as error:
+                        for key in unit.references:
+                            photographs.skip(key, f"one of its batch cannot be read any more: {reason_of(error)}")
+                    else:
+                        readable.append(unit)
+                for call, batch_size in join_units(readable):
+                    pipe = load() if pipe is None else pipe
+                    rows = pipe(
+                        [people[key] for key in call.references],
+                        [pose_maps[name] for name in call.poses],
+                        **settings.options,
+                        output_type="pil",
+                        batch_size=batch_size,
+                        reference_keys=list(call.references),
+                        pose_keys=list(call.poses),
+                    ).images
+                    pictures = [picture for row in rows for picture in row]
+                    for pair, picture in zip(call.pairs(), pictures, strict=True):
+                        folder.write_picture(plan.paths[pair], picture)
+                        drawn += 1
+                        bar.update()
+                    if sheet:
+                        draw_sheets(call.references, folder, photographs, pose_maps, plan.paths)
     return Report(drawn, plan.finished, photographs.skipped, plan.waiting)

@@ -45,6 +45,9 @@ guidance_stop, shared_noise, decode_chunk_size
         that name says JPEG, else PNG.
     dtype, device : str
         What the pipeline computes with.
+    solver, decoder : str, optional
+        A name for its scheduler, and which `AutoencoderTiny` makes its pictures; None: the weights' own. A record only:
+        `load` of `generate_folder` gives a pipeline that has them.
     """
 
     weights: str
@@ -62,12 +65,15 @@ guidance_stop, shared_noise, decode_chunk_size
     guidance_stop: float = 1.0
     shared_noise: bool = False
     decode_chunk_size: int = 1
+    solver: str | None = None
+    decoder: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of the pipeline; what stands at the usual value is left out, so that a plain callable will do."""
         kept = ("height", "width", "num_inference_steps", "guidance_scale", "seed", *OPTIONAL)
-        return {name: value for name, value in _leave_out_usual(asdict(self)).items() if name in kept}
+        usual = _leave_out_usual(asdict(self)).items()
+        return {name: value for name, value in usual if name in kept and name not in RECORDED}
 
     @property
     def drawing(self) -> Drawing:
@@ -83,15 +89,19 @@ guidance_stop, shared_noise, decode_chunk_size
                 raise ValueError(f"{name} must be a multiple of 8, received {getattr(self, name)}")
         for name, value in check_drawing(self.drawing)._asdict().items():
             object.__setattr__(self, name, value)
-        for name in ("weights", "dtype", "device"):
-            if not isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a string, received {getattr(self, name)!r}")
+        for name in ("weights", "dtype", "device", "solver", "decoder"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in OPTIONAL):
+                raise TypeError(f"{name} must be a string, received {value!r}")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, received {self.layout!r}")
 
 
-OPTIONAL = {each.name: each.default for each in fields(FolderSettings)[-5:]}
+OPTIONAL = {each.name: each.default for each in fields(FolderSettings)[-7:]}
 """Settings that a manifest leaves out where they are as usual, as those of earlier versions do."""
+
+RECORDED = ("solver", "decoder")
+"""Settings that a pipeline has or not, whatever it is called with."""
 
 
 def _leave_out_usual(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pose2id.ipg.folders.manifest import LAYOUTS, MANIFEST, Manifest, Unit, check_same, read_manifest
 from pose2id.ipg.folders.output import OutputFolder, place_pictures, sheet_path
@@ -74,6 +75,24 @@ def make_units(references: Iterable[str], poses: Iterable[str], units: list[Unit
             else:
                 new.append(Unit((key,), names))
     return new
+
+
+def join_units(units: Iterable[Unit]) -> list[tuple[Unit, int]]:
+    """What calls of the pipeline get, and their batch size: units of the same poses, each a batch as it is alone.
+
+    Other poses beside them would change the last bits, as all poses of a call are encoded at once.
+    """
+    alike: dict[tuple[str, ...], list[list[Unit]]] = {}
+    for unit in units:
+        runs = alike.setdefault(unit.poses, [[]])
+        if runs[-1] and not len(runs[-1][0]) == len(runs[-1][-1]) >= len(unit):
+            runs.append([])
+        runs[-1].append(unit)
+    return [
+        (Unit(tuple(chain.from_iterable(unit.references for unit in run)), poses), len(run[0]))
+        for poses, runs in alike.items()
+        for run in runs
+    ]
 
 
 def _has_pictures(folder: OutputFolder, manifest: Manifest) -> bool:

@@ -197,7 +197,7 @@ def _plan(encoder: str, seen: EncodedPictures) -> Iterator[tuple[Features, list[
     }
     title = "Controls in place of generated pictures"
     for name, features in controls.items():
-        yield features, [Setting(f"{name}, eta = {other:g}", title, eta=other) for other in (0.5, 1, 4)]
+        yield features, [Setting(f"{name}, eta = {other:g}", title, eta=other) for other in (0.5, 1, 2, 8)]
 
 
 def _ablate(

@@ -21,11 +21,14 @@ from pose2id.synthetic import SyntheticSet, make_set
 TRAINED = range(2000, 4000)
 """Identities of the generator and of its encoder, seed 0; see ``data/tiny.toml``."""
 VALIDATION = range(5000, 5100)
-"""Identities on which guidance and eta were chosen, by ``pytest benchmarks/test_synthetic.py --full``."""
+"""Identities on which eta was chosen, by ``pytest benchmarks/test_synthetic.py --full``."""
 TESTED = range(30)
 WEAK_IDENTITIES, WEAK_STEPS = range(6000, 6100), 200
-ETAS = {"strong": 1.0, "weak": 4.0, "untrained": 4.0, "raw pixels": 4.0}
-"""Strong and weak: chosen on `VALIDATION`, by ``pytest benchmarks/test_synthetic.py --full``; the others as weak."""
+PRESET = "balanced"
+ETAS = {"strong": 0.5, "weak": 8.0, "untrained": 8.0, "raw pixels": 8.0}
+"""Strong and weak: chosen on `VALIDATION` with `PRESET` out of 0.25 to 8; the others as weak."""
+BATCHES = 4
+"""In a call of the pipeline, which computes once what is equal for all people of a call."""
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -89,6 +92,7 @@ def draw_people(
     people: SyntheticSet,
     poses: Sequence[Any] | None = None,
     *,
+    preset: str | None = PRESET,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
@@ -103,10 +107,10 @@ def draw_people(
     pipe : IPGPipeline
     people : SyntheticSet
         N pictures.
-    poses, steps, guidance, seed, batch_size
+    poses, preset, steps, guidance, seed, batch_size
         As `IPGPipeline` takes them; None stands for the 8 representative poses, and for its own numbers.
     keys : sequence of int, optional
-        What the noise of each picture depends on besides the seed; None: its place.
+        What the noise of each picture depends on besides the seed, where it is not shared; None: its place.
     progress : bool
         A bar on stderr.
 
@@ -129,14 +133,15 @@ def draw_people(
     (1, 8, 64, 32, 3)
     """
     keys = range(len(people)) if keys is None else keys
-    chunk = max(1, batch_size // (8 if poses is None else len(poses)))
+    chunk = BATCHES * max(1, batch_size // (8 if poses is None else len(poses)))
     rows: list[Any] = []
     pipe.set_progress_bar_config(disable=True)  # one bar for all
-    for start in tqdm(range(0, len(people), chunk), desc="generating", unit="batch", disable=not progress):
+    for start in tqdm(range(0, len(people), chunk), desc="generating", unit="call", disable=not progress):
         images = [Image.fromarray(image) for image in people.images[start : start + chunk]]
         drawn: Any = pipe(
             images,
             poses,
+            preset=preset,
             num_inference_steps=steps,
             guidance_scale=guidance,
             seed=seed,
