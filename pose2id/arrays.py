@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pose2id.threads import refit_threads
 from pose2id.validation import is_tensor, take_tensor
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def rows_at_once(rows: torch.Tensor, on_cpu: int) -> int:
 
 def cut(n: int, step: int) -> Iterator[slice]:
     """Slices of `step` that cover n rows; the last one may be shorter."""
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+    for start in range(0, n, step):
+        refit_threads()
+        yield slice(start, min(start + step, n))
 
 
 def row_blocks(rows: torch.Tensor) -> Iterator[slice]:

@@ -10,6 +10,7 @@ import torch
 
 from pose2id.arrays import cached_rows, take_features
 from pose2id.distances import unit
+from pose2id.threads import fit_threads
 from pose2id.validation import JUNK, check_choice, check_flag, equal_label, take_labels
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 VARIANTS = ("paper", "released")
 
 
+@fit_threads
 def id_density(features: Array, ids: Labels, *, variant: str = "paper", junk: bool = False) -> float:
     """Measure how close the features of each identity lie to their centre.
 

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from pose2id.arrays import BLOCK_ELEMENTS, row_blocks, rows_at_once
+from pose2id.threads import refit_threads
 
 PAIR_ELEMENTS = 2**17
 """Elements of the pairs that are measured at once, for the caches of a CPU."""
@@ -146,6 +147,7 @@ def pair_distances(
     step = min(len(left), rows_at_once(queries, PAIR_ELEMENTS))
     buffers = torch.empty(2, step, queries.shape[1], dtype=torch.float64, device=queries.device)
     for start in range(0, len(left), step or 1):
+        refit_threads()
         pairs = slice(start, min(start + step, len(left)))
         difference, other = buffers[:, : pairs.stop - start]
         difference.copy_(queries.index_select(0, left[pairs]))
@@ -169,6 +171,7 @@ def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor,
             pairs = slice(start, start + step)
             result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
         return result
+    refit_threads()
     hear_warning_about_csr()
     rows, counts = torch.unique_consecutive(left, return_counts=True)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from pose2id.arrays import ArrayT, Kind, check_same_kind, cut, elements_at_once, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
+from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, check_number
 
 # By measurement: small, nearly square products are the fastest, and what follows them stays in the caches.
@@ -37,6 +38,7 @@ MEETINGS = 2**18
 """Meetings of queries and gallery rows in a member that are added up at once, for the caches."""
 
 
+@fit_threads
 def rerank(
     query: ArrayT,
     gallery: ArrayT,
@@ -106,6 +108,7 @@ def rerank(
     return kind.give_back(result, task.dtype)  # type: ignore[no-any-return]
 
 
+@fit_threads
 def rerank_top(
     query: ArrayT,
     gallery: ArrayT,

@@ -19,7 +19,7 @@ PACKAGE = Path(pose2id.__file__).parent
 # A room is a module or a folder directly under pose2id. Rooms stand in layers and may import lower layers only, of
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
-    {"errors", "arrays", "validation", "atomic", "documents", "tables"},
+    {"errors", "arrays", "validation", "atomic", "documents", "tables", "threads"},
     {"distances", "duplicates", "images", "poses", "files", "hub", "onnx"},
     {"neighbors"},
     {"centralization", "density", "reranking", "evaluation", "parts", "attributes"},
@@ -30,7 +30,7 @@ LAYERS = (
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 SAME_LAYER = {
-    "arrays": {"validation"},
+    "arrays": {"threads", "validation"},
     "atomic": {"errors"},
     "documents": {"errors"},
     "tables": {"errors"},

@@ -13,11 +13,13 @@ from pose2id.centralization.fusion import FusedRows, check_fits
 from pose2id.centralization.mutual import add_weighted
 from pose2id.distances import scale_to_unit
 from pose2id.neighbors import find_neighbors
+from pose2id.threads import fit_threads
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
 
 
+@fit_threads
 def centralize_queries(
     query: ArrayT,
     gallery: ArrayT,

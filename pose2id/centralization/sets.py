@@ -12,12 +12,14 @@ from pose2id.centralization.arguments import check_parameters, pair_generated, t
 from pose2id.centralization.fusion import FusedRows
 from pose2id.centralization.mutual import add_mutual_neighbors, drop_neighbors, mutual_neighbors, search_neighbors
 from pose2id.neighbors import Neighbors, take_exclude
+from pose2id.threads import fit_threads
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
     from pose2id.validation import Labels
 
 
+@fit_threads
 def centralize(
     features: ArrayT,
     generated: Array | Sequence[Array] | None = None,

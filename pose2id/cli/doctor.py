@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import platform
 import re
 from importlib import metadata
@@ -13,6 +15,7 @@ import torch
 from pose2id import __version__
 from pose2id.cli.printing import say, say_json
 from pose2id.neighbors import ENGINES, choose_engine, describe_engines
+from pose2id.threads import choose_threads, count_others, find_limits
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         "packages": {name: _version(name) for name in ("numpy", "scipy", "torch", "tqdm", "scikit-learn")},
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
+        "cores": _describe_cores(),
         "engines": [
             {"name": name, "works": works, "detail": detail, "finds": "all" if ENGINES[name].exact else "most"}
             for name, works, detail in describe_engines()
@@ -44,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     say(f"pose2id {report['pose2id']}, Python {report['python']}, {report['platform']}")
     say("packages  " + ", ".join(f"{name} {version or '-'}" for name, version in report["packages"].items()))
     say("devices   " + ", ".join([f"CPU ({report['threads']} threads)", *report["cuda"]]))
+    _print_cores(report["cores"])
     say("engines")
     for engine in report["engines"]:
         say(f"  {engine['name']:<11}{'works' if engine['works'] else 'no':<7}{engine['finds']:<6}{engine['detail']}")
@@ -59,6 +64,27 @@ def run(arguments: argparse.Namespace) -> None:
             if other and report["extras"][other][other]:
                 words = f"pip uninstall -y {other} && pip install 'pose2id[{extra}]'   (one of the two, never both)"
         say(f"  {extra:<11}{words}")
+
+
+def _describe_cores() -> dict[str, Any]:
+    """What threads may have here, and how many a call would use now."""
+    asked, limits, others = torch.get_num_threads(), find_limits(), count_others()
+    used = choose_threads(asked, limits, os.cpu_count() or 1, others)
+    quota = None if math.isinf(limits.quota) else limits.quota
+    warnings = []
+    if asked > limits.threads:
+        warnings.append(f"torch is told to use {asked} threads, no more than {limits.threads} should run here")
+    if used < min(asked, limits.threads):
+        warnings.append(f"the machine is busy: {others} threads of other programs want to run")
+    return {"affinity": limits.cores, "quota": quota, "others": others, "used": used, "warnings": warnings}
+
+
+def _print_cores(cores: dict[str, Any]) -> None:
+    quota = "no quota" if cores["quota"] is None else f"a quota of {cores['quota']:g} cores"
+    others = f"{cores['others']} threads of other programs run"
+    say(f"cores     {cores['affinity']} allowed, {quota}, {others}: a call uses {cores['used']} threads now")
+    for warning in cores["warnings"]:
+        say(f"  warning    {warning}")
 
 
 def _print_choice(choice: dict[str, Any]) -> None:

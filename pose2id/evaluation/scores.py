@@ -26,6 +26,7 @@ from pose2id.evaluation.counting import RankCounter
 from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
 from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, GridTiles, MatrixTiles, Tiles, exact_in_float64
 from pose2id.tables import format_text
+from pose2id.threads import fit_threads, refit_threads
 from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Ranking(NamedTuple):
     average_precision: float
 
 
+@fit_threads
 def evaluate(
     distances: Array,
     query_ids: Labels,
@@ -142,6 +144,7 @@ def evaluate(
     return _score(relevance, MatrixTiles(values))
 
 
+@fit_threads
 def evaluate_features(
     query: ArrayT,
     gallery: ArrayT,
@@ -284,6 +287,7 @@ def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Sco
     negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
     with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar:
         for start in range(0, total, height):
+            refit_threads()
             block = slice(start, min(start + height, total))
             matches = relevance.matches(block)
             if len(matches.row):

@@ -25,6 +25,7 @@ from pose2id.neighbors._int8 import machine
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
+from pose2id.threads import refit_threads
 
 ROW_TILE = 2048
 COLUMN_TILE = 2048
@@ -104,6 +105,7 @@ def _candidates(
     best = tile.new_full((len(tile), 0), torch.inf)
     where = torch.empty((len(tile), 0), dtype=torch.int64, device=tile.device)
     for start in range(0, len(asked.base), COLUMN_TILE):
+        refit_threads()
         stop = min(start + COLUMN_TILE, len(asked.base))
         bound = _lower_bounds(asked, rows, tile, frame, start, stop)
         near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
@@ -183,6 +185,7 @@ def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: t
         stop = 0
         while stop < len(base):
             # Narrow tiles first: among many ties the k first decide at once.
+            refit_threads()
             first, stop = stop, min(len(base), stop + min(SWEEP_TILE, max(stop, 16)))
             done = held[:, -1] == 0  # nothing can be strictly nearer
             if 2 * int(done.sum()) > len(block):
@@ -232,6 +235,7 @@ def pairs_within(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, tor
             tile = frame.centre_rows(asked.queries[first : first + ROW_TILE], dtype)
             own = squared_norms(tile)[:, None] * (1 - slack(width, dtype)) - underflow(dtype, width)
             for start in range(0, len(base), COLUMN_TILE):
+                refit_threads()
                 stop = min(start + COLUMN_TILE, len(base))
                 bound = _lower_bounds(asked, rows, tile, frame, start, stop)
                 lower = lower_distances(bound.double() + own, width, frame.scale).to(dtype)
@@ -264,6 +268,7 @@ def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:
         for first in starts:
             own = slice(first, min(first + ROW_TILE, len(rows)))
             for second in range(first, len(rows), ROW_TILE):
+                refit_threads()
                 other = slice(second, min(second + ROW_TILE, len(rows)))
                 squared = torch.addmm(norms[other], centred[own], centred[other].T, alpha=-2).add_(norms[own, None])
                 for part, start, dim in ((own, second, 1), (other, first, 0))[: 1 + (first != second)]:

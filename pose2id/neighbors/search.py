@@ -12,6 +12,7 @@ from pose2id.arrays import ArrayT, take_features, work_dtype
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Neighbors, Search
 from pose2id.neighbors.engines import ENGINES, Choice, check_engine, choose_engine
+from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, encode_labels, take_labels
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pose2id")
 
 
+@fit_threads
 def knn_graph(
     features: ArrayT,
     k: int,
@@ -111,6 +113,7 @@ def take_exclude(exclude: Any, rows: torch.Tensor) -> torch.Tensor | None:
     return torch.from_numpy(encode_labels([labels], ("exclude", "exclude"))[0]).to(rows.device)
 
 
+@fit_threads
 def find_neighbors(
     queries: torch.Tensor,
     base: torch.Tensor,
@@ -168,6 +171,7 @@ class Entered(NamedTuple):
     lengths: torch.Tensor  # (P,): distances of query and row
 
 
+@fit_threads
 def find_entered(
     queries: torch.Tensor,
     base: torch.Tensor,
@@ -194,6 +198,7 @@ def find_entered(
     return Entered(*near, *_exact.pairs_within(asked, radius))
 
 
+@fit_threads
 def find_both_ends(
     rows: torch.Tensor, k: int, *, engine: str = "auto", progress: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -35,6 +35,7 @@ from pose2id.arrays import rows_at_once
 from pose2id.distances import Frame
 from pose2id.neighbors._int8.machine import allocate_codes
 from pose2id.neighbors._int8.products import Products
+from pose2id.threads import refit_threads
 
 ROTATED = 16
 """Columns that are rotated together."""
@@ -163,6 +164,7 @@ class Encoder:
         error = torch.empty(n, dtype=torch.float64, device=device)
         at_once = max(64, rows_at_once(rows, self.map.chunk))
         for start in range(0, n, at_once):
+            refit_threads()
             block = slice(start, min(start + at_once, n))
             part = rows[block] if at is None else rows.index_select(0, at[block])
             centred = ((part if self.wide else part.float()) * self.scale).sub_(self.centre).float()

@@ -23,6 +23,7 @@ from pose2id.neighbors._int8.layout import NONE
 from pose2id.neighbors._int8.pairs import Pairs
 from pose2id.neighbors._int8.side import NO_PAIR, Side, View
 from pose2id.neighbors.contract import Search
+from pose2id.threads import refit_threads
 
 FINE = 4
 """Columns of the groups that set a row's first limit."""
@@ -77,6 +78,7 @@ class Sweep:
     def run(self, farthest: Farthest | None = None, *, progress: bool = False) -> None:
         """Sweep all tiles, for the farthest rows too if asked."""
         for first, second in tqdm(self.tile_pairs(), desc="neighbours", unit="tile", disable=not progress):
+            refit_threads()
             tile = self.multiply(first, second)
             for view in self.views(tile, first, second):
                 self._take(view)
