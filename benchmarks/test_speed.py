@@ -6,7 +6,10 @@ Memory is the peak of a process of its own beyond the features, the result inclu
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 
 import memory
@@ -16,7 +19,7 @@ import pytest
 import torch
 from features import ranking, reid_like
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
+from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top, threads
 from pose2id.neighbors._int8 import filter as _filter
 
 HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "memory", "equality")
@@ -181,6 +184,46 @@ def test_evaluate_whatever_the_ranking(report, full, matches, nearer, least):
     calls = (lambda: evaluate(distances, *labels)), (lambda: plain.evaluate(distances, *labels))
     task = f"evaluate, {matches} matches, mAP {mean:.2f}"
     add(report, task, (f"{q}x{g}", "-"), "plain, sorting", calls, "mAP to 1e-09", least=least)
+
+
+@pytest.mark.parametrize("task", ["knn_graph k=2", "knn_graph k=20", "centralize", "rerank", "evaluate_features"])
+def test_busy_machine(report, task):
+    """Beside as many busy processes as there are cores: never much slower than the better of one and all threads."""
+    x, ids, _ = reid_like(3500, 768)
+    call = {
+        "knn_graph k=2": lambda: knn_graph(x, 2),
+        "knn_graph k=20": lambda: knn_graph(x, 20),
+        "centralize": lambda: centralize(x),
+        "rerank": lambda: rerank(x[:500], x[500:2500]),
+        "evaluate_features": lambda: evaluate_features(x[:500], x[500:], ids[:500], ids[500:]),
+    }[task]
+    told = torch.get_num_threads()
+
+    def as_told():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threads._Call, "look", lambda _: None)
+            patch.setattr(threads._Call, "refit", lambda _: None)
+            call()
+
+    def one():
+        torch.set_num_threads(1)
+        try:
+            call()
+        finally:
+            torch.set_num_threads(told)
+
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(0.5)
+        ours, all_threads, one_thread = interleave((call, as_told, one))
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    best, name = min((one_thread, "one thread"), (all_threads, "all threads"))
+    cells = f"{ours:.3f}", name, f"{best:.3f}", f"{best / ours:.2f}", "", f"all threads {all_threads:.3f} s"
+    report("Speed", HEAD, f"{task}, busy machine", len(x), 768, *cells)
+    assert ours <= 1.5 * best
 
 
 def test_id_density_against_the_plain_version(report, full):

@@ -200,10 +200,30 @@ def test_a_few_rows_that_collect_too_much_are_swept_again(monkeypatch, labelled)
 
 
 def test_the_speed_of_codes_is_that_of_the_fastest_of_five_products(monkeypatch):
-    clock = iter(np.cumsum([0, 9, 1, 8, 1, 6, 1, 7, 1, 9, 1, 5, 1, 3, 1, 2, 1, 4, 1, 5]))  # floats take 6, codes 2
+    clock = iter(np.cumsum([0, 9, 1, 8, 1, 6, 1, 7, 1, 9, 1, 5, 1, 3, 1, 2, 1, 4, 1, 5]) / 1000)  # floats 6, codes 2 ms
     monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert machine.code_speed.__wrapped__("cpu") == 3
+    assert machine.code_speed.__wrapped__("cpu") == pytest.approx(3)
     assert next(clock, None) is None
+
+
+def test_slow_codes_are_not_multiplied_five_times(monkeypatch):
+    clock = iter(np.cumsum([0, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 40, 1, 30]) / 1000)
+    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert machine.code_speed.__wrapped__("cpu") == pytest.approx(2 / 30)
+    assert next(clock, None) is None
+
+
+def test_the_speed_of_codes_is_measured_by_one_thread(monkeypatch):
+    """Several threads wait for each other on a busy machine, and the wrong answer would stay."""
+    seen, multiply, before = [], torch._int_mm, torch.get_num_threads()
+    monkeypatch.setattr(torch, "_int_mm", lambda *a: (seen.append(torch.get_num_threads()), multiply(*a))[1])
+    torch.set_num_threads(2)
+    try:
+        machine.code_speed.__wrapped__("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 @pytest.mark.usefixtures("always")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from pose2id.distances import hear_warning_about_csr, pair_distances, slack
+from pose2id.threads import refit_threads
 
 TILE = 2048
 """Rows of either side that are widened to float64 at once."""
@@ -32,6 +33,7 @@ def rounded_distances(
         left = base.double() if whole else queries[rows[part]].double()
         own = _squares(left)
         for start in range(0, len(base), TILE):
+            refit_threads()
             chosen = (found[part] >= start) & (found[part] < start + TILE)
             row, slot = chosen.nonzero(as_tuple=True)
             if not len(row):
