@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pose2id.distances import Frame, full_precision, lower_distances, slack, squared_norms, underflow
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Search
+from pose2id.threads import refit_threads
 
 PANEL = 256
 """Rows of a tile; the products within the diagonal's tiles are made twice."""
@@ -80,6 +81,7 @@ def _fill(
             own = slice(first, min(first + PANEL, n))
             height = own.stop - own.start
             for start in range(first, n, COLUMNS):
+                refit_threads()
                 other = slice(start, min(start + COLUMNS, n))
                 width = other.stop - other.start
                 tile = buffers[0, : height * width].view(height, width)

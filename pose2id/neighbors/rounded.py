@@ -60,7 +60,7 @@ def _measure(
     hear_warning_about_csr()
     width = left.shape[1]
     wanted = torch.sparse_csr_tensor(
-        ends, column, left.new_zeros(len(column)), (len(left), len(right)), check_invariants=False
+        ends, column, left.new_zeros(len(column)), (len(left), len(right)), device=left.device, check_invariants=False
     )
     products = torch.sparse.sampled_addmm(wanted, left, right.T, beta=0.0).values()
     lengths = own[row] + (own if right is left else _squares(right))[column]
