@@ -36,6 +36,8 @@ PRODUCT = 2**22
 """Entries of a sparse product that are held at once."""
 MEETINGS = 2**18
 """Meetings of queries and gallery rows in a member that are added up at once, for the caches."""
+DENSE = 8
+"""From so many pairs of queries and gallery rows per meeting on, only those that met are looked at."""
 
 
 @fit_threads
@@ -214,23 +216,19 @@ def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[s
     q, g = len(task.queries), len(task.items)
     rows = torch.cat([task.queries.to(task.dtype), task.items.to(task.dtype)])
     encoded, largest = _encode(rows, task)
-    jaccard = _SharedWeights(encoded, q)
-    original = _OriginalDistances(rows, largest[:q], task.share)
     height = max(16, elements_at_once(rows.device, min(2**23, QUERY_TILE * g)) // g)
     width = elements_at_once(rows.device, height * ITEM_TILE) // height
-    shared = torch.empty(height, g, dtype=rows.dtype, device=rows.device)
-    held = torch.empty_like(shared) if result is None else None
+    jaccard = _SharedWeights(encoded, q, height, rows.device)
+    original = _OriginalDistances(rows, largest[:q], task.share)
+    held = torch.empty(height, g, dtype=rows.dtype, device=rows.device) if result is None else None
     silent = not task.progress
     with full_precision(rows.device), tqdm(total=q, desc="re-ranking", unit="query", disable=silent) as bar:
         for start in range(0, q, height):
             block = slice(start, min(start + height, q))
             final = held[: block.stop - start] if held is not None else result[block]  # type: ignore[index]
-            sums = jaccard.sum(block, shared[: block.stop - start])
             for columns in cut(g, width):
-                tile = final[:, columns]
-                original.write(block, columns, tile)
-                # J = 1 - s / (2 - s) = 2 + 2 / (s - 2)
-                tile.add_(sums[:, columns].sub_(2).reciprocal_().add_(1), alpha=2 * (1 - task.share))
+                original.write(block, columns, final[:, columns])
+            jaccard.add(block, 1 - task.share, final)
             yield block, final
             bar.update(block.stop - start)
 
@@ -310,37 +308,73 @@ def _expand(encoded: sparse.csr_matrix, near: np.ndarray[Any, np.dtype[np.int64]
 class _SharedWeights:
     """Step 6: s = sum of min(V_q, V_g) of queries, the first q rows of V, with all gallery rows: the other rows.
 
-    Through an inverted index: for each member, which gallery rows hold it, and how strongly.
+    Through an inverted index: for each member, which gallery rows hold it, and how strongly. `height` is the number of
+    queries in the largest block.
     """
 
-    def __init__(self, encoded: sparse.csr_matrix, q: int) -> None:
-        self.encoded = encoded
-        self.holders = encoded[q:].T.tocsr()  # (n, G)
+    def __init__(self, encoded: sparse.csr_matrix, q: int, height: int, device: torch.device) -> None:
+        self.queries, self.holders = _Rows(encoded[:q], device), _Rows(encoded[q:].T.tocsr(), device)
+        self.width = encoded.shape[0] - q
+        self.sums = torch.zeros(height * self.width, dtype=self.queries.data.dtype, device=device)
 
-    def sum(self, block: slice, out: torch.Tensor) -> torch.Tensor:
-        """The sums of a block of queries (b, G), written to `out`."""
-        flat = out.zero_().view(-1)
-        for meeting in self._meetings(self.encoded[block]):
-            place, own, other = (torch.from_numpy(array).to(out.device) for array in meeting)
-            flat.index_add_(0, place, torch.minimum(own, other))
-        return out
+    def add(self, block: slice, share: float, out: torch.Tensor) -> None:
+        """Add share x J to `out` (b, G) for a block of queries, with J = 1 - s / (2 - s) = 2 + 2 / (s - 2)."""
+        flat = out.view(-1)
+        sums = self.sums[: len(flat)]  # zeros
+        met, few = [], len(flat) // DENSE
+        for place, own, other in self._meetings(block):
+            sums.index_add_(0, place, torch.minimum(own, other))
+            few -= len(place)
+            met = [*met, place] if few >= 0 else []
+        if few < 0:
+            flat.add_(sums.sub_(2).reciprocal_().add_(1), alpha=2 * share)
+            sums.zero_()
+            return
+        # Nearly all pairs share nothing: J = 1.
+        at = torch.cat(met) if met else torch.empty(0, dtype=torch.int64, device=flat.device)
+        changed = torch.add(flat[at], (sums[at] - 2).reciprocal_().add_(1), alpha=2 * share)
+        flat.add_(share)
+        flat[at] = changed
+        sums[at] = 0
 
-    def _meetings(self, part: sparse.csr_matrix) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
-        """Meetings of query rows `part` with all gallery rows that hold the same member, in bounded batches.
+    def _meetings(self, block: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Meetings of queries with all gallery rows that hold the same member, in bounded batches.
 
         Each is the place in the flattened table of queries and gallery rows, and the weights of both.
         """
-        start = np.repeat(np.arange(part.shape[0]) * self.holders.shape[1], np.diff(part.indptr))
-        counts = np.diff(self.holders.indptr)[part.indices]
-        ends = counts.cumsum(dtype=np.int64)
-        cuts = np.searchsorted(ends, np.arange(MEETINGS, int(ends[-1]) if len(ends) else 0, MEETINGS))
-        for first, last in itertools.pairwise([0, *cuts, len(start)]):
-            if first < last:
-                entries = slice(first, last)
-                met = self.holders[part.indices[entries]]
-                place = np.repeat(start[entries], counts[entries])
-                place += met.indices
-                yield place, np.repeat(part.data[entries], counts[entries]), met.data
+        part = self.queries.entries(block)
+        member, weight = self.queries.indices[part], self.queries.data[part]
+        row = torch.arange(block.stop - block.start, device=member.device) * self.width
+        row = row.repeat_interleave(self.queries.counts[block], output_size=len(member))
+        counts = self.holders.counts[member]
+        ends = counts.cumsum(0)
+        first = self.holders.starts[member] - ends + counts  # less the meetings before
+        total = int(ends[-1]) if len(ends) else 0
+        inner = torch.arange(MEETINGS, max(total, MEETINGS), MEETINGS, device=ends.device)
+        cuts = [0, *torch.searchsorted(ends, inner).tolist(), len(ends)]
+        for begin, end in itertools.pairwise(cuts):
+            if begin == end:
+                continue
+            before = int(ends[begin - 1]) if begin else 0
+            of = torch.arange(begin, end, device=ends.device).repeat_interleave(counts[begin:end])
+            at = first[of] + torch.arange(before, before + len(of), device=ends.device)
+            yield row[of] + self.holders.indices[at], weight[of], self.holders.data[at]
+
+
+class _Rows:
+    """A sparse matrix on the device: row i holds `data` in the columns `indices`, from `starts[i]` on, `counts[i]`."""
+
+    def __init__(self, matrix: sparse.csr_matrix, device: torch.device) -> None:
+        ends = matrix.indptr.astype(np.int64)
+        self.ends = ends
+        self.starts = torch.from_numpy(ends[:-1]).to(device)
+        self.counts = torch.from_numpy(np.diff(ends)).to(device)
+        self.indices = torch.from_numpy(matrix.indices.astype(np.int64)).to(device)
+        self.data = torch.from_numpy(matrix.data).to(device)
+
+    def entries(self, rows: slice) -> slice:
+        """Where the entries of some rows stand."""
+        return slice(int(self.ends[rows.start]), int(self.ends[rows.stop]))
 
 
 class _OriginalDistances:

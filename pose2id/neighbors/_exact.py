@@ -21,7 +21,11 @@ from tqdm import tqdm
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
 from pose2id.neighbors._int8 import filter as _filter
+<<<<<<< HEAD
 from pose2id.neighbors._int8 import machine
+=======
+from pose2id.neighbors._symmetric import search_symmetric
+>>>>>>> 6e38d60 (Re-ranking: pairs that met are looked at alone; both ends by one float sweep)
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
@@ -48,7 +52,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     if not len(asked.queries) or not len(asked.base):
         return indices, distances
     rows = torch.arange(len(asked.queries), device=asked.base.device)
-    filtered = _filter.search(asked)
+    filtered = _filter.search(asked) or search_symmetric(asked)
     if filtered is not None:
         indices, distances, rows = filtered.indices, filtered.distances, filtered.left.nonzero().flatten()
     if len(rows):
@@ -58,7 +62,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
 
 def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `search` gives within one set, and the distance of every row to the farthest (n,), float64."""
-    found = _filter.search(asked, farthest=True)
+    found = _filter.search(asked, farthest=True) or search_symmetric(asked, farthest=True)
     if found is None:
         return *search(asked), farthest(asked.base, progress=asked.progress)
     if bool(found.left.any()):
