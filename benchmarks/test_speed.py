@@ -25,6 +25,8 @@ from pose2id.neighbors._int8 import filter as _filter
 HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "memory", "equality")
 SIZES = [(3368, 768), (3368, 2048), (8000, 768)]
 FULL = [(15913, 768), (15913, 2048)]
+RERANK_FULL = [(1200, 5800, 768, 12), (3368, 15913, 768, 18)]
+"""Sizes of re-ranking, and how many times the plain version's speed it must reach on two cores."""
 WIDE = [(15913, 3840), (50000, 2048)]
 
 
@@ -116,24 +118,30 @@ def test_centralize_outside_the_search(report, full):
         report("Speed", HEAD, "centralize, table given", n, d, *cells, "same table")
 
 
+def beyond(task, x, queries, result):
+    """Peak memory of a task as a share of its features: with the result, which has so many entries, and without."""
+    whole = memory.measure(task, x, queries) / x.nbytes
+    return f"{whole:.2f}", whole - 4 * result / x.nbytes
+
+
 def test_rerank_against_the_plain_version(report, full):
-    for q, g, d in [(600, 2400, 768)] + ([(1200, 5800, 768), (3368, 15913, 768)] if full else []):
+    for q, g, d, least in [(600, 2400, 768, 0.0)] + (RERANK_FULL if full else []):
         x = reid_like(q + g, d)[0]
         difference = np.abs(rerank(x[:q], x[q:]) - plain.rerank(x[:q], x[q:]))
         assert difference.mean() < 1e-6
         swapped = f"mean {difference.mean():.0e}, {(difference > 1e-5).sum()} off by a tie"
         calls = (lambda x=x, q=q: rerank(x[:q], x[q:])), (lambda x=x, q=q: plain.rerank(x[:q], x[q:]))
         repeats = 1 if g > 10_000 else 3
-        add(
-            report,
-            "rerank",
-            (f"{q}+{g}", d),
-            "plain n x n",
-            calls,
-            swapped,
-            space=share("rerank", x, q),
-            repeats=repeats,
-        )
+        shape, space = (f"{q}+{g}", d), share("rerank", x, q)
+        add(report, "rerank", shape, "plain n x n", calls, swapped, space=space, repeats=repeats, least=least)
+
+
+def test_memory_of_rerank(report):
+    """At the size of Market-1501: the features once more, and half of them, beside the result."""
+    q, g, d = 3368, 15913, 768
+    space, rest = beyond("rerank", reid_like(q + g, d)[0], q, q * g)
+    report("Speed", HEAD, "rerank", f"{q}+{g}", d, "", "", "", "", space, f"{rest:.2f} beyond the result")
+    assert rest <= 1.5, f"rerank must take at most 1.5 times the features beyond its result, takes {rest:.2f}"
 
 
 def test_rerank_top_at_the_size_of_msmt17(report, full):
@@ -145,7 +153,10 @@ def test_rerank_top_at_the_size_of_msmt17(report, full):
     first = rerank_top(x[:q], x[q:], 100)
     seconds = time.perf_counter() - start
     assert (np.diff(first.distances, axis=1) >= 0).all()
-    report("Speed", HEAD, "rerank_top 100", f"{q}+{g}", d, f"{seconds:.1f}", "", "", "", share("rerank_top", x, q), "")
+    space, rest = beyond("rerank_top", x, q, 3 * q * 100)
+    words = f"{rest:.2f} beyond the result"
+    report("Speed", HEAD, "rerank_top 100", f"{q}+{g}", d, f"{seconds:.1f}", "", "", "", space, words)
+    assert rest <= 2, f"rerank_top must take at most twice the features beyond its result, takes {rest:.2f}"
 
 
 def test_evaluate_against_the_plain_version(report, full):

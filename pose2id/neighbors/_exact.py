@@ -1,7 +1,8 @@
 """The engine `exact`: plain torch, CPU and CUDA alike, tile by tile, never N x N.
 
-Sets of some size are filtered by int8 products first (`_int8`). What that leaves, and everything else, goes through two
-stages in float, both safe by the bound that `pose2id.distances` derives:
+Sets of some size are filtered by products of codes first (`_int8`); others, among themselves, by float products that
+are made once for the rows of both sides (`_symmetric`). What these leave, and everything else, goes through two stages
+in float, both safe by the bound that `pose2id.distances` derives:
 
 1. *Candidates.* A product in the working dtype gives, for every pair, a lower bound of its squared distance. Each
    row keeps the k + SPARE pairs with the smallest lower bounds; those are measured again as float64 differences.
@@ -21,11 +22,9 @@ from tqdm import tqdm
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
 from pose2id.neighbors._int8 import filter as _filter
-<<<<<<< HEAD
 from pose2id.neighbors._int8 import machine
-=======
+from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors._symmetric import search_symmetric
->>>>>>> 6e38d60 (Re-ranking: pairs that met are looked at alone; both ends by one float sweep)
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
@@ -62,7 +61,11 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
 
 def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `search` gives within one set, and the distance of every row to the farthest (n,), float64."""
-    found = _filter.search(asked, farthest=True) or search_symmetric(asked, farthest=True)
+    ways = [_filter.search, search_symmetric]
+    # Where codes are multiplied as floats, the rows themselves may be as well.
+    if not Products(asked.base.device).int8:
+        ways.reverse()
+    found = ways[0](asked, farthest=True) or ways[1](asked, farthest=True)
     if found is None:
         return *search(asked), farthest(asked.base, progress=asked.progress)
     if bool(found.left.any()):
