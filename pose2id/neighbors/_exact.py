@@ -35,6 +35,8 @@ COLUMN_TILE = 2048
 SWEEP_TILE = 256
 SPARE = 6
 LAST = 2**32 - 1
+LARGEST_PROJECTED = 4
+"""The largest k for which the filter projects rows (`projection_columns`)."""
 
 
 def probe() -> tuple[object | None, str]:
@@ -51,7 +53,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     if not len(asked.queries) or not len(asked.base):
         return indices, distances
     rows = torch.arange(len(asked.queries), device=asked.base.device)
-    filtered = _filter.search(asked) or search_symmetric(asked)
+    filtered = _search_tiles(asked)
     if filtered is not None:
         indices, distances, rows = filtered.indices, filtered.distances, filtered.left.nonzero().flatten()
     if len(rows):
@@ -61,17 +63,22 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
 
 def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `search` gives within one set, and the distance of every row to the farthest (n,), float64."""
-    ways = [_filter.search, search_symmetric]
-    # Where codes are multiplied as floats, the rows themselves may be as well.
-    if not Products(asked.base.device).int8:
-        ways.reverse()
-    found = ways[0](asked, farthest=True) or ways[1](asked, farthest=True)
+    found = _search_tiles(asked, farthest=True)
     if found is None:
         return *search(asked), farthest(asked.base, progress=asked.progress)
     if bool(found.left.any()):
         _search_rows(asked, found.left.nonzero().flatten(), found.indices, found.distances)
     far = farthest(asked.base, progress=asked.progress) if found.farthest is None else found.farthest
     return found.indices, found.distances, far
+
+
+def _search_tiles(asked: Search, *, farthest: bool = False) -> _filter.Found | None:
+    """What products of codes or of floats decide, a pair of tiles at a time; None where neither is for these sets."""
+    ways = [_filter.search, search_symmetric]
+    # Codes that are multiplied as floats gain nothing over the rows themselves, but by projections, which are short.
+    if (farthest or asked.k > LARGEST_PROJECTED) and not Products(asked.base.device).int8:
+        ways.reverse()
+    return ways[0](asked, farthest=farthest) or ways[1](asked, farthest=farthest)
 
 
 def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:

@@ -27,6 +27,8 @@ from pose2id.neighbors.contract import Search
 
 TILE = 2048
 """Rows of a tile, a multiple of `GROUP`."""
+CROWD = 512
+"""Entries, and 16 for each neighbour asked for, that a row may look at in one tile."""
 WAITING = 16
 """Pairs per row, and 3 for each neighbour asked for, that wait before those beyond the limits are dropped."""
 
@@ -53,7 +55,7 @@ class _View:
 
     def __init__(self, product: torch.Tensor, own: slice, across: slice, width: int, *, turned: bool = False) -> None:
         self.product, self.own, self.across, self.turned = product, own, across, turned
-        self.grouped = self._cut(width)
+        self.width, self.grouped = width, self._cut(width)
         self.groups = (len(product) if turned else product.shape[1]) // width
 
     def _cut(self, width: int) -> torch.Tensor:
@@ -111,7 +113,7 @@ class _Sweep:
                 rows = self._centred(tile)
                 self._take(tile, tile, rows, rows, buffer)
                 bar.update()
-            if self._waiting > (64 + 4 * self.k) * len(self.norms):
+            if 5 * int(self.set_aside.sum()) > len(self.norms):
                 return False
             for i, tile in enumerate(self.tiles[:-1]):
                 rows = self._centred(tile)
@@ -166,15 +168,22 @@ class _Sweep:
         joined = torch.cat([self.bounds[at], upper + (self.off[at] + most)[:, None]], dim=1)
         self.bounds[at] = joined.topk(self.k, dim=1, largest=False, sorted=True).values
         limit = self._limits(at, most)
-        which, group = (least <= limit[:, None]).nonzero(as_tuple=True)
+        possible = least <= limit[:, None]
+        crowded = possible.sum(dim=1) * view.width > CROWD + 16 * self.k
+        possible &= ~crowded[:, None]
+        self._set_aside(at[crowded])
+        which, group = possible.nonzero(as_tuple=True)
         entries = view.entries(busy[which], group)
         hit, slot = (entries <= limit[which, None]).nonzero(as_tuple=True)
         row, column = at[which[hit]], slot * view.groups + group[hit] + view.across.start
         self._pairs.append((row.int(), column.int(), entries[hit, slot]))
         self._waiting += len(row)
         self.counts[own] += torch.bincount(row - own.start, minlength=own.stop - own.start)
-        many = (self.counts[own] > self.cap).nonzero().flatten() + own.start
-        self.set_aside[many], self.bounds[many] = True, -torch.inf
+        self._set_aside((self.counts[own] > self.cap).nonzero().flatten() + own.start)
+
+    def _set_aside(self, rows: torch.Tensor) -> None:
+        """Leave rows to the caller: nothing passes their limit from now on."""
+        self.set_aside[rows], self.bounds[rows] = True, -torch.inf
 
     def _limits(self, rows: slice | torch.Tensor, off: torch.Tensor) -> torch.Tensor:
         """The largest s that matters to `rows` with others of at most `off`; finite, since inf marks no pair."""
