@@ -219,6 +219,7 @@ def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[s
     height = max(16, elements_at_once(rows.device, min(2**23, QUERY_TILE * g)) // g)
     width = elements_at_once(rows.device, height * ITEM_TILE) // height
     jaccard = _SharedWeights(encoded, q, height, rows.device)
+    del encoded
     original = _OriginalDistances(rows, largest[:q], task.share)
     held = torch.empty(height, g, dtype=rows.dtype, device=rows.device) if result is None else None
     silent = not task.progress

@@ -30,7 +30,7 @@ TILE = 2048
 CROWD = 512
 """Entries, and 16 for each neighbour asked for, that a row may look at in one tile."""
 WAITING = 16
-"""Pairs per row, and 3 for each neighbour asked for, that wait before those beyond the limits are dropped."""
+"""Pairs per row, and one for each neighbour asked for, that wait before those beyond the limits are dropped."""
 
 
 def search_symmetric(asked: Search, *, farthest: bool = False) -> Found | None:
@@ -142,7 +142,7 @@ class _Sweep:
             product[: alike.shape[0], : alike.shape[1]].masked_fill_(alike, torch.inf)
         for view in views:
             self._look_near(view)
-        if self._waiting > (WAITING + 3 * self.k) * len(self.norms):
+        if self._waiting > (WAITING + self.k) * len(self.norms):
             self._drop()
 
     def _look_far(self, view: _View) -> None:
@@ -205,15 +205,16 @@ class _Sweep:
         if not self._pairs:
             return indices, distances
         n, base = len(indices), self.asked.base
-        row, other = (part.long() for part in self._drop())
+        row, other = self._drop()
         self._pairs = []
         # Most pairs are there from both sides, and are measured once.
-        pair, of = torch.unique(torch.minimum(row, other) * n + torch.maximum(row, other), return_inverse=True)
+        pair, of = torch.unique(torch.minimum(row, other).long() * n + torch.maximum(row, other), return_inverse=True)
         measured = pair_distances(base, base, pair // n, pair % n, self.frame.scale).to(self.dtype)[of]
-        order = (row * n + other).argsort()
+        del pair, of
+        order = (row.long() * n + other).argsort()
         order = order[measured[order].argsort(stable=True)]
         order = order[row[order].argsort(stable=True)]
-        row, other, measured = row[order], other[order], measured[order]
+        row, other, measured = row[order].long(), other[order].long(), measured[order]
         counts = torch.bincount(row, minlength=n)
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         first = place < self.k
