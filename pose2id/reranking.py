@@ -322,7 +322,8 @@ class _SharedWeights:
         """Add share x J to `out` (b, G) for a block of queries, with J = 1 - s / (2 - s) = 2 + 2 / (s - 2)."""
         flat = out.view(-1)
         sums = self.sums[: len(flat)]  # zeros
-        met, few = [], len(flat) // DENSE
+        met: list[torch.Tensor] = []
+        few = len(flat) // DENSE
         for place, own, other in self._meetings(block):
             sums.index_add_(0, place, torch.minimum(own, other))
             few -= len(place)
