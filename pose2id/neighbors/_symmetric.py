@@ -24,6 +24,7 @@ from pose2id.neighbors._int8.filter import LARGEST_K, Found
 from pose2id.neighbors._int8.layout import GROUP
 from pose2id.neighbors._int8.sweep import FINE, group_width
 from pose2id.neighbors.contract import Search
+from pose2id.threads import refit_threads
 
 TILE = 2048
 """Rows of a tile, a multiple of `GROUP`."""
@@ -124,6 +125,7 @@ class _Sweep:
 
     def _take(self, tile: slice, other: slice, rows: torch.Tensor, columns: torch.Tensor, buffer: torch.Tensor) -> None:
         """Multiply two tiles, and look at the product from both sides."""
+        refit_threads()
         product = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
         torch.addmm(self.norms[other], rows, columns.T, alpha=-2, out=product).add_(self.norms[tile, None])
         views = [_View(product, tile, other, self.group)]
