@@ -125,8 +125,8 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
         return torch.from_numpy(native), kind
 
 
-def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> tuple[torch.Tensor, Kind]:
-    """Check one array of features: float dtype, the rank of `shape`, at least one column, finite values."""
+def take_floats(array: Any, name: str = "features", shape: str = "(N, D)") -> tuple[torch.Tensor, Kind]:
+    """Check one array of features but for NaN and inf: float dtype, the rank of `shape`, at least one column."""
     tensor, kind = take_array(array, name, FLOATS)
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"{name} must hold {FLOATS}, received dtype {kind.dtype}; convert to float32 first")
@@ -134,6 +134,12 @@ def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> 
         raise ValueError(f"{name} must have shape {shape}, received {tuple(tensor.shape)}")
     if tensor.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one column (D >= 1), received shape {tuple(tensor.shape)}")
+    return tensor, kind
+
+
+def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> tuple[torch.Tensor, Kind]:
+    """Check one array of features: float dtype, the rank of `shape`, at least one column, finite values."""
+    tensor, kind = take_floats(array, name, shape)
     check_finite(tensor, name)
     return tensor, kind
 

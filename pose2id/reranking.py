@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -213,36 +213,74 @@ def _smallest(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.
 
 def _blocks(task: _Task, result: torch.Tensor | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
     """The final distances of blocks of query rows (b, G), written into `result` (Q, G) where it is given."""
-    q, g = len(task.queries), len(task.items)
     rows = torch.cat([task.queries.to(task.dtype), task.items.to(task.dtype)])
     encoded, largest = _encode(rows, task)
-    height = max(16, elements_at_once(rows.device, min(2**23, QUERY_TILE * g)) // g)
-    width = elements_at_once(rows.device, height * ITEM_TILE) // height
-    jaccard = _SharedWeights(encoded, q, height, rows.device)
+    jaccard = SharedWeights(encoded, len(task.queries), rows.device)
     del encoded
-    original = _OriginalDistances(rows, largest[:q], task.share)
-    held = torch.empty(height, g, dtype=rows.dtype, device=rows.device) if result is None else None
-    silent = not task.progress
-    with full_precision(rows.device), tqdm(total=q, desc="re-ranking", unit="query", disable=silent) as bar:
+    original = _OriginalDistances(rows, largest[: len(task.queries)], task.share)
+    yield from final_blocks(jaccard, original.write, task.share, result, progress=task.progress)
+
+
+def final_blocks(
+    jaccard: SharedWeights,
+    write: Callable[[slice, slice, torch.Tensor], None],
+    share: float,
+    result: torch.Tensor | None = None,
+    *,
+    progress: bool = False,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Steps 6 and 7: the final distances of blocks of query rows (b, G), written into `result` (Q, G) if given.
+
+    `write` puts lambda D of a block of queries and some gallery rows into a tile; `share` is lambda.
+    """
+    q, g, height, sums = jaccard.size, jaccard.width, jaccard.height, jaccard.sums
+    width = elements_at_once(sums.device, height * ITEM_TILE) // height
+    held = torch.empty(height, g, dtype=sums.dtype, device=sums.device) if result is None else None
+    with full_precision(sums.device), tqdm(total=q, desc="re-ranking", unit="query", disable=not progress) as bar:
         for start in range(0, q, height):
             block = slice(start, min(start + height, q))
             final = held[: block.stop - start] if held is not None else result[block]  # type: ignore[index]
             for columns in cut(g, width):
-                original.write(block, columns, final[:, columns])
-            jaccard.add(block, 1 - task.share, final)
+                write(block, columns, final[:, columns])
+            jaccard.add(block, 1 - share, final)
             yield block, final
             bar.update(block.stop - start)
 
 
 def _encode(rows: torch.Tensor, task: _Task) -> tuple[sparse.csr_matrix, torch.Tensor]:
     """Steps 1 to 5: V as a sparse (n, n) matrix, and the largest distance of each row (n,), inf where all are 0."""
-    n, k = len(rows), max(task.k1, task.k2 - 1)
+    n, k = len(rows), neighbors_needed(task.k1, task.k2)
     near, distances, largest = find_both_ends(rows, min(k, n - 1), engine=task.engine, progress=task.progress)
-    # Where an engine found fewer, the row itself, which is a member anyway.
-    near = torch.where(near < 0, torch.arange(n, device=rows.device)[:, None], near)
     largest[largest == 0] = torch.inf
-    encoded = _weigh(rows, _members(near.cpu().numpy(), task.k1), near, distances, largest)
-    return _expand(encoded, near[:, : task.k2 - 1].cpu().numpy()) if task.k2 > 1 else encoded, largest
+
+    def measure(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        return pair_distances(rows, rows, row, column, Frame(rows, centred=False).scale)
+
+    return encode_neighbors(near, distances, largest, measure, task.k1, task.k2), largest
+
+
+def neighbors_needed(k1: int, k2: int) -> int:
+    """How many neighbours of each row the steps look at."""
+    return max(k1, k2 - 1)
+
+
+def encode_neighbors(
+    near: torch.Tensor,
+    distances: torch.Tensor,
+    largest: torch.Tensor,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    k1: int,
+    k2: int,
+) -> sparse.csr_matrix:
+    """Steps 1 to 5: V as a sparse (n, n) matrix, from each row's nearest others.
+
+    `near` and `distances` (n, k): the `neighbors_needed`, -1 where there are fewer; `largest` (n,): the largest
+    distance of each row; `measure` gives distances of pairs of rows, float64.
+    """
+    # Where fewer were found, the row itself, which is a member anyway.
+    near = torch.where(near < 0, torch.arange(len(near), device=near.device)[:, None], near)
+    encoded = _weigh(_members(near.cpu().numpy(), k1), near, distances, largest, measure)
+    return _expand(encoded, near[:, : k2 - 1].cpu().numpy()) if k2 > 1 else encoded
 
 
 def _members(near: np.ndarray[Any, np.dtype[np.int64]], k1: int) -> sparse.csr_matrix:
@@ -266,12 +304,16 @@ def _members(near: np.ndarray[Any, np.dtype[np.int64]], k1: int) -> sparse.csr_m
 
 
 def _weigh(
-    rows: torch.Tensor, members: sparse.csr_matrix, near: torch.Tensor, distances: torch.Tensor, largest: torch.Tensor
+    members: sparse.csr_matrix,
+    near: torch.Tensor,
+    distances: torch.Tensor,
+    largest: torch.Tensor,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> sparse.csr_matrix:
     """Step 4: V. `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance."""
-    n = len(rows)
-    column = torch.from_numpy(members.indices.astype(np.int64)).to(rows.device)
-    row = torch.from_numpy(np.repeat(np.arange(n), np.diff(members.indptr))).to(rows.device)
+    n, device = len(near), near.device
+    column = torch.from_numpy(members.indices.astype(np.int64)).to(device)
+    row = torch.from_numpy(np.repeat(np.arange(n), np.diff(members.indptr))).to(device)
     # Nine of ten members are neighbours, whose distance is known; the others are measured.
     known, order = (near + torch.arange(n, device=near.device)[:, None] * n).sort(dim=1)
     known, wanted = known.flatten(), row * n + column
@@ -279,10 +321,10 @@ def _weigh(
     ratio = distances.gather(1, order).flatten()[at].double()
     ratio[row == column] = 0
     other = ((known[at] != wanted) & (row != column)).nonzero().flatten()
-    ratio[other] = pair_distances(rows, rows, row[other], column[other], Frame(rows, centred=False).scale)
+    ratio[other] = measure(row[other], column[other])
     weight = torch.exp(-(ratio / largest[row]).square())
-    total = torch.zeros(n, dtype=torch.float64, device=rows.device).index_add_(0, row, weight)
-    weight = (weight / total[row]).to(rows.dtype)
+    total = torch.zeros(n, dtype=torch.float64, device=device).index_add_(0, row, weight)
+    weight = (weight / total[row]).to(distances.dtype)
     return sparse.csr_matrix((weight.cpu().numpy(), members.indices, members.indptr), shape=members.shape)
 
 
@@ -306,17 +348,18 @@ def _expand(encoded: sparse.csr_matrix, near: np.ndarray[Any, np.dtype[np.int64]
     return expanded
 
 
-class _SharedWeights:
+class SharedWeights:
     """Step 6: s = sum of min(V_q, V_g) of queries, the first q rows of V, with all gallery rows: the other rows.
 
     Through an inverted index: for each member, which gallery rows hold it, and how strongly. `height` is the number of
     queries in the largest block.
     """
 
-    def __init__(self, encoded: sparse.csr_matrix, q: int, height: int, device: torch.device) -> None:
+    def __init__(self, encoded: sparse.csr_matrix, q: int, device: torch.device) -> None:
         self.queries, self.holders = _Rows(encoded[:q], device), _Rows(encoded[q:].T.tocsr(), device)
-        self.width = encoded.shape[0] - q
-        self.sums = torch.zeros(height * self.width, dtype=self.queries.data.dtype, device=device)
+        self.size, self.width = q, encoded.shape[0] - q
+        self.height = max(16, elements_at_once(device, min(2**23, QUERY_TILE * self.width)) // self.width)
+        self.sums = torch.zeros(self.height * self.width, dtype=self.queries.data.dtype, device=device)
 
     def add(self, block: slice, share: float, out: torch.Tensor) -> None:
         """Add share x J to `out` (b, G) for a block of queries, with J = 1 - s / (2 - s) = 2 + 2 / (s - 2)."""

@@ -113,11 +113,11 @@ def add_weighted(
             other = take(neighbors[at, slot])
             if alpha > 0:
                 cosine = row_sums(directions[at] * scale_to_unit(other.clone()))[:, None]
-                other *= _power(cosine.clamp(0, 1), alpha)
+                other *= power(cosine.clamp(0, 1), alpha)
             sums.index_add_(0, at, other)  # each row at most once, so there is no order to get wrong
 
 
-def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
+def power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     """base ** exponent; on a CPU by numpy, since torch rounds the last few entries of an array in another way."""
     if base.is_cuda:
         return base**exponent

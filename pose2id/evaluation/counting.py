@@ -16,7 +16,7 @@ import torch
 
 from pose2id.evaluation.lists import Places, RowSorter
 from pose2id.evaluation.protocols import Matches, Relevance
-from pose2id.evaluation.tiles import MEASUREMENT, Bound, Tiles
+from pose2id.evaluation.tiles import MEASUREMENT, Limits, Tiles
 
 
 class Ranks(NamedTuple):
@@ -208,7 +208,7 @@ class _Right:
         return places.before[self.row, self.slot], places.until[self.row, self.slot]
 
 
-def _measure(bound: Bound, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor) -> tuple[_Items, int]:
+def _measure(bound: Limits, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor) -> tuple[_Items, int]:
     """Order these wrong items, and the matches that some of them may or may not stand before, by exact values.
 
     Corrects `before`, the items surely before each match, and tells which of the items stand before all matches, and

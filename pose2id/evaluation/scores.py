@@ -141,7 +141,7 @@ def evaluate(
     (0.5833, 0.0, 1.0)
     """
     values, relevance = _take(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
-    return _score(relevance, MatrixTiles(values))
+    return score_tiles(relevance, MatrixTiles(values))
 
 
 @fit_threads
@@ -203,7 +203,7 @@ def evaluate_features(
     relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
     with full_precision(items.device):
         tiles = FeatureTiles(queries, items, metric)
-        return _score(relevance, DistinctTiles.of(tiles) or GridTiles.of(tiles) or tiles, progress=progress)
+        return score_tiles(relevance, DistinctTiles.of(tiles) or GridTiles.of(tiles) or tiles, progress=progress)
 
 
 def rank_gallery(
@@ -276,7 +276,7 @@ def _take(
     return exact_in_float64(values), relevance
 
 
-def _score(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:
+def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:
     """Walk the queries in blocks, count the ranks of their matches, and add up."""
     total, counter = len(relevance.query_ids), RankCounter(relevance, tiles)
     # A block needs tables of rows x matches: few rows where queries have thousands of matches.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -200,4 +200,22 @@ def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (torch.arange(len(rows), device=rows.device),) * 2 if found is None else (found.of, found.first)
 
 
-Tiles = MatrixTiles | FeatureTiles | DistinctTiles | GridTiles
+class Limits(Protocol):
+    """What `Bound` tells, of scores of any kind."""
+
+    def limits(self, scores: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Between what some scores, of these rows, lie: all others outside stand in the right order to them."""
+
+    @property
+    def measure(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """What gives the exact scores of pairs of a query and an item, (p,)."""
+
+
+class Tiles(Protocol):
+    """Where blocks of scores come from; other rooms may bring their own."""
+
+    height: int
+    device: torch.device
+
+    def tile(self, block: slice, product: torch.dtype, /) -> tuple[torch.Tensor, Limits | None]:
+        """The scores of a block of queries to all items, a new tensor, and how far they may be off; None: not."""

@@ -1,0 +1,50 @@
+"""Part features: several features an image, with a visibility each (BPBReID, KPR, PCB and their like).
+
+Two images are compared by the parts that both show. All that whole features can do is done here part by part.
+
+- `sets`: what parts and visibility may be; checked.
+- `pairs`: the distance of two rows of parts, exact. `tiles`: proven bounds of many, by products.
+- `search`: the nearest rows, never N x N.
+- `centralization`, `fusion`: `centralize_parts`.
+- `distances`: `part_distances`, `part_neighbors`.
+- `scores`: `evaluate_parts`. `reranking`: `rerank_parts`. `density`: `part_density`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pose2id.parts.centralization import PartFeatures, centralize_parts
+    from pose2id.parts.density import part_density
+    from pose2id.parts.distances import part_distances, part_neighbors
+    from pose2id.parts.reranking import rerank_parts
+    from pose2id.parts.scores import evaluate_parts
+
+__all__ = [
+    "PartFeatures",
+    "centralize_parts",
+    "evaluate_parts",
+    "part_density",
+    "part_distances",
+    "part_neighbors",
+    "rerank_parts",
+]
+
+_MODULE_OF = {
+    "PartFeatures": "centralization",
+    "centralize_parts": "centralization",
+    "evaluate_parts": "scores",
+    "part_density": "density",
+    "part_distances": "distances",
+    "part_neighbors": "distances",
+    "rerank_parts": "reranking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value

@@ -1,0 +1,147 @@
+"""Sets of parts at the boundary: arrays (N, P, D) and their visibility (N, P), checked.
+
+A part is hidden where its visibility is 0, and where it is a vector of zeros, which has no direction. Hidden parts
+may hold anything, NaN too: models leave garbage there, and nothing of it is ever used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from pose2id.arrays import BLOCK_ELEMENTS, Kind, check_same_kind, row_blocks, take_array, take_floats, work_dtype
+from pose2id.distances import scale_to_unit
+from pose2id.validation import check_choice
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One set of parts, as given; see `take_parts`."""
+
+    rows: torch.Tensor  # (N, P, D)
+    visibility: torch.Tensor  # (N, P) float64 from 0 to 1; 0 where a part is hidden
+    soft: Any = None  # the dtype of the visibility as the caller gave it, if that holds floats
+
+
+class PartSet(NamedTuple):
+    """What distances are computed from: `rows` (N, P, D) in the working dtype, hidden parts 0, and visibility (N, P)."""
+
+    rows: torch.Tensor
+    visibility: torch.Tensor
+
+    def pick(self, at: torch.Tensor | slice) -> PartSet:
+        """Some of the rows."""
+        return PartSet(self.rows[at], self.visibility[at])
+
+
+def take_parts(
+    parts: Any, visibility: Any, names: tuple[str, str] = ("parts", "visibility"), shape: str = "(N, P, D)"
+) -> tuple[Parts, Kind]:
+    """Parts and their visibility, checked: (N, P, D) floats with (N, P) bools or floats, or None: all are visible.
+
+    Generated ones have a shape of four, (N, M, P, D). NaN and inf may stand in hidden parts only.
+    """
+    rows, kind = take_floats(parts, names[0], shape)
+    if rows.shape[-2] == 0:
+        raise ValueError(f"{names[0]} must have at least one part (P >= 1), received shape {tuple(rows.shape)}")
+    wanted = tuple(rows.shape[:-1])
+    seen, soft = torch.ones(wanted, dtype=torch.float64, device=rows.device), None
+    if visibility is not None:
+        given, soft = _take_visibility(visibility, names, kind)
+        if tuple(given.shape) != wanted:
+            raise ValueError(f"{names[1]} must have shape {wanted}, one entry per part, received {tuple(given.shape)}")
+        seen = given.to(device=rows.device, dtype=torch.float64, copy=True)
+    _check_values(rows.flatten(0, -3), seen.flatten(0, -2), names[0], zero_is_hidden=rows.ndim == 3)
+    return Parts(rows, seen, soft), kind
+
+
+def _take_visibility(visibility: Any, names: tuple[str, str], kind: Kind) -> tuple[torch.Tensor, Any]:
+    """Visibility as a tensor of bools or floats from 0 to 1, and the dtype of the latter."""
+    allowed = "bools, or floats from 0 to 1"
+    if "bool" in str(getattr(visibility, "dtype", "")):
+        visibility = visibility.view(torch.uint8) if isinstance(visibility, torch.Tensor) else visibility.view("uint8")
+        tensor, other = take_array(visibility, names[1], allowed)
+        check_same_kind(kind, other, names)
+        return tensor != 0, None
+    tensor, other = take_array(visibility, names[1], allowed)
+    check_same_kind(kind, other, names)
+    if not tensor.dtype.is_floating_point:
+        raise TypeError(f"{names[1]} must hold {allowed}, received dtype {other.dtype}; convert with .astype(bool)")
+    if tensor.numel() and not bool(((tensor >= 0) & (tensor <= 1)).all()):
+        bad = (~((tensor >= 0) & (tensor <= 1))).nonzero()[0].tolist()
+        raise ValueError(f"{names[1]} must hold {allowed}, received {float(tensor[tuple(bad)])} at {tuple(bad)}")
+    return tensor, other.dtype
+
+
+def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str, *, zero_is_hidden: bool) -> None:
+    """Raise for NaN and inf in visible parts of rows (n, P, D); zero parts are written to `seen` (n, P) as hidden."""
+    bad: list[tuple[int, int]] = []
+    for block in row_blocks(len(rows), math.prod(rows.shape[1:])):
+        size = rows[block].abs().amax(dim=2)
+        own = seen.view(rows.shape[:2])[block]
+        if zero_is_hidden:
+            own[size == 0] = 0
+        wrong = ~torch.isfinite(size) & (own > 0)
+        if bool(wrong.any()):
+            bad += [(row + block.start, part) for row, part in wrong.nonzero().tolist()]
+    if bad:
+        named = ", ".join(f"row {row} part {part}" for row, part in bad[:10]) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(
+            f"{name} must be finite where visible, received NaN or inf in {len(bad)} part(s): {named}; "
+            "repair them, or mark them as hidden"
+        )
+
+
+def take_pair(
+    query: Any, gallery: Any, query_visibility: Any, gallery_visibility: Any
+) -> tuple[Parts, Parts, Kind]:
+    """Two sets of parts of equal P and D, of one kind."""
+    queries, kind = take_parts(query, query_visibility, ("query", "query_visibility"), "(Q, P, D)")
+    items, other = take_parts(gallery, gallery_visibility, ("gallery", "gallery_visibility"), "(G, P, D)")
+    check_same_kind(kind, other, ("query", "gallery"))
+    if queries.rows.shape[1:] != items.rows.shape[1:]:
+        raise ValueError(
+            "query and gallery must have equal P and D, "
+            f"received {tuple(queries.rows.shape)} and {tuple(items.rows.shape)}"
+        )
+    return queries, items, kind
+
+
+def part_blocks(rows: torch.Tensor, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """Slices that cover the rows (N, P, D), with at most so many elements each, or one row."""
+    n, step = len(rows), max(1, elements // rows[0].numel()) if len(rows) else 1
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def unit_parts(rows: torch.Tensor) -> torch.Tensor:
+    """`rows` (b, P, D) float64, each part scaled in place to length 1; parts of zeros stay."""
+    scale_to_unit(rows.view(-1, rows.shape[2]))
+    return rows
+
+
+def visible_rows(block: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
+    """Some rows (b, P, D) as a new float64 tensor, 0 in hidden parts, whatever these hold."""
+    rows = block.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    hidden = visibility == 0
+    if bool(hidden.any()):
+        rows[hidden] = 0
+    return rows
+
+
+def prepare(parts: Parts, dtype: torch.dtype | None = None, *, normalize: bool = True) -> PartSet:
+    """The visible parts, scaled to length 1 if asked, in `dtype` or the working dtype: a copy."""
+    dtype = work_dtype(parts.rows.dtype) if dtype is None else dtype
+    made = torch.empty(parts.rows.shape, dtype=dtype, device=parts.rows.device)
+    for block in part_blocks(made):
+        rows = visible_rows(parts.rows[block], parts.visibility[block])
+        made[block] = unit_parts(rows) if normalize else rows
+    return PartSet(made, parts.visibility)
+
+
+def check_part_engine(engine: object) -> None:
+    """The name of the one engine for parts, or "auto"."""
+    check_choice(engine, "engine", ("auto", "exact"))
