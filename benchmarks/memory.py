@@ -21,11 +21,13 @@ import numpy as np
 
 def _calls(task: str, queries: int):
     import pose2id
+    from pose2id.parts import centralize_parts
 
     return {
         "knn": lambda x: pose2id.knn_graph(x, 2),
         "knn 20": lambda x: pose2id.knn_graph(x, 20),
         "centralize": lambda x: pose2id.centralize(x),
+        "centralize_parts": lambda x: centralize_parts(x.reshape(len(x), 6, -1)),
         "rerank": lambda x: pose2id.rerank(x[:queries], x[queries:]),
         "rerank_top": lambda x: pose2id.rerank_top(x[:queries], x[queries:], 100),
     }[task]

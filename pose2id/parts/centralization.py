@@ -152,7 +152,9 @@ def centralize_parts(
     del searched
     mutual = mutual_neighbors(table, k1, k2)
     # 4. Add them, part by part.
-    _add_mutual(fused, mutual, alpha, result, seen, fill=fill, in_memory=in_memory, active=bool(k1 and k2), bar=progress)
+    _add_mutual(
+        fused, mutual, alpha, result, seen, fill=fill, in_memory=in_memory, active=bool(k1 and k2), bar=progress
+    )
     soft = given.soft if given.soft is not None or views is None else views.soft
     return PartFeatures(kind.give_back(result), _give_visibility(seen, soft, kind))
 

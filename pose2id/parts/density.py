@@ -55,7 +55,7 @@ def part_density(
     n = len(given.rows)
     labels = take_labels(ids, n, "ids")
     counted = torch.from_numpy(np.asarray(junk | ~equal_label(labels, JUNK)))
-    if n and not bool(counted.any()) or not n:
+    if (n and not bool(counted.any())) or not n:
         id_density(given.rows.flatten(1)[:, :1].nan_to_num(), labels, variant=variant, junk=junk)  # raises
     seen = (given.visibility > 0).cpu() & counted[:, None]
     rows = prepare(given, normalize=False).rows

@@ -158,7 +158,8 @@ def part_neighbors(
     queries, items, kind = take_pair(query, gallery, query_visibility, gallery_visibility)
     dtype = work_dtype(torch.promote_types(queries.rows.dtype, items.rows.dtype))
     sets = [prepare(part, dtype, normalize=normalize or metric == "cosine") for part in (queries, items)]
-    found = search(Search(*sets, min(k, max(1, len(items.rows))), rule=rule, progress=progress))
+    count = min(k, max(1, len(items.rows)))
+    found = search(Search(sets[0], sets[1], count, rule=rule, progress=progress))
     short = k - found.indices.shape[1]
     indices = torch.nn.functional.pad(found.indices, (0, short), value=-1)
     distances = torch.nn.functional.pad(found.distances, (0, short), value=math.inf)
@@ -200,7 +201,9 @@ class DenseDistances:
 
     def _tile(self, block: slice, columns: slice) -> torch.Tensor:
         left, right = self._weights[0][block], self._weights[1][columns]
-        total, weights = torch.zeros(2, len(left), len(right), dtype=torch.float64, device=left.device)
+        shape = len(left), len(right)
+        total: torch.Tensor = torch.zeros(shape, dtype=torch.float64, device=left.device)
+        weights = torch.zeros_like(total)
         if self.rule.reduce == "max":
             total.fill_(-torch.inf)
         for p in range(left.shape[1]):
@@ -218,13 +221,17 @@ class DenseDistances:
                 total += values.mul_(weight)
         if self.rule.reduce == "mean":
             total /= weights
-        return total.masked_fill_(weights == 0, torch.inf)
+        total[weights == 0] = torch.inf
+        return total
 
     def _part(self, p: int, block: slice, columns: slice) -> torch.Tensor:
         """The distances of one part, whatever is visible, float64 (b, c)."""
         if self.rule.metric == "cosine":
-            own, other = (unit_parts(rows[:, None].double())[:, 0] for rows in (self._left[block, p], self._right[columns, p]))
-            return 1 - own @ other.T
+            own, other = (
+                unit_parts(rows[:, None].double())[:, 0] for rows in (self._left[block, p], self._right[columns, p])
+            )
+            cosines: torch.Tensor = own @ other.T
+            return 1 - cosines
         centre = self._frame.centre.view(-1, self._left.shape[2])[p]
         own, other = (
             (rows.double() * self._frame.scale).sub_(centre) for rows in (self._left[block, p], self._right[columns, p])

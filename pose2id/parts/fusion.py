@@ -49,7 +49,9 @@ class FusedParts:
                 if self._views is not None and not all_finite(fused):
                     raise ValueError("eta * generated must stay finite, received a larger eta; use a smaller eta")
                 if self.normalize:
-                    divisors = [each.view(*fused.shape[:2], 1) for each in split_lengths(fused.view(-1, fused.shape[2]))]
+                    divisors = [
+                        each.view(*fused.shape[:2], 1) for each in split_lengths(fused.view(-1, fused.shape[2]))
+                    ]
                     *large, length[block] = divisors
                     if large:
                         largest[block] = large[0]

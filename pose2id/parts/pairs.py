@@ -24,6 +24,9 @@ class Rule(NamedTuple):
     reduce: str = "mean"  # or "max"
 
 
+EUCLIDEAN_MEAN = Rule()
+
+
 def ordered_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The means of values (n, P) by weights (n, P), whatever the order of the columns; inf where no weight is."""
     total, weight = torch.zeros(2, len(values), dtype=torch.float64, device=values.device)

@@ -11,7 +11,7 @@ from pose2id.parts.distances import MISSING, DenseDistances
 from pose2id.parts.pairs import Rule, measure_pairs
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import Parts, PartSet, check_part_engine, prepare, take_pair
-from pose2id.reranking import encode_neighbors, final_blocks, neighbors_needed
+from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def rerank_parts(
     k1, k2, lambda_value
         As for `rerank`.
     missing : {"inf", "release"}
-        "inf": rows without a common part are never neighbours, and count as far as the farthest row that has one. Where
-        a row has fewer neighbours than asked for, the row itself stands for the others in query expansion. "release", as
-        the released BPBReID: they are as far as `part_distances` says, by one constant each for queries, for
-        gallery items and between them, and become neighbours where there are no others; takes three times as long.
+        "inf": rows without a common part are never neighbours, and count as far as the farthest row that has one.
+        Where a row has fewer neighbours than asked for, the row itself stands for the others in query expansion.
+        "release", as the released BPBReID: they are as far as `part_distances` says, by one constant each for queries,
+        for gallery items and between them, and become neighbours where there are no others; takes longer.
     engine : {"auto", "exact"}
         There is one engine for parts, and it finds all.
     progress : bool
@@ -64,7 +64,7 @@ def rerank_parts(
 
     Notes
     -----
-    The released BPBReID puts a row that shows nothing anywhere into its own list; here every row comes first in its own.
+    The released BPBReID puts a row that shows nothing anywhere into its own list; here every row comes first there.
 
     References
     ----------
@@ -123,7 +123,7 @@ def rerank_parts(
 
     encoded = encode_neighbors(near, distances, largest, measure, k1, k2)
     result = torch.empty(q, n - q, dtype=dense.dtype, device=device)
-    for _ in final_blocks(encoded, (q, n - q), write, share, device, result, progress=progress):
+    for _ in final_blocks(SharedWeights(encoded, q, device), write, share, result, progress=progress):
         pass
     return kind.give_back(result, dense.dtype)  # type: ignore[no-any-return]
 
@@ -136,7 +136,9 @@ def _constants(queries: Parts, items: Parts, *, normalize: bool) -> torch.Tensor
         n, g = len(left.rows), len(right.rows)
         for start in range(0, n, BLOCK):
             block = slice(start, min(start + BLOCK, n))
-            dense.write(block, slice(0, g), torch.empty(block.stop - start, g, dtype=torch.float64, device=left.rows.device))
+            dense.write(
+                block, slice(0, g), torch.empty(block.stop - start, g, dtype=torch.float64, device=left.rows.device)
+            )
         values.append(dense.largest + 1)
     return torch.tensor(values, dtype=torch.float64, device=queries.rows.device)
 

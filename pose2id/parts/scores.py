@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ def evaluate_parts(
     dtype = work_dtype(torch.promote_types(queries.rows.dtype, items.rows.dtype))
     sets = [prepare(part, dtype, normalize=normalize or metric == "cosine") for part in (queries, items)]
     with full_precision(items.rows.device):
-        return score_tiles(relevance, PartTiles(*sets, rule), progress=progress)
+        return score_tiles(relevance, PartTiles(sets[0], sets[1], rule), progress=progress)
 
 
 class PartBound(NamedTuple):
@@ -134,7 +135,7 @@ class PartTiles:
     @property
     def _beyond(self) -> float:
         # In the frame entries are at most 1, so distances of parts at most 2 sqrt(D); cosines at most 2.
-        return 4.0 * self._tiles.width**0.5 + 4.0
+        return 4.0 * math.sqrt(self._tiles.width) + 4.0
 
     def _exact(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Distances in units of a tile, float64, of the value rounded to the working dtype."""

@@ -1,7 +1,8 @@
 """The nearest rows of parts, tile by tile, never N x N; and the farthest.
 
-By the contract of `pose2id.neighbors.contract`: distances are float64 (`pairs`), rounded to the working dtype; ascending,
-ties by index; pairs with equal labels, the row itself within one set, and pairs without a common part do not count.
+By the contract of `pose2id.neighbors.contract`: distances are float64 (`pairs`), rounded to the working dtype;
+ascending, ties by index; pairs with equal labels, the row itself within one set, and pairs without a common part do
+not count.
 
 1. *Candidates.* Tiles of lower bounds (`tiles`), within one set each pair of tiles once, for the rows of both. Each row
    keeps the k + SPARE smallest. The first k are measured, then those that may be nearer than the k-th of these. When
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import full_precision
-from pose2id.parts.pairs import Rule, measure_pairs
+from pose2id.parts.pairs import EUCLIDEAN_MEAN, Rule, measure_pairs
 from pose2id.parts.sets import PartSet
 from pose2id.parts.tiles import Tiles
 
@@ -41,7 +42,7 @@ class Search:
     k: int  # at least 1
     labels: torch.Tensor | None = None  # (N,) int64, of one set; pairs with equal labels do not count
     within: bool = False
-    rule: Rule = Rule()
+    rule: Rule = EUCLIDEAN_MEAN
     progress: bool = False
 
     def measure(self, tiles: Tiles, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -142,7 +143,10 @@ class _Ends:
             self.largest[rows] = torch.where(better, far, self.largest[rows])
             self.where[rows] = torch.where(better, where + columns.start, self.where[rows])
         near, where = _smallest(bounds, self.count)
-        near, where = torch.cat([self.bounds[rows], near], dim=1), torch.cat([self.columns[rows], where + columns.start], 1)
+        near, where = (
+            torch.cat([self.bounds[rows], near], dim=1),
+            torch.cat([self.columns[rows], where + columns.start], 1),
+        )
         near, chosen = near.topk(self.count, dim=1, largest=False, sorted=False)
         self.bounds[rows], self.columns[rows] = near, where.gather(1, chosen)
 
@@ -153,7 +157,7 @@ def _smallest(bounds: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     if groups <= count:
         return bounds.topk(min(count, bounds.shape[1]), dim=1, largest=False, sorted=False)
     # They lie in the groups with the smallest minima, or in what is left over at the end.
-    least = bounds[:, : groups * GROUP].unflatten(1, (groups, GROUP)).amin(dim=2)
+    least = bounds[:, : groups * GROUP].unfold(1, GROUP, GROUP).amin(dim=2)
     group = least.topk(count, dim=1, largest=False, sorted=False).indices
     inside = torch.arange(GROUP, device=bounds.device)
     columns = (group[:, :, None] * GROUP + inside).flatten(1)
@@ -163,9 +167,7 @@ def _smallest(bounds: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     return near, columns.gather(1, chosen)
 
 
-def _decide(
-    asked: Search, tiles: Tiles, ends: _Ends, indices: torch.Tensor, distances: torch.Tensor
-) -> torch.Tensor:
+def _decide(asked: Search, tiles: Tiles, ends: _Ends, indices: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
     """Measure the candidates of all rows; writes what they decide, and gives the rows that are left."""
     left, k, dtype = [], asked.k, distances.dtype
     everything = ends.count >= len(asked.base.rows) - asked.within
@@ -193,9 +195,7 @@ def _decide(
     return torch.cat(left) if left else indices.new_empty(0)
 
 
-def _sweep(
-    asked: Search, tiles: Tiles, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor
-) -> None:
+def _sweep(asked: Search, tiles: Tiles, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
     """Stage 2 for the named rows of the queries; writes their rows of `indices` and `distances`.
 
     On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.

@@ -28,7 +28,7 @@ class Parts:
 
 
 class PartSet(NamedTuple):
-    """What distances are computed from: `rows` (N, P, D) in the working dtype, hidden parts 0, and visibility (N, P)."""
+    """What distances are computed from: `rows` (N, P, D), hidden parts 0, and visibility (N, P) float64."""
 
     rows: torch.Tensor
     visibility: torch.Tensor
@@ -96,9 +96,7 @@ def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str, *, zero_is_
         )
 
 
-def take_pair(
-    query: Any, gallery: Any, query_visibility: Any, gallery_visibility: Any
-) -> tuple[Parts, Parts, Kind]:
+def take_pair(query: Any, gallery: Any, query_visibility: Any, gallery_visibility: Any) -> tuple[Parts, Parts, Kind]:
     """Two sets of parts of equal P and D, of one kind."""
     queries, kind = take_parts(query, query_visibility, ("query", "query_visibility"), "(Q, P, D)")
     items, other = take_parts(gallery, gallery_visibility, ("gallery", "gallery_visibility"), "(G, P, D)")

@@ -4,17 +4,17 @@ A row of parts u_p with visibility v_p, centred and scaled by `Frame`, enters a 
 
     a_p = v_p (-2 u_p, n_p, 1)    and    b_p = v_p (u_p, 1, n_p),    n_p = |u_p|² (1 - s),
 
-so that one product gives v_p v'_p (|u_p - u'_p|² - s (|u_p|² + |u'_p|²)) at once; its root is at most w_p d_p. Rounding,
-of the D + 2 products and of what enters them, is at most (D + 8) eps (|u_p|² + |u'_p|²) for any order of summation, and
-that of centring 2 eps of the same (see `pose2id.distances`): s = (D + 32) eps covers both, so what comes out is never
-above the true value. Sums over P parts and the division by the sum of weights are off by a factor of at most
-1 + (P + 16) eps, which `lower` takes off.
+so that one product gives v_p v'_p (|u_p - u'_p|² - s (|u_p|² + |u'_p|²)) at once; its root is at most w_p d_p.
+Rounding, of the D + 2 products and of what enters them, is at most (D + 8) eps (|u_p|² + |u'_p|²) for any order of
+summation, and that of centring 2 eps of the same (see `pose2id.distances`): s = (D + 32) eps covers both, so what
+comes out is never above the true value. Sums over P parts and the division by the sum of weights are off by a factor of
+at most 1 + (P + 16) eps, which `lower` takes off.
 
 The sum of weights is a product of the roots of visibilities, P columns wide. Roots below `floor` are raised to it,
 which makes the bound lower; the visibility of each row is scaled by its largest, which changes no distance.
 
-The same tile bounds distances from above: no part is off by more than the root of 2 s v_p v'_p (|u_p|² + |u'_p|²), so no
-mean by more than the largest of these without the visibilities, `spread`.
+The same tile bounds distances from above: no part is off by more than the root of 2 s v_p v'_p (|u_p|² + |u'_p|²), so
+no mean by more than the largest of these without the visibilities, `spread`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Tiles:
         raised = torch.where(visibility > 0, roots.clamp(min=self.floor), 0).to(self.dtype)
         return Side(factors, raised, norms)
 
-    def bounds(self, left: Side, right: Side, out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def bounds(
+        self, left: Side, right: Side, out: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Lower bounds (a, b) but for the factor of `lower`, inf without a common part, and the sums of weights.
 
         The sums are None where the visibility of all parts is 1, or the rule asks for no mean.
@@ -130,7 +132,7 @@ class Tiles:
         if self.all_visible:
             result.mul_(1 / self.parts)
             return None
-        weights = left.roots @ right.roots.T
+        weights: torch.Tensor = left.roots @ right.roots.T
         if self.rule.reduce == "mean":
             result.div_(weights)
         if not self.always_common:
@@ -140,7 +142,8 @@ class Tiles:
     def lower(self, bounds: torch.Tensor) -> torch.Tensor:
         """Entries of `bounds` as lower bounds of distances in the caller's units, float64."""
         factor = (1 - (self.parts + 16) * self.eps) * (1 - (self.width + 8) * 2.0**-52)
-        return (bounds.double() * factor - self._hidden).clamp_(min=0) / self.unit
+        lower: torch.Tensor = (bounds.double() * factor - self._hidden).clamp_(min=0) / self.unit
+        return lower
 
     @property
     def unit(self) -> float:
@@ -150,5 +153,5 @@ class Tiles:
     def spread(self, left: Side, right: Side) -> torch.Tensor:
         """How far true distances may be above `bounds`, but for rounding of the size of eps, (a,) float64."""
         off = 2 * self.slack * (left.norms + right.norms.max())
-        off = off.sqrt() if self.rule.metric == "euclidean" else off / 2
-        return off + self._hidden
+        spread: torch.Tensor = (off.sqrt() if self.rule.metric == "euclidean" else off / 2) + self._hidden
+        return spread
