@@ -78,7 +78,7 @@ def rerank_parts(
     >>> gallery = np.array([[[0.1, 1.0], [0.0, 9.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.1], [0.0, 1.0]]])
     >>> shown = np.array([[True, False], [True, True], [True, True]])
     >>> rerank_parts(query, gallery, None, shown, k1=1, k2=1).round(2).tolist()
-    [[0.0, 1.0, 0.99]]
+    [[0.01, 1.0, 0.98]]
     """
     k1, k2 = check_count(k1, "k1", 1), check_count(k2, "k2", 1)
     share = check_number(lambda_value, "lambda_value", 0, 1)
