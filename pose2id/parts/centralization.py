@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import CACHE_ELEMENTS, ArrayT, check_same_kind
+from pose2id.arrays import ArrayT, cached_blocks, check_same_kind
 from pose2id.centralization import check_parameters, mutual_neighbors
 from pose2id.centralization.fusion import check_fits
 from pose2id.centralization.mutual import power
@@ -17,7 +17,7 @@ from pose2id.neighbors import take_exclude
 from pose2id.parts.fusion import FusedParts
 from pose2id.parts.pairs import ordered_mean
 from pose2id.parts.search import Search, search
-from pose2id.parts.sets import Parts, check_part_engine, part_blocks, take_parts, unit_parts
+from pose2id.parts.sets import Parts, check_part_engine, take_parts, unit_parts
 from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _add_mutual(
         return out.index_select(0, at).double() if in_memory else fused.take(at)
 
     with tqdm(total=len(out), desc="adding", unit="row", disable=not bar) as shown:
-        for block in part_blocks(out, CACHE_ELEMENTS):
+        for block in cached_blocks(out):
             if not in_memory:
                 out[block] = fused.take(block)
             at = torch.arange(block.start, block.stop, device=out.device)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pose2id.arrays import ArrayT, work_dtype
+from pose2id.arrays import ArrayT, row_blocks, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
 from pose2id.neighbors import Neighbors
 from pose2id.parts.pairs import Rule
 from pose2id.parts.search import Search, search
-from pose2id.parts.sets import Parts, check_part_engine, part_blocks, prepare, take_pair, unit_parts
+from pose2id.parts.sets import Parts, check_part_engine, prepare, take_pair, unit_parts
 from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _finite_rows(parts: Parts, *, normalize: bool) -> tuple[torch.Tensor, torch.
     """All parts in the working dtype, hidden ones too, 0 where not finite, and which are finite (N, P)."""
     rows = torch.empty(parts.rows.shape, dtype=work_dtype(parts.rows.dtype), device=parts.rows.device)
     known = torch.ones(parts.visibility.shape, dtype=torch.bool, device=rows.device)
-    for block in part_blocks(rows):
+    for block in row_blocks(rows):
         part = parts.rows[block].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         known[block] = torch.isfinite(part).all(dim=2)
         part[~known[block]] = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import CACHE_ELEMENTS, all_finite, work_dtype
+from pose2id.arrays import all_finite, cached_blocks, work_dtype
 from pose2id.centralization.fusion import check_fits
 from pose2id.distances import split_lengths
-from pose2id.parts.sets import Parts, PartSet, part_blocks, visible_rows
+from pose2id.parts.sets import Parts, PartSet, visible_rows
 
 
 class FusedParts:
@@ -44,7 +44,7 @@ class FusedParts:
         largest, length = torch.ones(2, *shape, 1, dtype=torch.float64, device=memory.device)
         made = memory if memory.dtype == self.dtype else torch.empty_like(memory, dtype=self.dtype)
         with tqdm(total=len(memory), desc="fusing", unit="row", disable=not progress) as bar:
-            for block in part_blocks(memory, CACHE_ELEMENTS):
+            for block in cached_blocks(memory):
                 fused = self._sum(block)
                 if self._views is not None and not all_finite(fused):
                     raise ValueError("eta * generated must stay finite, received a larger eta; use a smaller eta")

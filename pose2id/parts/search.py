@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import work_dtype
+from pose2id.arrays import cut, work_dtype
 from pose2id.distances import full_precision
 from pose2id.parts.pairs import EUCLIDEAN_MEAN, Rule, measure_pairs
 from pose2id.parts.sets import PartSet
@@ -98,7 +98,7 @@ def search(asked: Search, *, farthest: bool = False) -> Found:
 def _all_tiles(asked: Search, tiles: Tiles) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Bounds of all pairs, tile by tile: its rows, its columns, and the tile; within one set also transposed."""
     queries, base = asked.queries, asked.base
-    rows, columns = (list(_slices(len(part.rows), TILE)) for part in (queries, base))
+    rows, columns = (list(cut(len(part.rows), TILE)) for part in (queries, base))
     memory = torch.empty(
         min(TILE, len(queries.rows)) * min(TILE, len(base.rows)), dtype=tiles.dtype, device=base.rows.device
     )
@@ -114,10 +114,6 @@ def _all_tiles(asked: Search, tiles: Tiles) -> Iterator[tuple[slice, slice, torc
                 if asked.within and column != row:
                     yield column, row, bounds.T
                 bar.update(1)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 class _Ends:
@@ -171,7 +167,7 @@ def _decide(asked: Search, tiles: Tiles, ends: _Ends, indices: torch.Tensor, dis
     """Measure the candidates of all rows; writes what they decide, and gives the rows that are left."""
     left, k, dtype = [], asked.k, distances.dtype
     everything = ends.count >= len(asked.base.rows) - asked.within
-    for block in _slices(len(indices), TILE):
+    for block in cut(len(indices), TILE):
         bounds, order = ends.bounds[block].sort(dim=1)
         columns = ends.columns[block].gather(1, order)
         found = torch.full(bounds.shape, torch.inf, dtype=dtype, device=bounds.device)
@@ -201,7 +197,7 @@ def _sweep(asked: Search, tiles: Tiles, rows: torch.Tensor, indices: torch.Tenso
     On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
     """
     base, k, dtype, device = asked.base, asked.k, distances.dtype, distances.device
-    for at in tqdm(list(_slices(len(rows), TILE)), desc="near ties", disable=not asked.progress):
+    for at in tqdm(list(cut(len(rows), TILE)), desc="near ties", disable=not asked.progress):
         block = rows[at]
         limit = distances[block, -1:]
         own = tiles.left(asked.queries.pick(block))

@@ -6,14 +6,19 @@ may hold anything, NaN too: models leave garbage there, and nothing of it is eve
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
-from pose2id.arrays import BLOCK_ELEMENTS, Kind, check_same_kind, row_blocks, take_array, take_floats, work_dtype
+from pose2id.arrays import (
+    Kind,
+    check_same_kind,
+    row_blocks,
+    take_array,
+    take_floats,
+    work_dtype,
+)
 from pose2id.distances import scale_to_unit
 from pose2id.validation import check_choice
 
@@ -80,7 +85,7 @@ def _take_visibility(visibility: Any, names: tuple[str, str], kind: Kind) -> tup
 def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str, *, zero_is_hidden: bool) -> None:
     """Raise for NaN and inf in visible parts of rows (n, P, D); zero parts are written to `seen` (n, P) as hidden."""
     bad: list[tuple[int, int]] = []
-    for block in row_blocks(len(rows), math.prod(rows.shape[1:])):
+    for block in row_blocks(rows):
         size = rows[block].abs().amax(dim=2)
         own = seen.view(rows.shape[:2])[block]
         if zero_is_hidden:
@@ -109,12 +114,6 @@ def take_pair(query: Any, gallery: Any, query_visibility: Any, gallery_visibilit
     return queries, items, kind
 
 
-def part_blocks(rows: torch.Tensor, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
-    """Slices that cover the rows (N, P, D), with at most so many elements each, or one row."""
-    n, step = len(rows), max(1, elements // rows[0].numel()) if len(rows) else 1
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
 def unit_parts(rows: torch.Tensor) -> torch.Tensor:
     """`rows` (b, P, D) float64, each part scaled in place to length 1; parts of zeros stay."""
     scale_to_unit(rows.view(-1, rows.shape[2]))
@@ -134,7 +133,7 @@ def prepare(parts: Parts, dtype: torch.dtype | None = None, *, normalize: bool =
     """The visible parts, scaled to length 1 if asked, in `dtype` or the working dtype: a copy."""
     dtype = work_dtype(parts.rows.dtype) if dtype is None else dtype
     made = torch.empty(parts.rows.shape, dtype=dtype, device=parts.rows.device)
-    for block in part_blocks(made):
+    for block in row_blocks(made):
         rows = visible_rows(parts.rows[block], parts.visibility[block])
         made[block] = unit_parts(rows) if normalize else rows
     return PartSet(made, parts.visibility)

@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import torch
 
+from pose2id.arrays import row_blocks
 from pose2id.distances import Frame, underflow
 from pose2id.parts.pairs import Rule
-from pose2id.parts.sets import PartSet, part_blocks
+from pose2id.parts.sets import PartSet
 
 HEIGHT, WIDTH = 1024, 1024
 """Rows and columns of one product on a CPU: few enough for the caches, many enough for two threads."""
@@ -80,7 +81,7 @@ class Tiles:
         factors = torch.empty(self.parts, n, d + 2, dtype=self.dtype, device=device)
         norms = torch.zeros(n, dtype=torch.float64, device=device)
         own = weights.to(self.dtype)
-        for block in part_blocks(rows.rows):
+        for block in row_blocks(rows.rows):
             moved = self.frame.centre_rows(rows.rows[block].flatten(1), self.dtype).view(-1, self.parts, d)
             squared = moved.square().sum(dim=2, dtype=torch.float64)
             norms[block] = torch.where(weights[block] > 0, squared, 0).amax(dim=1)
