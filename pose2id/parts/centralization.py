@@ -18,6 +18,7 @@ from pose2id.parts.fusion import FusedParts
 from pose2id.parts.pairs import ordered_mean
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import Parts, check_part_engine, take_parts, unit_parts
+from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PartFeatures(NamedTuple, Generic[ArrayT]):
     visibility: ArrayT
 
 
+@fit_threads
 def centralize_parts(
     parts: ArrayT,
     visibility: Array | None = None,

@@ -10,6 +10,7 @@ import torch
 
 from pose2id.density import id_density
 from pose2id.parts.sets import prepare, take_parts
+from pose2id.threads import fit_threads
 from pose2id.validation import JUNK, equal_label, take_labels
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pose2id.validation import Labels
 
 
+@fit_threads
 def part_density(
     parts: Array, ids: Labels, visibility: Array | None = None, *, variant: str = "paper", junk: bool = False
 ) -> npt.NDArray[np.float64]:

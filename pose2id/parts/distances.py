@@ -13,6 +13,7 @@ from pose2id.neighbors import Neighbors
 from pose2id.parts.pairs import Rule
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import Parts, check_part_engine, prepare, take_pair, unit_parts
+from pose2id.threads import fit_threads, refit_threads
 from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ HEIGHT, WIDTH = 512, 1024
 """Rows and columns of one float64 product on a CPU."""
 
 
+@fit_threads
 def part_distances(
     query: ArrayT,
     gallery: ArrayT,
@@ -99,11 +101,13 @@ def part_distances(
     for start in range(0, shape[0], HEIGHT):
         block = slice(start, min(start + HEIGHT, shape[0]))
         dense.write(block, slice(0, shape[1]), result[block])
+        refit_threads()
     if missing == "release":
         result.masked_fill_(result == torch.inf, dense.largest + 1)
     return kind.give_back(result, dense.dtype)  # type: ignore[no-any-return]
 
 
+@fit_threads
 def part_neighbors(
     query: ArrayT,
     gallery: ArrayT,

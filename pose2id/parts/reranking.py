@@ -12,6 +12,7 @@ from pose2id.parts.pairs import Rule, measure_pairs
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import Parts, PartSet, check_part_engine, prepare, take_pair
 from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed
+from pose2id.threads import fit_threads
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 BLOCK = 512
 
 
+@fit_threads
 def rerank_parts(
     query: ArrayT,
     gallery: ArrayT,

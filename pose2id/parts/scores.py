@@ -16,6 +16,7 @@ from pose2id.parts.distances import check_rule
 from pose2id.parts.pairs import Rule, measure_pairs, pair_weights
 from pose2id.parts.sets import PartSet, prepare, take_pair
 from pose2id.parts.tiles import Side, Tiles
+from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pose2id.validation import Labels
 
 
+@fit_threads
 def evaluate_parts(
     query: ArrayT,
     gallery: ArrayT,

@@ -24,6 +24,7 @@ from pose2id.distances import full_precision
 from pose2id.parts.pairs import EUCLIDEAN_MEAN, Rule, measure_pairs
 from pose2id.parts.sets import PartSet
 from pose2id.parts.tiles import Tiles
+from pose2id.threads import refit_threads
 
 TILE = 2048
 """Rows and columns whose bounds are held at once."""
@@ -114,6 +115,7 @@ def _all_tiles(asked: Search, tiles: Tiles) -> Iterator[tuple[slice, slice, torc
                 if asked.within and column != row:
                     yield column, row, bounds.T
                 bar.update(1)
+                refit_threads()
 
 
 class _Ends:
