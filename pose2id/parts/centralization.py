@@ -105,7 +105,8 @@ def centralize_parts(
 
     Notes
     -----
-    With v the visibility and w_p = sqrt(v_ip v_jp), the distance of i and j is sum w_p |u_ip - u_jp| / sum w_p, and
+    With v the visibility and w_p = sqrt(v_ip v_jp), the distance of i and j is
+    ``sum(w_p |u_ip - u_jp|) / sum(w_p)``, and
 
         z_ip = v_ip u_ip + sum over mutual neighbours j of a_ij v_jp u_jp.
 
