@@ -62,7 +62,7 @@ def test_the_bounds_hold_for_every_pair(name, level, columns):
     if columns > rows.shape[1]:
         pytest.skip("not so many columns")
     encoder = _encoder.Encoder(rows, products(level), columns=columns)
-    codes = _layout.sort_codes(encoder.products, *encoder.encode(rows))
+    codes = _layout.sort_codes(encoder, rows)
     real = codes.order >= 0
     assert sorted(codes.order[real].tolist()) == list(range(len(rows)))
     q, half = codes.codes.long(), codes.half.long()
@@ -231,7 +231,7 @@ def test_pairs_are_resolved_on_the_way(monkeypatch):
     rows = clustered(700)
     expected = knn_graph(rows, 3, engine="exact")
     original, calls = _pairs.Pairs.resolve, []
-    monkeypatch.setattr(_pairs.Pairs, "resolve", lambda self: (calls.append(1), original(self))[1])
+    monkeypatch.setattr(_pairs.Pairs, "resolve", lambda *a: (calls.append(1), original(*a))[1])
     monkeypatch.setattr(_pairs, "FLUSH", -9)  # after every tile
     monkeypatch.setattr(_layout, "TILE", 64)
     assert torch.equal(knn_graph(rows, 3, engine="exact").indices, expected.indices)

@@ -154,14 +154,14 @@ class Encoder:
         self.step = max(float(spread.topk(max(1, len(spread) // 10_000)).values[-1]) / self.level, 1e-30)
 
     def encode(
-        self, rows: torch.Tensor, at: torch.Tensor | None = None
+        self, rows: torch.Tensor, at: torch.Tensor | None = None, *, spare: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes (n, D'), h (n,) and E (n,) of rows, in their own order or of the rows `at`."""
+        """Codes (n, D'), h (n,) and E (n,) of rows, in their own order or of the rows `at`; zeros for `spare` more."""
         n, device, columns = len(rows) if at is None else len(at), rows.device, self.map.columns
         underflow = 1e-20 * (1 + self.step) + (0.0 if self.wide else 2.0**-149 * self.scale)
-        codes = allocate_codes(n, columns, device)
-        half = torch.empty(n, dtype=torch.int32, device=device)
-        error = torch.empty(n, dtype=torch.float64, device=device)
+        codes = allocate_codes(n + spare, columns, device)
+        half = torch.zeros(n + spare, dtype=torch.int32, device=device)
+        error = torch.zeros(n + spare, dtype=torch.float64, device=device)
         at_once = max(64, rows_at_once(rows, self.map.chunk))
         for start in range(0, n, at_once):
             refit_threads()

@@ -60,10 +60,8 @@ class Found:
 
     def take(self, sweep: Sweep) -> None:
         """Take over what a sweep has decided."""
-        rows, near, far = sweep.pairs.nearest()
-        done = ~sweep.left.set_aside
-        self.indices[rows[done]], self.distances[rows[done]] = near[done], far[done]
-        self.left[rows[done]] = False
+        for rows, near, far in sweep.pairs.nearest():
+            self.indices[rows], self.distances[rows], self.left[rows] = near, far, False
 
 
 def is_for(queries: int, n: int, width: int, k: int) -> bool:
@@ -137,7 +135,7 @@ def _sweep_projections(asked: Search, products: Products, cap: int) -> Sweep | N
     encoder = Encoder(base, products, columns=columns)
     if encoder.map.captured < THRESHOLDS.captured or not products_help(base, base, encoder):
         return None
-    side = Side(sort_codes(encoder.products, *encoder.encode(base)), asked.base_labels, k)
+    side = Side(sort_codes(encoder, base), asked.base_labels, k)
     sweep = Sweep(asked, encoder, side, side, cap, limited=True)
     sweep.measure_own_tiles()
     if not _has_structure(sweep, n / 128):
@@ -148,10 +146,10 @@ def _sweep_projections(asked: Search, products: Products, cap: int) -> Sweep | N
 
 def _all_rows(asked: Search, encoder: Encoder, cap: int) -> Sweep | None:
     """The sweep of all queries by rotation codes, to be run; None without structure."""
-    right = Side(sort_codes(encoder.products, *encoder.encode(asked.base)), asked.base_labels, asked.k)
+    right = Side(sort_codes(encoder, asked.base), asked.base_labels, asked.k)
     left = right
     if not asked.within:
-        left = Side(sort_codes(encoder.products, *encoder.encode(asked.queries)), asked.query_labels, asked.k)
+        left = Side(sort_codes(encoder, asked.queries), asked.query_labels, asked.k)
     sweep = Sweep(asked, encoder, left, right, cap, limited=False)
     return sweep if _has_structure(sweep, 64 + 4 * asked.k) else None
 

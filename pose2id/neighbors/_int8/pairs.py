@@ -16,13 +16,13 @@ from pose2id.neighbors.contract import Search
 RESOLVED_ROWS = 512
 """Positions that are resolved at once: their rows, and the rows these meet, stay in the caches."""
 FLUSH = 10
-"""Pairs per row, and 3 for each neighbour asked for, that wait before they are resolved; some 60 bytes each then."""
+"""Pairs per row, and 3 for each neighbour asked for, that wait in a tile before they are resolved, 12 bytes each."""
 
 
 class Pairs:
-    """Pairs of positions of the left and the right side that may matter.
+    """Pairs of positions of the left and the right side that may matter, for each tile of the left side.
 
-    New ones wait until `resolve`, which tightens the limits of the left side and keeps what they do not rule out.
+    New ones wait until `resolve`, which tightens the limits of a tile and keeps what they do not rule out.
     """
 
     def __init__(self, asked: Search, encoder: Encoder, left: Side, right: Side) -> None:
@@ -32,49 +32,55 @@ class Pairs:
             norms = squared_norms(asked.base)
             self.norms = (norms if asked.within else squared_norms(asked.queries), norms)
         self.underflow = underflow(work_dtype(asked.base.dtype), asked.base.shape[1])
-        self._new: list[torch.Tensor] = []
-        self._waiting = 0
         none = torch.empty(0, dtype=torch.int32, device=asked.base.device)
-        self._kept = (none, none, none.double(), none.double())  # position, position, lower and upper bound
+        self._new: list[list[torch.Tensor]] = [[] for _ in left.tiles]
+        self._waiting = [0] * len(left.tiles)
+        # Positions, positions, lower and upper bounds, the last two float32.
+        self._kept = [(none, none, none.float(), none.float())] * len(left.tiles)
 
-    def add(self, position: torch.Tensor, other: torch.Tensor, product: torch.Tensor) -> None:
-        """New pairs with their products c, one after the other."""
-        self._new.append(torch.stack([position, other, product]).int())
-        self._waiting += len(position)
+    def add(self, tile: int, position: torch.Tensor, other: torch.Tensor, product: torch.Tensor) -> bool:
+        """New pairs of rows of a tile, with their products c; whether so many waited that limits have changed."""
+        self._new[tile].append(torch.stack([position, other, product]).int())
+        self._waiting[tile] += len(position)
+        rows = self.left.tiles[tile]
+        many = self._waiting[tile] > (FLUSH + 3 * self.asked.k) * (rows.stop - rows.start)
+        if many:
+            self.resolve(tile)
+        return many
 
-    @property
-    def many(self) -> bool:
-        """Whether so many wait that they should be resolved."""
-        return self._waiting > (FLUSH + 3 * self.asked.k) * len(self.left.codes.order)
-
-    def resolve(self) -> None:
-        """Measure the pairs that are new by products, tighten the limits, and keep what they do not rule out."""
-        side = self.left
-        position, other, product = torch.cat(self._new or [side.codes.half.new_empty((3, 0))], dim=1)
-        self._new, self._waiting = [], 0
+    def resolve(self, tile: int) -> None:
+        """Measure the new pairs of a tile by products, tighten its limits, and keep what they do not rule out."""
+        if not self._new[tile]:
+            return
+        side, start = self.left, self.left.tiles[tile].start
+        position, other, product = torch.cat(self._new[tile], dim=1)
+        self._new[tile], self._waiting[tile] = [], 0
         possible = product >= side.limits(position, self.right.codes.error[other], self.encoder.step)
         position, other, product = position[possible], other[possible], product[possible]
         order = position.argsort(stable=True)
         position, other, product = position[order], other[order], product[order]
-        parts = [self.intervals(position[run].long(), other[run].long(), product[run]) for run in self.runs(position)]
-        new = (position, other, *(torch.cat(values) for values in zip(*parts, strict=True)))
-        position, other, lower, upper = (torch.cat(pair) for pair in zip(self._kept, new, strict=True))
-        order = upper.argsort()
-        order = order[position[order].argsort(stable=True)]
+        parts = [
+            self.intervals(position[run].long(), other[run].long(), product[run]) for run in self.runs(position - start)
+        ]
+        lower, upper = (torch.cat(values) for values in zip(*parts, strict=True))
+        # Half the memory, and ten times as fast to sort.
+        lower = (lower * (1 - 2.0**-22) - 2.0**-149).clamp_(min=0).float()
+        upper = (upper * (1 + 2.0**-22) + 2.0**-149).float()
+        new = position, other, lower, upper
+        position, other, lower, upper = (torch.cat(pair) for pair in zip(self._kept[tile], new, strict=True))
+        order = _order(position - start, upper)
         position, other, lower, upper = position[order], other[order], lower[order], upper[order]
-        place = _places(torch.bincount(position, minlength=len(side.codes.order)))
-        for i in range(self.asked.k):
-            at = place == i
-            row = position[at].long()
-            side.bounds[row, i] = torch.minimum(side.bounds[row, i], upper[at])
-        row = position.long()
+        row, place = position.long(), _places(torch.bincount(position - start))
+        first = (place < self.asked.k).nonzero().flatten()
+        at = row[first], place[first]
+        side.bounds[at] = torch.minimum(side.bounds[at], upper[first].double())
+        # Rounding to float32 may make a slightly longer distance equal.
         keep = (lower * (1 - 2.0**-20) <= side.bounds[row, -1]) & ~side.set_aside[row]
-        self._kept = (position[keep], other[keep], lower[keep], upper[keep])
+        self._kept[tile] = (position[keep], other[keep], lower[keep], upper[keep])
 
     def runs(self, position: torch.Tensor) -> Iterator[slice]:
         """Pairs, positions ascending, cut into runs of `RESOLVED_ROWS` positions; at least one."""
-        counts = torch.bincount(position, minlength=len(self.left.codes.order))
-        ends = counts.cumsum(0)[RESOLVED_ROWS - 1 :: RESOLVED_ROWS].tolist()
+        ends = torch.bincount(position).cumsum(0)[RESOLVED_ROWS - 1 :: RESOLVED_ROWS].tolist()
         return (slice(*run) for run in itertools.pairwise([0, *ends, len(position)]))
 
     def intervals(
@@ -99,28 +105,30 @@ class Pairs:
         lower, upper = (squared - off).clamp_(min=0).sqrt_(), (squared + off).clamp_(min=0).sqrt_()
         return lower.mul_(encoder.scale), upper.mul_(encoder.scale)
 
-    def nearest(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rows (of the queries) by position, their neighbours (n, k) and distances (n, k), measured.
+    def nearest(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Tile by tile the rows (of the queries) that are not set aside, their neighbours (n, k) and distances (n, k).
 
-        They count for the rows that are not set aside.
+        Distances are measured; what was kept is used up.
         """
-        self.resolve()
-        k, base = self.asked.k, self.asked.base
-        position, other = self._kept[0].long(), self._kept[1].long()
-        row, column = self.left.codes.order[position], self.right.codes.order[other]
+        k, base, side = self.asked.k, self.asked.base, self.left
         dtype = work_dtype(base.dtype)
-        distance = pair_distances(self.asked.queries, base, row, column, self.encoder.scale).to(dtype)
-        order = column.argsort()
-        order = order[distance[order].argsort(stable=True)]
-        order = order[position[order].argsort(stable=True)]
-        n = len(self.left.codes.order)
-        place = _places(torch.bincount(position, minlength=n))
-        order, place = order[place < k], place[place < k]
-        indices = torch.full((n, k), -1, dtype=torch.int64, device=row.device)
-        distances = torch.full((n, k), torch.inf, dtype=dtype, device=row.device)
-        indices[position[order], place] = column[order]
-        distances[position[order], place] = distance[order]
-        return self.left.codes.order, indices, distances
+        for tile, rows in enumerate(side.tiles):
+            self.resolve(tile)
+            position, other = (each.long() for each in self._kept[tile][:2])
+            row, column = side.codes.order[position], self.right.codes.order[other]
+            distance = pair_distances(self.asked.queries, base, row, column, self.encoder.scale).to(dtype)
+            position -= rows.start
+            order = column.argsort(stable=True)
+            order = order[_order(position[order], distance[order])]
+            n = rows.stop - rows.start
+            place = _places(torch.bincount(position, minlength=n))
+            order, place = order[place < k], place[place < k]
+            indices = torch.full((n, k), -1, dtype=torch.int64, device=row.device)
+            distances = torch.full((n, k), torch.inf, dtype=dtype, device=row.device)
+            indices[position[order], place] = column[order]
+            distances[position[order], place] = distance[order]
+            done = ~side.set_aside[rows]
+            yield side.codes.order[rows][done], indices[done], distances[done]
 
 
 def products_help(queries: torch.Tensor, base: torch.Tensor, encoder: Encoder) -> bool:
@@ -136,6 +144,15 @@ def products_help(queries: torch.Tensor, base: torch.Tensor, encoder: Encoder) -
         and encoder.offset < 16
         and 1 / largest < encoder.scale < largest
     )
+
+
+def _order(position: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """The stable order of pairs by position, then by length (not negative)."""
+    if length.dtype == torch.float64:
+        order = length.argsort(stable=True)
+        return order[position[order].argsort(stable=True)]
+    # Whole numbers are sorted by radix; the bits of such floats have their order.
+    return ((position.long() << 32) + length.view(torch.int32)).argsort(stable=True)
 
 
 def _places(counts: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,7 @@ class Side:
 class View:
     """A tile of c, seen from one of its sides."""
 
+    tile: int  # of its rows
     rows: slice
     columns: slice
     error: torch.Tensor  # the largest E of the columns

@@ -5,7 +5,7 @@
    distances from above, so maxima over groups of columns give it as the sweep goes on. Projection codes do not; there
    the best of each row's own tile are measured beforehand (`measure_own_tiles`).
 3. Only groups whose maximum passes the limit are looked at entry by entry; the entries that pass become `pairs`.
-4. Pairs that wait are resolved by float products, and the limits follow.
+4. Pairs that wait are resolved by float products, tile by tile, and the limits follow.
 
 Rows that collect more than their share of pairs are set aside.
 """
@@ -25,6 +25,8 @@ from pose2id.neighbors._int8.side import NO_PAIR, Side, View
 from pose2id.neighbors.contract import Search
 from pose2id.threads import refit_threads
 
+ENTRIES = 2**18
+"""Entries of groups that are looked at at once, times 64 on CUDA: a tile may hold all of them in loose data."""
 FINE = 4
 """Columns of the groups that set a row's first limit."""
 
@@ -82,8 +84,6 @@ class Sweep:
             tile = self.multiply(first, second)
             for view in self.views(tile, first, second):
                 self._take(view)
-            if self.pairs.many:
-                self.pairs.resolve()
             if farthest is not None:
                 real = tile if bool(tile.amin() > NONE) else tile.masked_fill_(tile <= NONE, NO_PAIR)
                 for view in self.views(real, first, second):
@@ -94,9 +94,11 @@ class Sweep:
         a, b = tile.shape
         left, right, group = self.left, self.right, self.group
         own = left is right and first == second
-        yield View(left.tiles[first], right.tiles[second], right.errors[second], tile.view(a, -1, group), 2, own)
+        yield View(first, left.tiles[first], right.tiles[second], right.errors[second], tile.view(a, -1, group), 2, own)
         if left is right and not own:
-            yield View(left.tiles[second], left.tiles[first], left.errors[first], tile.view(a // group, group, b), 1)
+            yield View(
+                second, left.tiles[second], left.tiles[first], left.errors[first], tile.view(a // group, group, b), 1
+            )
 
     def _take(self, view: View) -> None:
         """Bounds and pairs for the rows of a tile from its maxima, and from single entries where these pass."""
@@ -113,13 +115,16 @@ class Sweep:
             row = busy[which]
         if not len(row):
             return
-        entries = view.entries(row, group)
-        hit, slot = (entries >= limit[row, None]).nonzero(as_tuple=True)
-        row = row[hit]
-        side.counts[rows] += torch.bincount(row, minlength=len(best))
-        column = group[hit] * self.group + slot + view.columns.start
-        self.pairs.add(row + rows.start, column, entries[hit, slot])
-        side.set_aside[rows] |= side.counts[rows] > self.cap
+        at_once = ENTRIES * (64 if row.is_cuda else 1) // self.group
+        for some, groups in zip(row.split(at_once), group.split(at_once), strict=True):
+            entries = view.entries(some, groups)
+            hit, slot = (entries >= limit[some, None]).nonzero(as_tuple=True)
+            position = some[hit]
+            side.counts[rows] += torch.bincount(position, minlength=len(best))
+            side.set_aside[rows] |= side.counts[rows] > self.cap
+            column = groups[hit] * self.group + slot + view.columns.start
+            if self.pairs.add(view.tile, position + rows.start, column, entries[hit, slot]):
+                limit = side.limits(rows, view.error, self.encoder.step)
 
     def _tighten(self, view: View, busy: torch.Tensor, best: torch.Tensor) -> None:
         """Bounds of the rows `busy` of a tile from the maxima `best` of their groups, by (2) and (1)."""
@@ -154,9 +159,10 @@ class Sweep:
         """Pairs a row will keep, and the share of rows that will be set aside, from a sample of rows against all."""
         left, right, step = self.left, self.right, self.encoder.step
         at = (~left.set_aside).nonzero().flatten()
-        count = max(32, min(128, 2**24 // len(right.codes.order)))
+        count = max(32, min(128, len(self.product) // len(right.codes.order)))
         at = at[torch.linspace(0, len(at) - 1, count, dtype=torch.float64, device=at.device).long()]
-        table = self._products(at, slice(None))
+        room = self.product[: count * len(right.codes.order)].view(-1, len(right.codes.order))
+        table = self._products(at, slice(None), room if len(room) == count else None)
         if self.within:
             table.masked_fill_(left.codes.order[at][:, None] == right.codes.order, 2 * NONE)
         error = left.codes.error[at]
