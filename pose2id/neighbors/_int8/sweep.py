@@ -159,10 +159,9 @@ class Sweep:
         """Pairs a row will keep, and the share of rows that will be set aside, from a sample of rows against all."""
         left, right, step = self.left, self.right, self.encoder.step
         at = (~left.set_aside).nonzero().flatten()
-        count = max(32, min(128, len(self.product) // len(right.codes.order)))
+        count = max(32, min(128, 2**22 // len(right.codes.order)))  # as large as a tile
         at = at[torch.linspace(0, len(at) - 1, count, dtype=torch.float64, device=at.device).long()]
-        room = self.product[: count * len(right.codes.order)].view(-1, len(right.codes.order))
-        table = self._products(at, slice(None), room if len(room) == count else None)
+        table = self._products(at, slice(None))
         if self.within:
             table.masked_fill_(left.codes.order[at][:, None] == right.codes.order, 2 * NONE)
         error = left.codes.error[at]
