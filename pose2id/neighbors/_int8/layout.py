@@ -62,7 +62,7 @@ def sort_codes(encoder: Encoder, rows: torch.Tensor) -> Codes:
     for start, stop in itertools.pairwise(_tile_starts(len(order), rows.device)):
         order[start:stop] = order[start:stop].view(GROUP, -1).T.flatten().clone()
     at = order.clamp(min=0)
-    for part in codes.split(MOVED, dim=1):
+    for part in torch.split(codes, MOVED, dim=1):
         part.copy_(part.index_select(0, at))
     return pad_codes(codes, half[at], error[at], order)
 

@@ -116,7 +116,7 @@ class Sweep:
         if not len(row):
             return
         at_once = ENTRIES * (64 if row.is_cuda else 1) // self.group
-        for some, groups in zip(row.split(at_once), group.split(at_once), strict=True):
+        for some, groups in zip(torch.split(row, at_once), torch.split(group, at_once), strict=True):
             entries = view.entries(some, groups)
             hit, slot = (entries >= limit[some, None]).nonzero(as_tuple=True)
             position = some[hit]
