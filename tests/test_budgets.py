@@ -36,13 +36,13 @@ def scored(call, ids, cams):
 
 # A call, its launches and its waits.
 BUDGETS = {
-    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 1170, 85),
-    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 1580, 182),
+    "knn_graph, k = 2": (lambda x, *_: knn_graph(x, 2), 1530, 64),
+    "knn_graph, k = 20": (lambda x, *_: knn_graph(x, 20), 1680, 67),
     "pivots": (lambda x, *_: knn_graph(x, 2, engine="pivots"), 580, 17),
-    "centralize": (lambda x, *_: centralize(x), 1280, 96),
-    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1365, 103),
-    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2280, 233),
-    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2300, 235),
+    "centralize": (lambda x, *_: centralize(x), 1640, 75),
+    "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1725, 82),
+    "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2340, 115),
+    "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2360, 115),
     "evaluate": (
         lambda x, *labels: scored(lambda *of: evaluate(x[:QUERIES] @ x[QUERIES:].T, *of), *labels),
         68,

@@ -56,6 +56,7 @@ class Pairs:
         position, other, product = torch.cat(self._new[tile], dim=1)
         self._new[tile], self._waiting[tile] = [], 0
         possible = product >= side.limits(position, self.right.codes.error[other], self.encoder.step)
+        possible = possible.nonzero().flatten()  # once: for each mask that is an index the host of a GPU waits
         position, other, product = position[possible], other[possible], product[possible]
         order = position.argsort(stable=True)
         position, other, product = position[order], other[order], product[order]
@@ -70,16 +71,19 @@ class Pairs:
         position, other, lower, upper = (torch.cat(pair) for pair in zip(self._kept[tile], new, strict=True))
         order = _order(position - start, upper)
         position, other, lower, upper = position[order], other[order], lower[order], upper[order]
-        row, place = position.long(), _places(torch.bincount(position - start))
+        row, place = position.long(), _places(position - start, side.tiles[tile].stop - start)
         first = (place < self.asked.k).nonzero().flatten()
         at = row[first], place[first]
         side.bounds[at] = torch.minimum(side.bounds[at], upper[first].double())
         # Rounding to float32 may make a slightly longer distance equal.
         keep = (lower * (1 - 2.0**-20) <= side.bounds[row, -1]) & ~side.set_aside[row]
+        keep = keep.nonzero().flatten()
         self._kept[tile] = (position[keep], other[keep], lower[keep], upper[keep])
 
     def runs(self, position: torch.Tensor) -> Iterator[slice]:
-        """Pairs, positions ascending, cut into runs of `RESOLVED_ROWS` positions; at least one."""
+        """Pairs, positions ascending, cut into runs of `RESOLVED_ROWS` positions; on a GPU one."""
+        if position.is_cuda:
+            return iter([slice(0, len(position))])
         ends = torch.bincount(position).cumsum(0)[RESOLVED_ROWS - 1 :: RESOLVED_ROWS].tolist()
         return (slice(*run) for run in itertools.pairwise([0, *ends, len(position)]))
 
@@ -121,13 +125,14 @@ class Pairs:
             order = column.argsort(stable=True)
             order = order[_order(position[order], distance[order])]
             n = rows.stop - rows.start
-            place = _places(torch.bincount(position, minlength=n))
-            order, place = order[place < k], place[place < k]
+            place = _places(position, n)
+            first = (place < k).nonzero().flatten()
+            order, place = order[first], place[first]
             indices = torch.full((n, k), -1, dtype=torch.int64, device=row.device)
             distances = torch.full((n, k), torch.inf, dtype=dtype, device=row.device)
             indices[position[order], place] = column[order]
             distances[position[order], place] = distance[order]
-            done = ~side.set_aside[rows]
+            done = (~side.set_aside[rows]).nonzero().flatten()
             yield side.codes.order[rows][done], indices[done], distances[done]
 
 
@@ -155,7 +160,17 @@ def _order(position: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     return ((position.long() << 32) + length.view(torch.int32)).argsort(stable=True)
 
 
-def _places(counts: torch.Tensor) -> torch.Tensor:
-    """0, 1, ... counts[0] - 1, 0, 1, ...: places within consecutive groups."""
+def count_each(numbers: torch.Tensor, n: int) -> torch.Tensor:
+    """How often each of 0 .. n - 1 occurs, (n,) int64; as `bincount`, for which a GPU's host would wait."""
+    if not numbers.is_cuda:
+        return torch.bincount(numbers, minlength=n)
+    counts = torch.zeros(n, dtype=torch.int64, device=numbers.device)
+    return counts.index_add_(0, numbers, torch.ones_like(numbers, dtype=torch.int64))
+
+
+def _places(position: torch.Tensor, n: int) -> torch.Tensor:
+    """0, 1, ... for the pairs of each of n positions; the positions of pairs ascend."""
+    counts = count_each(position, n)
     starts = counts.cumsum(0) - counts
-    return torch.arange(int(counts.sum()), device=counts.device) - starts.repeat_interleave(counts)
+    place = torch.arange(len(position), device=position.device)
+    return place - starts.repeat_interleave(counts, output_size=len(position))

@@ -17,16 +17,17 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
+from pose2id.arrays import elements_at_once
 from pose2id.neighbors._int8.encoder import Encoder
 from pose2id.neighbors._int8.farthest import Farthest
 from pose2id.neighbors._int8.layout import NONE
-from pose2id.neighbors._int8.pairs import Pairs
+from pose2id.neighbors._int8.pairs import Pairs, count_each
 from pose2id.neighbors._int8.side import NO_PAIR, Side, View
 from pose2id.neighbors.contract import Search
 from pose2id.threads import refit_threads
 
 ENTRIES = 2**18
-"""Entries of groups that are looked at at once, times 64 on CUDA: a tile may hold all of them in loose data."""
+"""Entries of groups that are looked at at once, for the caches of a CPU: a tile may hold all of them in loose data."""
 FINE = 4
 """Columns of the groups that set a row's first limit."""
 
@@ -115,12 +116,12 @@ class Sweep:
             row = busy[which]
         if not len(row):
             return
-        at_once = ENTRIES * (64 if row.is_cuda else 1) // self.group
+        at_once = elements_at_once(row.device, ENTRIES) // self.group
         for some, groups in zip(torch.split(row, at_once), torch.split(group, at_once), strict=True):
             entries = view.entries(some, groups)
             hit, slot = (entries >= limit[some, None]).nonzero(as_tuple=True)
             position = some[hit]
-            side.counts[rows] += torch.bincount(position, minlength=len(best))
+            side.counts[rows] += count_each(position, len(best))
             side.set_aside[rows] |= side.counts[rows] > self.cap
             column = groups[hit] * self.group + slot + view.columns.start
             if self.pairs.add(view.tile, position + rows.start, column, entries[hit, slot]):
