@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import lru_cache
 
 import memory
 import numpy as np
@@ -21,6 +22,7 @@ HEAD = ("visibility", "N", "P", "D", "parts [s]", "flattened [s]", "ratio", "mem
 MOST, SPACE = 8.0, 1.0
 
 
+@lru_cache(1)
 def part_features(n, parts=6, width=512):
     """Features like a model's, cut in parts of length 1, and which are visible: six of ten rows hide some."""
     rng = np.random.default_rng(0)
@@ -31,7 +33,7 @@ def part_features(n, parts=6, width=512):
     return x, visible
 
 
-def check_rows(x, visible, count=20):
+def check_rows(x, visible, count=5):
     """The nearest rows of some, by differences."""
     at = np.random.default_rng(1).choice(len(x), count, replace=False)
     found = part_neighbors(x[at], x, 3, visible[at], visible)
