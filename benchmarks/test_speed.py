@@ -186,7 +186,7 @@ def check_scores(distances, labels):
 
 
 @pytest.mark.parametrize(
-    ("matches", "nearer", "least"), [(17, 12, 5), (17, 2.85, 2), (17, 0, 2), (5, 0, 1.5), (160, 0, 1.5)]
+    ("matches", "nearer", "least"), [(17, 12, 8), (17, 2.85, 5), (17, 0, 5), (5, 0, 5), (160, 0, 4)]
 )
 def test_evaluate_whatever_the_ranking(report, full, matches, nearer, least):
     q, g = (3368, 15913) if full else (1000, 8000)

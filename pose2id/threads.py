@@ -13,6 +13,8 @@ functions that compute for long; from their start to their end the calling threa
 cores of this container: a thread that computes all the time and does not get its core for all of it. Then the call goes
 on with one thread, which waits for nobody, and tries again later.
 
+Where blocks are independent, `map_in_threads` gives each to a thread of its own, and nobody waits within one.
+
 The number of threads changes no result. torch's own setting is changed for the calling thread only, and put back.
 """
 
@@ -24,13 +26,17 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 LOOK = 0.1
 """Seconds for which a count of other programs holds."""
@@ -217,6 +223,30 @@ def refit_threads() -> None:
     call: _Call | None = getattr(_own, "call", None)
     if call is not None:
         call.refit()
+
+
+def map_in_threads(
+    call: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> Generator[Result, None, None]:
+    """What `call` makes of each item, in order; as many at a time as torch uses threads, each computing with one.
+
+    For a GPU the calling thread makes all.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1 or device.type != "cpu":
+        yield from map(call, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="pose2id", initializer=_set_threads, initargs=(1,))
+    running: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(call, item))
+            if len(running) > threads:  # results wait as well, so not all at once
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

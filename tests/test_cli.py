@@ -876,8 +876,9 @@ def test_one_word_has_one_meaning():
     assert meanings.pop("-o") == meanings.pop("--output")
     assert meanings["--k1"] == {"a neighbour is among the K1 nearest rows of a row"}
     several = {option for option, words in meanings.items() if len(words) > 1}
-    # What is drawn from a seed, replaced, or computed in a format is said by each command for itself.
-    assert several <= {"--seed", "--overwrite", "--rerank"}
+    # What is drawn from a seed, replaced, or computed in a format is said by each command for itself; pictures have a
+    # width, and so have features.
+    assert several <= {"--seed", "--overwrite", "--rerank", "--width"}
 
 
 def test_every_option_says_what_it_is():

@@ -11,7 +11,17 @@ import torch
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, threads
 from pose2id.cli import main
-from pose2id.threads import Limits, choose_threads, count_others, find_limits, fit_threads, read_quota, refit_threads
+from pose2id.evaluation import tiles
+from pose2id.threads import (
+    Limits,
+    choose_threads,
+    count_others,
+    find_limits,
+    fit_threads,
+    map_in_threads,
+    read_quota,
+    refit_threads,
+)
 
 ANY = Limits(8, math.inf)
 
@@ -335,3 +345,47 @@ def test_doctor(monkeypatch, capsys, limits, others, line, warnings):
     lines = capsys.readouterr().out.splitlines()
     at = lines.index(f"cores     {line}")
     assert [text.removeprefix("  warning    ") for text in lines[at + 1 : lines.index("engines")]] == warnings
+
+
+def test_map_in_threads_gives_all_in_order():
+    threads_of = {}
+
+    def call(item):
+        threads_of.setdefault(threading.get_ident(), set()).add(torch.get_num_threads())
+        return item * item
+
+    assert list(map_in_threads(call, range(50), torch.device("cpu"))) == [item * item for item in range(50)]
+    assert torch.get_num_threads() == 4
+    assert threading.get_ident() not in threads_of
+    assert all(counts == {1} for counts in threads_of.values())
+    assert list(map_in_threads(call, [], torch.device("cpu"))) == []
+
+
+def test_map_in_threads_ends_with_the_first_error(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    called = []
+
+    def call(item):
+        called.append(item)
+        if item == 3:
+            raise ValueError("item 3")
+        return item
+
+    counted = map_in_threads(call, range(1000), torch.device("cpu"))
+    assert [next(counted) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="item 3"):
+        next(counted)
+    assert len(called) < 10
+
+
+def test_scores_do_not_depend_on_threads(monkeypatch):
+    """Blocks of a few queries, of float32 products that leave so much open that float64 ones follow."""
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 2, (300, 6)) + 1e-4 * rng.integers(0, 2, (300, 6))).astype(np.float32)
+    ids, found = rng.integers(0, 20, 300), []
+    monkeypatch.setattr(tiles, "QUERY_TILE", 16)
+    for count in (1, 4):
+        torch.set_num_threads(count)
+        scores = evaluate_features(x[:100], x[100:], ids[:100], ids[100:])
+        found.append((scores.mAP, scores.mINP, scores.tied_rank1, scores.cmc.tolist()))
+    assert found[0] == found[1]

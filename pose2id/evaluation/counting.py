@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.evaluation.lists import Places, RowSorter
+from pose2id.evaluation.lists import Places, find_places, order_rows
 from pose2id.evaluation.protocols import Matches, Relevance
 from pose2id.evaluation.tiles import MEASUREMENT, Limits, Tiles
+
+FEW = 32
+"""So many ties of a row cost less to be looked up, one by one, than to sort the row along with its columns."""
 
 
 class Ranks(NamedTuple):
@@ -33,13 +36,13 @@ class Ranks(NamedTuple):
 
 
 class RankCounter:
-    """Counts the ranks of matches, one block of queries after the other.
+    """Counts the ranks of matches of blocks of queries, of several at a time in as many threads.
 
     Scores come from float32 products; where these leave too much open, from then on from float64 ones.
     """
 
     def __init__(self, relevance: Relevance, tiles: Tiles) -> None:
-        self._tiles, self._product, self._sorter = tiles, torch.float32, RowSorter()
+        self._tiles, self._product = tiles, torch.float32
         self._over_identities = relevance.protocol.cmc_over_identities
         self._items = torch.from_numpy(relevance.gallery_ids).to(tiles.device)
         self._junk = torch.from_numpy(np.flatnonzero(relevance.gallery_junk)).to(tiles.device)
@@ -69,7 +72,7 @@ class RankCounter:
         if bound is None:
             before, tied = self._order_ties(right, scores, end)
         else:
-            places, columns = self._sorter.order(scores, end, right.table(lower), right.table(upper))
+            places, columns = order_rows(scores, end, right.table(lower), right.table(upper))
             before, until = right.take(places)
             most = scores.numel() // MEASUREMENT if self._product == torch.float32 else scores.numel()
             unsure = right.list_between(before, until, columns, most)
@@ -86,14 +89,21 @@ class RankCounter:
     def _order_ties(self, right: _Right, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, int]:
         """How many items stand before each match, and how many rows are tied, from exact scores."""
         limits = right.table(right.score)
-        before, until = right.take(self._sorter.find(scores, end, limits, limits))
+        before, until = right.take(find_places(scores, end, limits, limits))
         tied = int(((right.slot == 0) & (before == 0) & (until > 0)).sum())
         equal = (until > before).nonzero().flatten()
+        if not scores.is_cuda:
+            few = torch.bincount(right.row[equal], minlength=len(scores))[right.row[equal]] <= FEW
+            table = scores.numpy()
+            for at in equal[few].tolist():
+                ahead_of = table[int(right.row[at]), : int(right.column[at])]
+                before[at] += int(np.count_nonzero(ahead_of == right.score[at].item()))
+            equal = equal[~few]
         if len(equal):
             row, column = right.row[equal], right.column[equal]
             tied_rows = torch.full_like(end, -torch.inf)
             tied_rows[row] = end[row]
-            _, columns = self._sorter.order(scores, tied_rows, limits, limits)
+            _, columns = order_rows(scores, tied_rows, limits, limits)
             low, high = before[equal], until[equal]
             for _ in range(scores.shape[1].bit_length()):  # the columns between ascend: halve
                 middle = ((low + high) // 2).clamp(max=columns.shape[1] - 1)

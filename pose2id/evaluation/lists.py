@@ -1,21 +1,19 @@
 """Lists: the scores of a tile sorted row by row, as far as the last match of each.
 
-On the CPU numpy sorts, several rows at a time: its sort of mere numbers takes a quarter of the time of one that tells
-where they stood. Rows whose columns are asked for are sorted as whole numbers that hold both.
+On the CPU numpy sorts: its sort of mere numbers takes a quarter of the time of one that tells where they stood. Rows
+whose columns are asked for are sorted as whole numbers that hold both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 Values = npt.NDArray[Any]
-Found = TypeVar("Found")
 
 
 class Places(NamedTuple):
@@ -25,47 +23,32 @@ class Places(NamedTuple):
     until: torch.Tensor
 
 
-class RowSorter:
-    """Sorts the rows of tiles (b, G) up to `end` (b,) at least, and finds limits among them: none is above `end`.
+def find_places(scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> Places:
+    """The places of limits (b, m) among the scores (b, G) of their row; no limit is above the row's `end` (b,).
 
-    Limits (b, m) ascend in each row and are padded with inf, whose places mean nothing. On the CPU so many threads
-    sort as torch uses.
+    Limits ascend in each row and are padded with inf, whose places mean nothing.
     """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="evaluate")  # they end with it
-
-    def find(self, scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> Places:
-        """The places of limits."""
-        if scores.is_cuda:
-            return _search(scores.sort(dim=1).values, lower, upper)
-        return _place(self._each(_find_in_row, scores, end, lower, upper))
-
-    def order(
-        self, scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor
-    ) -> tuple[Places, torch.Tensor]:
-        """As `find`, and the columns of the sorted scores, (b, w), ascending where these are equal."""
-        if scores.is_cuda:
-            values, columns = scores.sort(dim=1, stable=True)
-            return _search(values, lower, upper), columns
-        found, orders = zip(*self._each(_order_row, scores, end, lower, upper), strict=True)
-        table = np.zeros((len(orders), max(1, *map(len, orders))), np.int64)
-        for row, order in zip(table, orders, strict=True):
-            row[: len(order)] = order
-        return _place(found), torch.from_numpy(table)
-
-    def _each(self, call: Callable[..., Found], *tensors: torch.Tensor) -> list[Found]:
-        """What `call` makes of each row of the tensors; each thread takes a run of rows."""
-        arrays = [tensor.numpy() for tensor in tensors]
-        step = max(1, -(-len(arrays[0]) // torch.get_num_threads()))
-        runs = [[array[at : at + step] for array in arrays] for at in range(0, len(arrays[0]), step)]
-        # The last run is this thread's own.
-        others = [self._pool.submit(_map, call, run) for run in runs[:-1]]
-        own = _map(call, runs[-1])
-        return [found for other in others for found in other.result()] + own
+    if scores.is_cuda:
+        return _search(scores.sort(dim=1).values, lower, upper)
+    return _place(_each(_find_in_row, scores, end, lower, upper))
 
 
-def _map(call: Callable[..., Found], arrays: list[Values]) -> list[Found]:
+def order_rows(
+    scores: torch.Tensor, end: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor
+) -> tuple[Places, torch.Tensor]:
+    """As `find_places`, and the columns of the sorted scores, (b, w), ascending where these are equal."""
+    if scores.is_cuda:
+        values, columns = scores.sort(dim=1, stable=True)
+        return _search(values, lower, upper), columns
+    found, orders = zip(*_each(_order_row, scores, end, lower, upper), strict=True)
+    table = np.zeros((len(orders), max(1, *map(len, orders))), np.int64)
+    for row, order in zip(table, orders, strict=True):
+        row[: len(order)] = order
+    return _place(found), torch.from_numpy(table)
+
+
+def _each(call: Callable[..., Any], *tensors: torch.Tensor) -> list[Any]:
+    arrays = [tensor.numpy() for tensor in tensors]
     memory = np.empty_like(arrays[0][0])  # for a row; new memory for each costs half as much as its sort
     return [call(*rows, memory) for rows in zip(*arrays, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,11 @@ from pose2id.arrays import (
     take_features,
 )
 from pose2id.distances import full_precision
-from pose2id.evaluation.counting import RankCounter
-from pose2id.evaluation.protocols import METRICS, Protocol, Relevance
+from pose2id.evaluation.counting import RankCounter, Ranks
+from pose2id.evaluation.protocols import METRICS, Matches, Protocol, Relevance
 from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, GridTiles, MatrixTiles, Tiles, exact_in_float64
 from pose2id.tables import format_text
-from pose2id.threads import fit_threads, refit_threads
+from pose2id.threads import fit_threads, map_in_threads
 from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
@@ -283,24 +284,27 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
     elements = 4 * elements_at_once(tiles.device, BLOCK_ELEMENTS)
     most = math.isqrt(elements // max(1, int(relevance.same.sum()) // max(1, total)))
     height = max(1, min(tiles.height, most))
+    blocks = [slice(start, min(start + height, total)) for start in range(0, total, height)]
+
+    def count(block: slice) -> tuple[slice, Matches, Ranks | None]:
+        matches = relevance.matches(block)
+        return block, matches, counter.count(block, matches) if len(matches.row) else None
+
     precision = np.full(total, np.nan)
     negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
-    with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar:
-        for start in range(0, total, height):
-            refit_threads()
-            block = slice(start, min(start + height, total))
-            matches = relevance.matches(block)
-            if len(matches.row):
-                ranks = counter.count(block, matches)
+    counted = map_in_threads(count, blocks, tiles.device)
+    with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar, contextlib.closing(counted):
+        for block, matches, ranks in counted:
+            if ranks is not None:
                 precision[block] = _average_precision(ranks.items, matches.per_query)
                 valid = matches.per_query > 0
-                count = matches.per_query[valid]
-                last = np.take_along_axis(ranks.items[valid], count[:, None] - 1, axis=1)[:, 0]
-                negative_penalty.append(count / last)
+                number = matches.per_query[valid]
+                last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
+                negative_penalty.append(number / last)
                 first.append(ranks.first[valid])
                 longest = max(longest, int(matches.listed[valid].max()))
                 tied += ranks.tied
-            bar.update(block.stop - start)
+            bar.update(block.stop - block.start)
     best = np.concatenate(first)
     if not len(best):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -84,6 +85,7 @@ class FeatureTiles:
         self.scale = None if self._frame is None else self._frame.scale
         self.dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._lock = threading.Lock()
         self.device, most = items.device, min(2**23, QUERY_TILE * len(items))
         self.height = max(16, elements_at_once(self.device, most) // max(1, len(items)))
 
@@ -108,13 +110,14 @@ class FeatureTiles:
 
     def _prepared_items(self, product: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The gallery as it enters products, and its squared norms; kept for the next tile."""
-        if self._base is None or self._base[0].dtype != product:
-            self._base = None  # frees memory for the other dtype
-            prepared = torch.empty(self.items.shape, dtype=product, device=self.device)
-            for block in row_blocks(self.items):
-                prepared[block] = self._prepare(self.items[block], product)
-            self._base = prepared, self._norms(prepared)
-        return self._base
+        with self._lock:
+            if self._base is None or self._base[0].dtype != product:
+                self._base = None  # frees memory for the other dtype
+                prepared = torch.empty(self.items.shape, dtype=product, device=self.device)
+                for block in row_blocks(self.items):
+                    prepared[block] = self._prepare(self.items[block], product)
+                self._base = prepared, self._norms(prepared)
+            return self._base
 
     def _prepare(self, rows: torch.Tensor, product: torch.dtype) -> torch.Tensor:
         """Rows as they enter the product."""
@@ -212,7 +215,7 @@ class Limits(Protocol):
 
 
 class Tiles(Protocol):
-    """Where blocks of scores come from; other rooms may bring their own."""
+    """Where blocks of scores come from, asked by several threads at once; other rooms may bring their own."""
 
     height: int
     device: torch.device
