@@ -21,9 +21,12 @@ import numpy as np
 
 def _calls(task: str, queries: int):
     import pose2id
-    from pose2id.parts import centralize_parts
+    from pose2id.parts import aligned_distances, centralize_parts
 
     return {
+        "aligned_distances": lambda x: aligned_distances(
+            *(part.reshape(len(part), 8, -1) for part in np.split(x, [queries]))
+        ),
         "knn": lambda x: pose2id.knn_graph(x, 2),
         "knn 20": lambda x: pose2id.knn_graph(x, 20),
         "centralize": lambda x: pose2id.centralize(x),

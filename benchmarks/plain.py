@@ -90,3 +90,38 @@ def id_density(features: np.ndarray, ids: np.ndarray) -> float:
         own = labels == label
         density[own] = (rows[own] - rows[own].mean(0)).square().sum(1)
     return float(density.mean())
+
+
+def aligned_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """DMLI (Luo et al. 2019) of stripes (Q, H, D) and (G, H, D), by a loop over pairs and cells."""
+    result = np.empty((len(query), len(gallery)))
+    for q, own in enumerate(query):
+        for g, other in enumerate(gallery):
+            far = np.sqrt(np.maximum((own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T, 0))
+            cell = (np.exp(far) - 1) / (np.exp(far) + 1)
+            result[q, g] = _shortest(cell)
+    return result
+
+
+def aligned_distances_at_once(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """The same with the loop over cells only, as the released numpy code does for blocks of 200 x 200 images."""
+    result = np.empty((len(query), len(gallery)))
+    (h, d), w = query.shape[1:], gallery.shape[1]
+    for i in range(0, len(query), 200):
+        for j in range(0, len(gallery), 200):
+            own, other = query[i : i + 200].reshape(-1, d), gallery[j : j + 200].reshape(-1, d)
+            far = np.sqrt(np.maximum((own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T, 0))
+            cell = (np.exp(far) - 1) / (np.exp(far) + 1)
+            cell = cell.reshape(-1, h, len(other) // w, w).transpose(1, 3, 0, 2)
+            result[i : i + 200, j : j + 200] = _shortest(cell)
+    return result
+
+
+def _shortest(cell: np.ndarray) -> np.ndarray:
+    best = np.zeros_like(cell)
+    for i in range(cell.shape[0]):
+        for j in range(cell.shape[1]):
+            before = [best[i - 1, j]] if i else []
+            before += [best[i, j - 1]] if j else []
+            best[i, j] = cell[i, j] + (np.minimum.reduce(before) if before else 0)
+    return best[-1, -1]

@@ -158,7 +158,7 @@ def rerank_top(
     values = torch.full(shape, torch.inf, dtype=task.dtype, device=device)
     width = min(top, len(task.items))
     for block, distances in _blocks(task):
-        values[block, :width], indices[block, :width] = _smallest(distances, width)
+        values[block, :width], indices[block, :width] = smallest(distances, width)
     return Neighbors(kind.give_back(indices, torch.int64), kind.give_back(values, task.dtype))
 
 
@@ -198,7 +198,7 @@ def _take(
     return _Task(queries, items, k1, k2, share, engine, progress), kind
 
 
-def _smallest(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def smallest(distances: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `width` smallest of every row and their columns, ascending, ties by column: both (b, width)."""
     values, at = distances.topk(min(width + 1, distances.shape[1]), dim=1, largest=False)
     at, order = at.sort(dim=1)
@@ -271,15 +271,17 @@ def encode_neighbors(
     measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     k1: int,
     k2: int,
+    own: torch.Tensor | None = None,
 ) -> sparse.csr_matrix:
     """Steps 1 to 5: V as a sparse (n, n) matrix, from each row's nearest others.
 
     `near` and `distances` (n, k): the `neighbors_needed`, -1 where there are fewer; `largest` (n,): the largest
-    distance of each row; `measure` gives distances of pairs of rows, float64.
+    distance of each row; `measure` gives distances of pairs of rows, float64; `own` (n,) the distance
+    of each row to itself, where it is not 0.
     """
     # Where fewer were found, the row itself, which is a member anyway.
     near = torch.where(near < 0, torch.arange(len(near), device=near.device)[:, None], near)
-    encoded = _weigh(_members(near.cpu().numpy(), k1), near, distances, largest, measure)
+    encoded = _weigh(_members(near.cpu().numpy(), k1), near, distances, largest, measure, own)
     return _expand(encoded, near[:, : k2 - 1].cpu().numpy()) if k2 > 1 else encoded
 
 
@@ -309,6 +311,7 @@ def _weigh(
     distances: torch.Tensor,
     largest: torch.Tensor,
     measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    own: torch.Tensor | None = None,
 ) -> sparse.csr_matrix:
     """Step 4: V. `near` and `distances` (n, k) hold each row's nearest others, `largest` (n,) its largest distance."""
     n, device = len(near), near.device
@@ -319,7 +322,7 @@ def _weigh(
     known, wanted = known.flatten(), row * n + column
     at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
     ratio = distances.gather(1, order).flatten()[at].double()
-    ratio[row == column] = 0
+    ratio[row == column] = 0 if own is None else own.double()
     other = ((known[at] != wanted) & (row != column)).nonzero().flatten()
     ratio[other] = measure(row[other], column[other])
     weight = torch.exp(-(ratio / largest[row]).square())

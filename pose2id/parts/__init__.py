@@ -7,6 +7,7 @@ Two images are compared by the parts that both show. All that whole features can
 - `search`: the nearest rows, never N x N.
 - `centralization`, `fusion`: `centralize_parts`.
 - `distances`: `part_distances`, `part_neighbors`.
+- `aligned`: `aligned_distances`, of stripes. `matrices`: `combine_distances`, `rerank_distances`, of any distances.
 - `scores`: `evaluate_parts`. `reranking`: `rerank_parts`. `density`: `part_density`.
 """
 
@@ -16,29 +17,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pose2id.parts.aligned import aligned_distances
     from pose2id.parts.centralization import PartFeatures, centralize_parts
     from pose2id.parts.density import part_density
     from pose2id.parts.distances import part_distances, part_neighbors
+    from pose2id.parts.matrices import combine_distances, rerank_distances
     from pose2id.parts.reranking import rerank_parts
     from pose2id.parts.scores import evaluate_parts
 
 __all__ = [
     "PartFeatures",
+    "aligned_distances",
     "centralize_parts",
+    "combine_distances",
     "evaluate_parts",
     "part_density",
     "part_distances",
     "part_neighbors",
+    "rerank_distances",
     "rerank_parts",
 ]
 
 _MODULE_OF = {
     "PartFeatures": "centralization",
+    "aligned_distances": "aligned",
     "centralize_parts": "centralization",
+    "combine_distances": "matrices",
     "evaluate_parts": "scores",
     "part_density": "density",
     "part_distances": "distances",
     "part_neighbors": "distances",
+    "rerank_distances": "matrices",
     "rerank_parts": "reranking",
 }
 
