@@ -38,6 +38,15 @@ def reid_like(n: int, width: int, seed: int = 0, cameras: int = 6) -> tuple[np.n
     return rows[order], ids[order], cams[order]
 
 
+def loose(n: int, width: int, seed: int = 0, each: int = 20) -> np.ndarray:
+    """Make (n, width) float32 rows around one centre for `each` of them, no principal directions, half of it noise."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((n // each, width), dtype=np.float32)
+    rows = centres[rng.integers(0, len(centres), n)]
+    rows += np.float32(0.5) * rng.standard_normal((n, width), dtype=np.float32)
+    return rows
+
+
 def ranking(q: int, g: int, matches: int, nearer: float, seed: int = 0) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Make random distances (q, g), so many matches on average and so much nearer, in standard deviations; labels."""
     rng = np.random.default_rng(seed)

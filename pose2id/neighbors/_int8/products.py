@@ -10,6 +10,8 @@ LEVEL = 127
 """The largest code where float32 products are taken."""
 WHOLE = 2**24 // LEVEL**2
 """Sums of so many products of codes are whole numbers that float32 holds."""
+AT_ONCE = 256
+"""Rows that are multiplied as floats at once, whose products pass through the caches into the whole numbers."""
 
 
 class Products:
@@ -31,11 +33,14 @@ class Products:
         self._sums, sums = _take(self._sums, len(left), right.shape[1])
         if self.int8:
             return torch._int_mm(left, right, out=sums)
-        self._floats, floats = _take(self._floats, len(left), right.shape[1])
+        rows = max(1, min(AT_ONCE, len(left)))
+        self._floats, floats = _take(self._floats, rows, right.shape[1])
         for start in range(0, left.shape[1], WHOLE):
             columns = slice(start, start + WHOLE)
-            torch.mm(left[:, columns].float(), right[columns].float(), out=floats)
-            sums = sums.copy_(floats) if start == 0 else sums.add_(floats.int())
+            factor = right[columns].float()
+            for part, into in zip(torch.split(left[:, columns], rows), torch.split(sums, rows), strict=True):
+                product = torch.mm(part.float(), factor, out=floats[: len(part)])
+                into.copy_(product) if start == 0 else into.add_(product.int())
         return sums
 
 
