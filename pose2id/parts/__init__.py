@@ -9,6 +9,7 @@ Two images are compared by the parts that both show. All that whole features can
 - `distances`: `part_distances`, `part_neighbors`.
 - `aligned`: `aligned_distances`, of stripes. `matrices`: `combine_distances`, `rerank_distances`, of any distances.
 - `scores`: `evaluate_parts`. `reranking`: `rerank_parts`. `density`: `part_density`.
+- `maps`, `boxes`: parts from feature maps, by stripes, masks, boxes of keypoints. `concatenation`: one row of parts.
 """
 
 from __future__ import annotations
@@ -18,9 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pose2id.parts.aligned import aligned_distances
+    from pose2id.parts.boxes import part_boxes, pool_boxes
     from pose2id.parts.centralization import PartFeatures, centralize_parts
+    from pose2id.parts.concatenation import concatenate_parts, fuse_tanh
     from pose2id.parts.density import part_density
     from pose2id.parts.distances import part_distances, part_neighbors
+    from pose2id.parts.maps import (
+        bilinear_pool,
+        location_pyramid,
+        mask_visibility,
+        neighborhood_differences,
+        pool_masks,
+        pool_stripes,
+    )
     from pose2id.parts.matrices import combine_distances, rerank_distances
     from pose2id.parts.reranking import rerank_parts
     from pose2id.parts.scores import evaluate_parts
@@ -28,12 +39,22 @@ if TYPE_CHECKING:
 __all__ = [
     "PartFeatures",
     "aligned_distances",
+    "bilinear_pool",
     "centralize_parts",
     "combine_distances",
+    "concatenate_parts",
     "evaluate_parts",
+    "fuse_tanh",
+    "location_pyramid",
+    "mask_visibility",
+    "neighborhood_differences",
+    "part_boxes",
     "part_density",
     "part_distances",
     "part_neighbors",
+    "pool_boxes",
+    "pool_masks",
+    "pool_stripes",
     "rerank_distances",
     "rerank_parts",
 ]
@@ -41,12 +62,22 @@ __all__ = [
 _MODULE_OF = {
     "PartFeatures": "centralization",
     "aligned_distances": "aligned",
+    "bilinear_pool": "maps",
     "centralize_parts": "centralization",
     "combine_distances": "matrices",
+    "concatenate_parts": "concatenation",
     "evaluate_parts": "scores",
+    "fuse_tanh": "concatenation",
+    "location_pyramid": "maps",
+    "mask_visibility": "maps",
+    "neighborhood_differences": "maps",
+    "part_boxes": "boxes",
     "part_density": "density",
     "part_distances": "distances",
     "part_neighbors": "distances",
+    "pool_boxes": "boxes",
+    "pool_masks": "maps",
+    "pool_stripes": "maps",
     "rerank_distances": "matrices",
     "rerank_parts": "reranking",
 }

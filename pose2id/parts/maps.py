@@ -1,0 +1,423 @@
+"""Parts from feature maps (N, C, H, W) alone: stripes, soft masks, a pose's maps, locations, neighbourhoods.
+
+What a network's last layer left is pooled as the published systems do it; nothing here is trained. All sums are made in
+the working dtype, float32 or float64, over a block of images at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from pose2id.arrays import Kind, check_same_kind, row_blocks, take_features, work_dtype
+from pose2id.distances import scale_to_unit
+from pose2id.threads import fit_threads
+from pose2id.validation import check_choice, check_count, check_flag
+
+if TYPE_CHECKING:
+    from pose2id.arrays import Array
+
+FAINTEST = 1e-6
+"""A mask that sums to less is divided by this, as in BPBReID: a part that is nowhere comes out as (nearly) zeros."""
+
+
+def take_maps(maps: Any, name: str = "maps", shape: str = "(N, C, H, W)") -> tuple[torch.Tensor, Kind]:
+    """Maps of four axes, finite floats; only N may be 0."""
+    tensor, kind = take_features(maps, name, shape)
+    if 0 in tensor.shape[1:]:
+        raise ValueError(f"{name} must have no empty axis but the first, received shape {tuple(tensor.shape)}")
+    return tensor, kind
+
+
+def check_same_images(
+    first: tuple[torch.Tensor, Kind], second: tuple[torch.Tensor, Kind], names: tuple[str, str]
+) -> None:
+    """Raise unless both arrays are of one kind and have equally many rows."""
+    check_same_kind(first[1], second[1], names)
+    if len(first[0]) != len(second[0]):
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have one row for each image, "
+            f"received {len(first[0])} and {len(second[0])} rows"
+        )
+
+
+def name_rows(bad: torch.Tensor) -> str:
+    """The first of the rows that are marked, for an error."""
+    rows = bad.nonzero().flatten().tolist()
+    return f"{len(rows)} row(s): " + ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+
+
+def take_extent(size: Any, name: str) -> tuple[int, int]:
+    """Height and width, both integers >= 1."""
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise TypeError(f"{name} must be a pair (height, width) of integers, received {size!r}")
+    return check_count(size[0], f"the height of {name}", 1), check_count(size[1], f"the width of {name}", 1)
+
+
+def pool_blocks(pool: Callable[..., torch.Tensor], *arrays: torch.Tensor) -> torch.Tensor:
+    """`pool` of some rows at a time of all `arrays`, in their common working dtype; kept in the dtype of the first."""
+    dtype = arrays[0].dtype
+    for array in arrays[1:]:
+        dtype = torch.promote_types(dtype, array.dtype)
+    found = pool(*(array[:0].to(work_dtype(dtype)) for array in arrays))  # for the shape, also where there are no rows
+    kept = arrays[0].dtype if found.is_floating_point() else found.dtype
+    result = torch.empty(len(arrays[0]), *found.shape[1:], dtype=kept, device=found.device)
+    for block in row_blocks(arrays[0]):
+        result[block] = pool(*(array[block].to(work_dtype(dtype)) for array in arrays))
+    return result
+
+
+@fit_threads
+def pool_stripes(maps: Array, count: int = 6, *, rule: str = "adaptive", reduce: str = "mean") -> Array:
+    """Cut maps into horizontal stripes and pool each over all its locations (PCB).
+
+    Parameters
+    ----------
+    maps : (N, C, H, W) numpy array or torch tensor
+        float16, bfloat16, float32 or float64; finite.
+    count : int
+        Number P of stripes.
+    rule : {"adaptive", "windows"}
+        Which rows stripe i has. "adaptive": floor(i H / P) to ceil((i + 1) H / P), as torch's adaptive pooling and most
+        copies of PCB; more stripes than rows repeat rows. "windows": all have H - (P - 1) s rows, one every s = floor(H
+        / P) rows, as the first PCB code. They are equal where P divides H.
+    reduce : {"mean", "max"}
+        Over the locations of a stripe.
+
+    Returns
+    -------
+    (N, P, C) array of the kind of `maps`
+        Not scaled to length 1; `concatenate_parts` and `centralize_parts` do that.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, NaN or inf (the rows are named), other options, "windows" with more stripes than rows.
+
+    References
+    ----------
+    Sun et al., "Beyond Part Models: Person Retrieval with Refined Part Pooling", ECCV 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import pool_stripes
+    >>> maps = np.arange(5.0).reshape(1, 1, 5, 1)
+    >>> pool_stripes(maps, 2)[0, :, 0].tolist(), pool_stripes(maps, 2, rule="windows")[0, :, 0].tolist()
+    ([1.0, 3.0], [1.0, 3.0])
+    >>> pool_stripes(maps, 3)[0, :, 0].tolist(), pool_stripes(maps, 3, rule="windows")[0, :, 0].tolist()
+    ([0.5, 2.0, 3.5], [1.0, 2.0, 3.0])
+    """
+    tensor, kind = take_maps(maps)
+    count, height = check_count(count, "count", 1), tensor.shape[2]
+    check_choice(rule, "rule", ("adaptive", "windows"))
+    check_choice(reduce, "reduce", ("mean", "max"))
+    if rule == "windows":
+        if count > height:
+            raise ValueError(f"count must be at most the height of the maps, {height}, by windows, received {count}")
+        step = height // count
+        rows = [slice(i * step, height - (count - 1 - i) * step) for i in range(count)]
+    else:
+        rows = [slice(i * height // count, -(-(i + 1) * height // count)) for i in range(count)]
+
+    def pool(block: torch.Tensor) -> torch.Tensor:
+        stripes = [block[:, :, one].flatten(2) for one in rows]
+        return torch.stack([one.amax(2) if reduce == "max" else one.mean(2) for one in stripes], dim=1)
+
+    return kind.give_back(pool_blocks(pool, tensor))  # type: ignore[no-any-return]
+
+
+def _take_masks(masks: Any, name: str = "masks", shape: str = "(N, P, h, w)") -> tuple[torch.Tensor, Kind, bool]:
+    """Masks as floats, their kind, and whether they were bools."""
+    binary = "bool" in str(getattr(masks, "dtype", ""))
+    if binary:
+        masks = masks.to(torch.float32) if isinstance(masks, torch.Tensor) else masks.astype("float32")
+    tensor, kind = take_maps(masks, name, shape)
+    return tensor, kind, binary
+
+
+def _check_positive(masks: torch.Tensor) -> None:
+    bad = (masks < 0).flatten(1).any(dim=1)
+    if bool(bad.any()):
+        raise ValueError(f"masks must be >= 0, received smaller values in {name_rows(bad)}; apply a softmax")
+
+
+def _resize(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Masks at another size, bilinear with the corners in place; as they are where they have it."""
+    if tuple(masks.shape[2:]) == size:
+        return masks
+    return functional.interpolate(masks, size, mode="bilinear", align_corners=True)
+
+
+@fit_threads
+def pool_masks(maps: Array, masks: Array, *, divide: str = "mask") -> Array:
+    r"""Pool maps under soft masks, one part for each mask (BPBReID, KPR, SPReID, PCB's refined parts).
+
+    .. math:: f_p = \sum_{xy} m_p x \,/\, \max(\sum_{xy} m_p,\ 10^{-6}) \quad\text{or}\quad \sum_{xy} m_p x \,/\, (H W)
+
+    Parameters
+    ----------
+    maps : (N, C, H, W) numpy array or torch tensor
+        float16, bfloat16, float32 or float64; finite.
+    masks : (N, P, h, w) array of the same kind
+        Floats >= 0, such as probabilities, or bools. Each channel is a part and none is dropped: leave the background
+        out with ``masks[:, 1:]``. Masks of another size are resized to the maps', bilinear with the corners in place.
+    divide : {"mask", "area"}
+        Divide by the sum of the mask, or by the number of locations. BPBReID does the first for parts, the second for
+        its foreground, whose mask is the largest of the parts'. Refined PCB is P times the second.
+
+    Returns
+    -------
+    (N, P, C) array of the kind of `maps`
+        A part whose mask is 0 everywhere comes out as zeros, which counts as hidden in this package.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, different N or kind, NaN or inf (the rows are named), negative masks.
+
+    Notes
+    -----
+    SPReID resizes the maps up to its masks instead, which gives other means: resize the maps first to have its numbers.
+    Its feature is [foreground, largest of the four parts, plain mean], not all parts in a row.
+
+    References
+    ----------
+    Somers et al., WACV 2023; Kalayeh et al., "Human Semantic Parsing for Person Re-identification", CVPR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import pool_masks
+    >>> maps = np.array([[[[1.0, 3.0]]]])
+    >>> masks = np.array([[[[0.25, 0.25]], [[0.0, 1.0]]]])
+    >>> pool_masks(maps, masks)[0, :, 0].tolist(), pool_masks(maps, masks, divide="area")[0, :, 0].tolist()
+    ([2.0, 3.0], [0.5, 1.5])
+    """
+    tensor, kind = take_maps(maps)
+    given, other, _ = _take_masks(masks)
+    check_choice(divide, "divide", ("mask", "area"))
+    check_same_images((tensor, kind), (given, other), ("maps", "masks"))
+    _check_positive(given)
+    height, width = tensor.shape[2:]
+
+    def pool(block: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        weights = _resize(weights, (height, width)).flatten(2)
+        if divide == "mask":
+            weights = weights / weights.sum(2, keepdim=True).clamp(min=FAINTEST)
+            return weights @ block.flatten(2).transpose(1, 2)
+        return (weights / (height * width)) @ block.flatten(2).transpose(1, 2)
+
+    return kind.give_back(pool_blocks(pool, tensor, given))  # type: ignore[no-any-return]
+
+
+@fit_threads
+def mask_visibility(masks: Array, *, binary: bool = True, size: tuple[int, int] | None = None) -> Array:
+    """Which parts an image shows, from the probabilities of its pixels (BPBReID, KPR).
+
+    Parameters
+    ----------
+    masks : (N, K + 1, h, w) numpy array or torch tensor
+        Probabilities of the background, channel 0, and of K parts.
+    binary : bool
+        True: a part is visible where it is the likeliest channel of any one pixel; of equally likely ones the first
+        counts. False: the visibility is the part's largest probability.
+    size : (height, width), optional
+        Resize the masks first, as `pool_masks` does. BPBReID measures at the size of its feature maps.
+
+    Returns
+    -------
+    (N, K) array of bools, or of the dtype of `masks`
+        For `centralize_parts` and its kin.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, less than two channels, NaN or inf (the rows are named), values outside [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import mask_visibility
+    >>> masks = np.array([[0.5, 0.2], [0.3, 0.7], [0.2, 0.1]]).reshape(1, 3, 1, 2)
+    >>> mask_visibility(masks).tolist(), mask_visibility(masks, binary=False).tolist()
+    ([[True, False]], [[0.7, 0.2]])
+    """
+    tensor, kind, _ = _take_masks(masks, shape="(N, K + 1, h, w)")
+    binary = check_flag(binary, "binary")
+    extent = None if size is None else take_extent(size, "size")
+    if tensor.shape[1] < 2:
+        raise ValueError(f"masks must have a background and at least one part, received shape {tuple(tensor.shape)}")
+    _check_positive(tensor)
+    if tensor.numel() and float(tensor.max()) > 1 + 1e-3:
+        raise ValueError(f"masks must be probabilities from 0 to 1, received {float(tensor.max())}; apply a softmax")
+
+    def measure(block: torch.Tensor) -> torch.Tensor:
+        block = block if extent is None else _resize(block, extent)
+        if not binary:
+            return block[:, 1:].amax(dim=(2, 3)).clamp(max=1)  # a softmax of few bits may exceed 1
+        likeliest = block == block.amax(1, keepdim=True)
+        return (likeliest & (likeliest.cumsum(1) == 1))[:, 1:].flatten(2).any(dim=2)
+
+    seen = pool_blocks(measure, tensor)
+    return kind.give_back(seen, torch.bool if binary else None)  # type: ignore[no-any-return]
+
+
+@fit_threads
+def bilinear_pool(appearance: Array, pose: Array, *, normalize: bool = True) -> Array:
+    """Pool appearance under every channel of a pose's maps at once (part-aligned bilinear pooling, PABP).
+
+    The mean over all locations of the products p x a of a pose and an appearance channel, pose slow.
+
+    Parameters
+    ----------
+    appearance : (N, Ca, H, W) numpy array or torch tensor
+        Maps of the picture; finite floats.
+    pose : (N, Cp, H, W) array of the same kind and size
+        Maps of the pose: those of the trained pose branch, or heat maps of keypoints.
+    normalize : bool
+        Scale each row to length 1; rows of zeros stay.
+
+    Returns
+    -------
+    (N, Cp * Ca) array of the kind of `appearance`
+        ``.reshape(N, Cp, Ca)`` are parts. The published code compresses this by random sketches: without its random
+        numbers those features are not comparable, the direction before it is this one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, different N, size or kind, NaN or inf (the rows are named).
+
+    References
+    ----------
+    Suh et al., "Part-Aligned Bilinear Representations for Person Re-identification", ECCV 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import bilinear_pool
+    >>> appearance = np.array([[[[1.0, 2.0]], [[0.0, 4.0]]]])
+    >>> bilinear_pool(appearance, np.array([[[[1.0, 0.5]]]]), normalize=False).tolist()
+    [[1.0, 1.0]]
+    """
+    tensor, kind = take_maps(appearance, "appearance", "(N, Ca, H, W)")
+    given, other = take_maps(pose, "pose", "(N, Cp, H, W)")
+    normalize = check_flag(normalize, "normalize")
+    check_same_images((tensor, kind), (given, other), ("appearance", "pose"))
+    if tensor.shape[2:] != given.shape[2:]:
+        raise ValueError(
+            f"appearance and pose must have equal H and W, received {tuple(tensor.shape)} and {tuple(given.shape)}; "
+            "resize one of them"
+        )
+
+    def pool(block: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        found = (weights.flatten(2) @ block.flatten(2).transpose(1, 2)).flatten(1) / tensor.shape[2:].numel()
+        return scale_to_unit(found.double()).to(found.dtype) if normalize else found
+
+    return kind.give_back(pool_blocks(pool, tensor, given))  # type: ignore[no-any-return]
+
+
+@fit_threads
+def location_pyramid(maps: Array, sizes: Sequence[int] = (2, 4, 6, 8), stride: int = 2) -> Array:
+    """Local features of several sizes, for reconstruction of a person from another's (DSR).
+
+    Parameters
+    ----------
+    maps : (N, C, H, W) numpy array or torch tensor
+        float16, bfloat16, float32 or float64; finite.
+    sizes : sequence of int
+        Sides of the squares over which the maximum is taken, one size after the other.
+    stride : int
+        Step between squares, in both directions; squares lie wholly inside.
+
+    Returns
+    -------
+    (N, C, M) array of the kind of `maps`
+        One column a location, row by row within a size; not scaled. M = 110 for maps of 24 x 8 and the sizes of the
+        published Python code; its MATLAB code has sizes 1 to 4 with stride 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, NaN or inf (the rows are named), no size, or one that does not fit into the maps.
+
+    References
+    ----------
+    He et al., "Deep Spatial Feature Reconstruction for Partial Person Re-identification", CVPR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import location_pyramid
+    >>> location_pyramid(np.arange(6.0).reshape(1, 1, 2, 3), (1, 2), stride=1).tolist()
+    [[[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 5.0]]]
+    """
+    tensor, kind = take_maps(maps)
+    stride = check_count(stride, "stride", 1)
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str) or not len(sizes):
+        raise TypeError(f"sizes must be a sequence of at least one integer, received {sizes!r}")
+    sides = [check_count(size, "each of sizes", 1, min(tensor.shape[2:])) for size in sizes]
+
+    def pool(block: torch.Tensor) -> torch.Tensor:
+        squares = [block.unfold(2, side, stride).unfold(3, side, stride) for side in sides]
+        return torch.cat([one.amax(dim=(4, 5)).flatten(2) for one in squares], dim=2)
+
+    return kind.give_back(pool_blocks(pool, tensor))  # type: ignore[no-any-return]
+
+
+@fit_threads
+def neighborhood_differences(f: Array, g: Array, size: int = 5) -> tuple[Array, Array]:
+    """What is different between two images around each location (IDLA, PersonNet), both ways round.
+
+    K(y, x) = f(y, x) - N(y, x), with N the size x size neighbourhood of g, zeros beyond its border; K' with f and g
+    exchanged. This layer compares pairs: row i of `f` with row i of `g`.
+
+    Parameters
+    ----------
+    f, g : (N, C, H, W) numpy arrays or torch tensors of one kind
+        float16, bfloat16, float32 or float64; finite, of equal shape.
+    size : int
+        Odd side of the neighbourhood.
+
+    Returns
+    -------
+    K, K' : (N, C, H, W, size, size) arrays of the kind of `f`
+        Before any ReLU. ``K.transpose(0, 1, 2, 4, 3, 5).reshape(N, C, size * H, size * W)`` is the tiled form that the
+        next layer of the published networks takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other arrays, different shapes or kinds, NaN or inf (the rows are named), an even size.
+
+    References
+    ----------
+    Ahmed et al., "An Improved Deep Learning Architecture for Person Re-Identification", CVPR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.parts import neighborhood_differences
+    >>> f, g = np.array([[[[5.0]]]]), np.array([[[[2.0]]]])
+    >>> k, k_prime = neighborhood_differences(f, g, 3)
+    >>> k[0, 0, 0, 0].tolist(), k_prime[0, 0, 0, 0, 1].tolist()
+    ([[5.0, 5.0, 5.0], [5.0, 3.0, 5.0], [5.0, 5.0, 5.0]], [2.0, -3.0, 2.0])
+    """
+    first, kind = take_maps(f, "f")
+    second, other = take_maps(g, "g")
+    check_same_images((first, kind), (second, other), ("f", "g"))
+    if first.shape != second.shape:
+        raise ValueError(f"f and g must have equal shapes, received {tuple(first.shape)} and {tuple(second.shape)}")
+    size = check_count(size, "size", 1)
+    if size % 2 == 0:
+        raise ValueError(f"size must be odd, so that a neighbourhood has a centre, received {size}")
+
+    def differ(center: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+        padded = functional.pad(around, [size // 2] * 4)
+        return center[..., None, None] - padded.unfold(2, size, 1).unfold(3, size, 1)
+
+    return kind.give_back(pool_blocks(differ, first, second)), kind.give_back(pool_blocks(differ, second, first))
