@@ -10,6 +10,7 @@ Two images are compared by the parts that both show. All that whole features can
 - `aligned`: `aligned_distances`, of stripes. `matrices`: `combine_distances`, `rerank_distances`, of any distances.
 - `scores`: `evaluate_parts`. `reranking`: `rerank_parts`. `density`: `part_density`.
 - `maps`, `boxes`: parts from feature maps, by stripes, masks, boxes of keypoints. `concatenation`: one row of parts.
+- `reconstruction`, `lasso`: `reconstruction_distances`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         pool_stripes,
     )
     from pose2id.parts.matrices import combine_distances, rerank_distances
+    from pose2id.parts.reconstruction import reconstruction_distances
     from pose2id.parts.reranking import rerank_parts
     from pose2id.parts.scores import evaluate_parts
 
@@ -55,6 +57,7 @@ __all__ = [
     "pool_boxes",
     "pool_masks",
     "pool_stripes",
+    "reconstruction_distances",
     "rerank_distances",
     "rerank_parts",
 ]
@@ -79,6 +82,7 @@ _MODULE_OF = {
     "pool_masks": "maps",
     "pool_stripes": "maps",
     "rerank_distances": "matrices",
+    "reconstruction_distances": "reconstruction",
     "rerank_parts": "reranking",
 }
 

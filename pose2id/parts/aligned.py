@@ -8,12 +8,13 @@ together, one anti-diagonal at a time.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from pose2id.arrays import ArrayT, Kind, check_same_kind, cut, elements_at_once, take_array, take_features, work_dtype
+from pose2id.arrays import ArrayT, check_same_kind, cut, elements_at_once, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
+from pose2id.parts.sets import take_candidates
 from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 
@@ -101,26 +102,10 @@ def aligned_distances(
             f"received shapes {shapes[0]} and {shapes[1]}; aligned=True takes any"
         )
     tiles = _Tiles(queries, items, aligned=aligned)
-    wanted = None if candidates is None else _take_candidates(candidates, len(queries), len(items), kind)
+    wanted = None if candidates is None else take_candidates(candidates, len(queries), len(items), kind)
     with full_precision(queries.device):
         result = tiles.all() if wanted is None else tiles.some(wanted)
     return kind.give_back(result, tiles.dtype)  # type: ignore[no-any-return]
-
-
-def _take_candidates(candidates: Any, q: int, g: int, kind: Kind) -> torch.Tensor:
-    """The table (Q, C) as int64, checked."""
-    allowed = f"integers from -1 to {g - 1}, indices into gallery"
-    table, other = take_array(candidates, "candidates", allowed)
-    check_same_kind(kind, other, ("query", "candidates"))
-    if table.dtype.is_floating_point:
-        raise TypeError(f"candidates must hold {allowed}, received dtype {other.dtype}; convert with .astype(int)")
-    if table.ndim != 2 or len(table) != q:
-        raise ValueError(f"candidates must have shape ({q}, C), one row per query, received {tuple(table.shape)}")
-    table = table.to(torch.int64)
-    if table.numel() and not (int(table.min()) >= -1 and int(table.max()) < g):
-        row, column = ((table < -1) | (table >= g)).nonzero()[0].tolist()
-        raise ValueError(f"candidates must hold {allowed}, received {int(table[row, column])} at ({row}, {column})")
-    return table
 
 
 class _Side(NamedTuple):

@@ -114,6 +114,25 @@ def take_pair(query: Any, gallery: Any, query_visibility: Any, gallery_visibilit
     return queries, items, kind
 
 
+def take_candidates(candidates: Any, q: int, g: int, kind: Kind) -> torch.Tensor:
+    """A table (q, C) of rows of the gallery, or -1, as int64, checked."""
+    allowed = f"integers from -1 to {g - 1}, indices into gallery"
+    given, other = take_array(candidates, "candidates", allowed)
+    check_same_kind(kind, other, ("query", "candidates"))
+    if given.dtype.is_floating_point:
+        raise TypeError(f"candidates must hold {allowed}, received dtype {other.dtype}; convert with .astype(int)")
+    if given.ndim != 2 or len(given) != q:
+        raise ValueError(f"candidates must have shape ({q}, C), one row per query, received {tuple(given.shape)}")
+    table = given.to(torch.int64)
+    bad = (table < (0 if given.dtype == torch.uint64 else -1)) | (
+        table >= g
+    )  # what int64 cannot hold comes out negative
+    if bool(bad.any()):
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(f"candidates must hold {allowed}, received {given[row, column].item()} at ({row}, {column})")
+    return table
+
+
 def unit_parts(rows: torch.Tensor) -> torch.Tensor:
     """`rows` (b, P, D) float64, each part scaled in place to length 1; parts of zeros stay."""
     scale_to_unit(rows.view(-1, rows.shape[2]))
