@@ -25,6 +25,8 @@ TILE = 2**20
 """Stripe distances that are held at once on a CPU."""
 NEAR = 1e-3
 """Share of |a|² + |b|², of centred stripes, below which a squared distance is measured by differences."""
+FAR = 0.05
+"""Where all x are larger, tanh(x / 2) is taken from exp, six times as fast; it loses digits where x is small."""
 
 
 @fit_threads
@@ -183,19 +185,24 @@ class _Tiles:
 
     def _costs(self, left: _Side, right: _Side) -> torch.Tensor:
         """The cells tanh(x / 2) of all pairs of stripes, (H, H2, m, u, c)."""
+        scale = self.frame.scale
         squared = torch.baddbmm(right.lengths[:, None, :], left.rows, right.rows.transpose(1, 2), alpha=-2)
         squared.add_(left.lengths[:, :, None])
+        ends = squared.min(), left.lengths.max(), right.lengths.max()
+        least, *longest = torch.stack(ends).tolist()  # asked once, since a GPU's host has to wait for it
         close = None
-        if squared.numel() and bool(squared.min() <= NEAR * (left.lengths.max() + right.lengths.max())):
+        if least <= NEAR * sum(longest):
             bound = (left.lengths[:, :, None] + right.lengths[:, None, :]).mul_(NEAR)
             close = (squared <= bound).nonzero(as_tuple=True)
         x = squared.clamp_(min=0).sqrt_()
         if close is not None:
             group, row, column = close
             pairs = left.at.flatten(1)[group, row], right.at.flatten(1)[group, column]
-            scale = self.frame.scale
             x[close] = pair_distances(self.queries, self.items, *pairs, scale).mul_(scale).to(x.dtype)
-        cells = x.mul_(0.5 / self.frame.scale).tanh_()
+        if math.sqrt(max(least, 0.0)) / scale > FAR:  # 2 / (1 + exp(-x)) - 1
+            cells = x.mul_(-1 / scale).exp_().add_(1).reciprocal_().mul_(2).sub_(1)
+        else:
+            cells = x.mul_(0.5 / scale).tanh_()
         shape = len(left.at), *left.at.shape[1:], *right.at.shape[1:]
         return cells.view(shape).permute(1, 3, 0, 2, 4)
 
