@@ -19,7 +19,7 @@ STEPS = 60
 TOLERANCE = 1e-11
 """How far the conditions may be missed, as a share of 2 |y| (|x| + |y| |w|_1), with y the longest column of Y."""
 ELEMENTS = 2**20
-"""Elements of the largest array of the exact steps: 8 MB, and three of them live."""
+"""Elements of the largest array of the exact steps: 8 MB, and about eight of them live."""
 
 
 class Gram(NamedTuple):

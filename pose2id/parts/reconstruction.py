@@ -21,7 +21,7 @@ LARGEST = 1e100
 PENALTIES = ("l1", "ridge")
 REDUCES = ("mean_squared", "mean_norm")
 TILE = 2**20
-"""Elements of the largest array of a tile, 8 MB; about a dozen of them live."""
+"""Elements of the largest array of a tile, 8 MB; see the notes of `reconstruction_distances`."""
 
 
 @fit_threads
@@ -76,8 +76,8 @@ def reconstruction_distances(
     "l1" is solved for all locations of many pairs at once, and each w is checked: 2 Y'(Yw - x) is -strength sign(w)
     where w is not 0 and within -strength and strength elsewhere, but for 1e-11 of the terms. Distances of unit columns
     are good to about 1e-9 for float64. Each gallery image is factored once; with `candidates`, where pairs are taken by
-    gallery image, once for each tile that its pairs fall into. Beside input and result about a dozen arrays of 2**20
-    float64 numbers are held, some 100 MB, or of one pair where that is larger.
+    gallery image, once for each tile that its pairs fall into. Beside input and result some thirty arrays of 2**20
+    float64 numbers are held, up to 300 MB, or of one pair where that is larger.
 
     References
     ----------
