@@ -117,7 +117,7 @@ def take_array(array: Any, name: str, allowed: str = "real numbers of at most 64
         raise TypeError(f"{name} must hold {allowed}, received dtype {array.dtype}")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if any(stride < 0 or stride % native.itemsize for stride in native.strides):
-        native = np.ascontiguousarray(native)  # torch has no negative and no odd strides
+        native = native.copy(order="C")  # torch has no negative and no odd strides, of an empty array either
     if native.flags.writeable:
         return torch.from_numpy(native), kind
     with warnings.catch_warnings():
