@@ -27,8 +27,8 @@ def _calls(task: str, queries: int):
         "aligned_distances": lambda x: aligned_distances(
             *(part.reshape(len(part), 8, -1) for part in np.split(x, [queries]))
         ),
-        "knn": lambda x: pose2id.knn_graph(x, 2),
-        "knn 20": lambda x: pose2id.knn_graph(x, 20),
+        "knn": lambda x: pose2id.knn_graph(x, 2, engine="exact"),
+        "knn 20": lambda x: pose2id.knn_graph(x, 20, engine="exact"),
         "centralize": lambda x: pose2id.centralize(x),
         "centralize_parts": lambda x: centralize_parts(x.reshape(len(x), 6, -1)),
         "rerank": lambda x: pose2id.rerank(x[:queries], x[queries:]),

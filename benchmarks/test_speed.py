@@ -63,22 +63,38 @@ def share(task, x, queries=0):
     return f"{memory.measure(task, x, queries) / x.nbytes:.2f}"
 
 
-@pytest.mark.parametrize("engine", ["exact", "faiss"])
-@pytest.mark.parametrize("k", [2, 20])
-def test_knn_against_faiss(report, full, engine, k):
+# Rows, columns, k and threads (None: those of torch) of a search; the first line is quick.
+SEARCHES = [(n, d, k, None) for k in (2, 20) for n, d in SIZES]
+SEARCHES_FULL = [(n, d, k, None) for k in (10, 50) for n, d in SIZES]
+SEARCHES_FULL += [(15913, d, k, None) for d in (768, 2048) for k in (2, 10, 20, 50)]
+SEARCHES_FULL += [(n, 768, k, 1) for n in (3368, 15913) for k in (2, 20)]
+SEARCHES_FULL += [(n, d, 2, None) for n, d in WIDE]
+
+
+@pytest.mark.parametrize(("n", "d", "k", "threads"), SEARCHES + SEARCHES_FULL)
+def test_knn_against_faiss(report, full, n, d, k, threads):
     faiss = pytest.importorskip("faiss")
-    for n, d in sizes(full) + (WIDE if full and engine == "exact" and k == 2 else []):
-        x = reid_like(n, d)[0]
-        graph = knn_graph(x, k, engine=engine)
+    if (n, d, k, threads) in SEARCHES_FULL and not full:
+        pytest.skip("needs --full")
+    x = reid_like(n, d)[0]
+    told = torch.get_num_threads(), faiss.omp_get_max_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+            faiss.omp_set_num_threads(threads)
+        graph = knn_graph(x, k, engine="exact")
         # faiss leaves self in, orders near ties by rounding: compare distances, and indices where they are apart
         squared, index = faiss.knn(x, x, k + 1)
         same = (index[:, 1:] == graph.indices).mean()
         np.testing.assert_allclose(np.sqrt(np.maximum(squared[:, 1:], 0)), graph.distances, atol=2e-3)
         assert same > 0.999
-        calls = (lambda x=x: knn_graph(x, k, engine=engine)), (lambda x=x: faiss.knn(x, x, k + 1))
-        space = share("knn" if k == 2 else "knn 20", x) if engine == "exact" else ""
-        repeats = 1 if n * n * d > 2e12 else 3
-        add(report, f"knn_graph k={k}, {engine}", (n, d), "faiss.knn", calls, equal(same), space=space, repeats=repeats)
+        calls = (lambda: knn_graph(x, k, engine="exact")), (lambda: faiss.knn(x, x, k + 1))
+        space = share("knn" if k == 2 else "knn 20", x) if k in (2, 20) and not threads else ""
+        task = f"knn_graph k={k}, exact" + (", one thread" if threads else "")
+        add(report, task, (n, d), "faiss.knn", calls, equal(same), space=space, repeats=1 if n * d > 6e7 else 3)
+    finally:
+        torch.set_num_threads(told[0])
+        faiss.omp_set_num_threads(told[1])
 
 
 def equal(same):
