@@ -10,8 +10,8 @@ LEVEL = 127
 """The largest code where float32 products are taken."""
 WHOLE = 2**24 // LEVEL**2
 """Sums of so many products of codes are whole numbers that float32 holds."""
-AT_ONCE = 256
-"""Rows that are multiplied as floats at once, whose products pass through the caches into the whole numbers."""
+AT_ONCE = 512
+"""Rows and columns that are multiplied as floats at once: their copies are small, and products stay in the caches."""
 
 
 class Products:
@@ -33,15 +33,23 @@ class Products:
         self._sums, sums = _take(self._sums, len(left), right.shape[1])
         if self.int8:
             return torch._int_mm(left, right, out=sums)
-        rows = max(1, min(AT_ONCE, len(left)))
-        self._floats, floats = _take(self._floats, rows, right.shape[1])
-        for start in range(0, left.shape[1], WHOLE):
-            columns = slice(start, start + WHOLE)
-            factor = right[columns].float()
-            for part, into in zip(torch.split(left[:, columns], rows), torch.split(sums, rows), strict=True):
-                product = torch.mm(part.float(), factor, out=floats[: len(part)])
-                into.copy_(product) if start == 0 else into.add_(product.int())
+        for begin in range(0, right.shape[1], AT_ONCE):
+            columns = slice(begin, min(begin + AT_ONCE, right.shape[1]))
+            self._multiply_floats(left, right[:, columns], sums[:, columns])
         return sums
+
+    def _multiply_floats(self, left: torch.Tensor, right: torch.Tensor, sums: torch.Tensor) -> None:
+        for start in range(0, left.shape[1], WHOLE):
+            inner = slice(start, start + WHOLE)
+            factor = right[inner].float()
+            for begin in range(0, len(left), AT_ONCE):
+                part, into = left[begin : begin + AT_ONCE, inner].float(), sums[begin : begin + AT_ONCE]
+                self._floats, floats = _take(self._floats, len(part), right.shape[1])
+                torch.mm(part, factor, out=floats)
+                if start == 0:
+                    into.copy_(floats)
+                else:
+                    into.add_(floats.int())
 
 
 def _take(buffer: torch.Tensor, a: int, b: int) -> tuple[torch.Tensor, torch.Tensor]:

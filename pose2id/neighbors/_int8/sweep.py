@@ -160,7 +160,7 @@ class Sweep:
         """Pairs a row will keep, and the share of rows that will be set aside, from a sample of rows against all."""
         left, right, step = self.left, self.right, self.encoder.step
         at = (~left.set_aside).nonzero().flatten()
-        count = max(32, min(128, 2**22 // len(right.codes.order)))  # as large as a tile
+        count = max(32, min(128, 2**20 // len(right.codes.order)))  # a quarter of a tile
         at = at[torch.linspace(0, len(at) - 1, count, dtype=torch.float64, device=at.device).long()]
         table = self._products(at, slice(None))
         if self.within:
