@@ -97,17 +97,21 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     found = Found(*asked.no_neighbors(), left)
     with full_precision(base.device):
         first = _sweep_projections(asked, products, cap) if asked.within and not farthest else None
+        known = None
         if first is not None:
             found.take(first)
             if int(left.sum()) < THRESHOLDS.fewest:
                 return found
+            known = first.left
+            known.codes.codes = known.codes.codes.new_empty(0, 0)  # frees memory for the next codes
+        del first
         encoder = Encoder(base, products, None if asked.within else queries)
         if base.dtype != torch.float64 and 2 * width**0.5 / encoder.scale > torch.finfo(torch.float32).max:
             return None  # distances may be inf in float32, all of them ties
-        sweep = _all_rows(asked, encoder, cap) if first is None else _rows_left(asked, encoder, cap, first.left)
+        sweep = _all_rows(asked, encoder, cap) if known is None else _rows_left(asked, encoder, cap, known)
         if sweep is None:
             return None
-        del first
+        del known
         far = Farthest(sweep.pairs, sweep.group) if farthest and sweep.pairs.norms is not None else None
         sweep.run(far, progress=asked.progress)
         found.take(sweep)
