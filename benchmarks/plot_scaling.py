@@ -1,6 +1,6 @@
 """Draw the scaling curves that `pytest benchmarks --full --record NAME` wrote: seconds against N, per engine.
 
-python benchmarks/plot_scaling.py benchmarks/results/DATE-NAME-scaling.csv docs/images/scaling.png
+python benchmarks/plot_scaling.py benchmarks/results/DATE-NAME-scaling.csv scaling.png
 """
 
 from __future__ import annotations

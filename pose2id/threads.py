@@ -196,14 +196,15 @@ def _fitted() -> Iterator[None]:
     if call.asked == 1 or getattr(_own, "call", None) is not None:  # nothing to choose, or chosen by the call around
         yield
         return
-    _own.call = call
-    _calls.append(call)
     try:
+        _own.call = call
+        _calls.append(call)
         call.look()
         yield
     finally:
         _own.call = None
-        _calls.remove(call)
+        if call in _calls:
+            _calls.remove(call)
         _set_threads(call.asked)
 
 
@@ -263,13 +264,10 @@ def one_thread() -> Iterator[None]:
 def _set_threads(threads: int) -> None:
     """Make torch use so many threads in this thread, and no other number than before in any other.
 
-    `torch.set_num_threads` also sets what threads that come to torch later will take. Where there are others, one that
-    has taken it puts it back.
+    `torch.set_num_threads` also sets what threads that come to torch later will take. One that has taken it puts that
+    back.
     """
     if threads == torch.get_num_threads():
-        return
-    if threading.active_count() == 1:
-        torch.set_num_threads(threads)
         return
     known, changed = threading.Event(), threading.Event()
 

@@ -389,3 +389,14 @@ def test_scores_do_not_depend_on_threads(monkeypatch):
         scores = evaluate_features(x[:100], x[100:], ids[:100], ids[100:])
         found.append((scores.mAP, scores.mINP, scores.tied_rank1, scores.cmc.tolist()))
     assert found[0] == found[1]
+
+
+def test_threads_that_come_later_take_what_was_told(machine):
+    """Though a call goes on with one thread, and the first progress bar of a process starts a thread of its own."""
+    machine.others = 8
+    found = []
+    knn_graph(np.random.default_rng(0).standard_normal((50, 4)), 1)
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [4]

@@ -1,5 +1,7 @@
 """Part features: golden numbers, the naive versions, and what must not change anything."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -474,3 +476,21 @@ def test_arrays_are_not_written_to():
     rerank_parts(x, x, shown, shown, missing="release")
     np.testing.assert_array_equal(x, copies[0])
     np.testing.assert_array_equal(shown, copies[1])
+
+
+def test_scores_of_parts_do_not_depend_on_threads():
+    """So many ties that tiles are made again, of float64 products, while other threads ask for theirs."""
+    rng = np.random.default_rng(0)
+    query, gallery = (rng.integers(1, 4, (n, 2, 3)).astype(np.float32) for n in (2048, 64))
+    ids, found = rng.integers(0, 64, 2112), []
+    before = torch.get_num_threads(), sys.getswitchinterval()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            sys.setswitchinterval(1e-5)
+            scores = evaluate_parts(query, gallery, ids[:2048], ids[2048:], normalize=False)
+            found.append((scores.mAP, scores.tied_rank1))
+    finally:
+        torch.set_num_threads(before[0])
+        sys.setswitchinterval(before[1])
+    assert found[0] == found[1]

@@ -1,8 +1,10 @@
 """The sweep of one set by float products: the answers of the other float path, whatever the tiles hold."""
 
+import numpy as np
 import pytest
 import torch
 
+from pose2id import knn_graph
 from pose2id.neighbors import _exact, _symmetric
 from pose2id.neighbors.contract import Search
 
@@ -74,3 +76,14 @@ def test_it_is_not_for_other_queries_nor_for_many_neighbours():
     rows = draw("normal")
     assert _symmetric.search_symmetric(Search(rows[:50], rows, 2)) is None
     assert _symmetric.search_symmetric(Search(rows, rows, 65, within=True)) is None
+
+
+@pytest.mark.parametrize(("dtype", "unit", "k"), [(np.float32, 2.0**-149, 1), (np.float64, 2.0**-1070, 7)])
+def test_distances_below_normal_numbers_tie_by_index(dtype, unit, k):
+    """Rounding to these is absolute: longer distances are equal than a relative margin allows for."""
+    whole = np.random.default_rng(0).integers(0, 40, (300, 3))
+    rows = (whole * unit).astype(dtype)
+    exact = np.sqrt(np.square(whole[:, None] - whole).sum(axis=2)) * unit
+    np.fill_diagonal(exact, np.inf)
+    wanted = exact.astype(dtype).argsort(axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(knn_graph(rows, k, engine="exact").indices, wanted)

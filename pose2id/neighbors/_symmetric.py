@@ -94,6 +94,8 @@ class _Sweep:
         self.bounds = self.norms.new_full((m, self.k), torch.inf)
         self.bounds[n:] = -torch.inf
         self.counts = torch.zeros(m, dtype=torch.int64, device=device)
+        numbers = torch.finfo(self.dtype)
+        self.least = numbers.smallest_normal * numbers.eps * self.frame.scale
         self.cap, self.group = 256 + 16 * self.k + n // 16, group_width(self.k)
         self._pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # row, other row, s
         self._waiting = 0
@@ -114,7 +116,7 @@ class _Sweep:
                 rows = self._centred(tile)
                 self._take(tile, tile, rows, rows, buffer)
                 bar.update()
-            if 5 * int(self.set_aside.sum()) > len(self.norms):
+            if 5 * int(self.set_aside[: len(self.asked.base)].sum()) > len(self.asked.base):
                 return False
             for i, tile in enumerate(self.tiles[:-1]):
                 rows = self._centred(tile)
@@ -189,8 +191,10 @@ class _Sweep:
 
     def _limits(self, rows: slice | torch.Tensor, off: torch.Tensor) -> torch.Tensor:
         """The largest s that matters to `rows` with others of at most `off`; finite, since inf marks no pair."""
-        # Rounding to the working dtype may make a slightly longer distance equal.
-        limit = self.bounds[rows, -1] * (1 + 2.0**-20) + self.off[rows] + off
+        # Rounding to the working dtype may make a slightly longer distance equal, by its part or by the least number.
+        bound = self.bounds[rows, -1]
+        longer = (bound.clamp(min=0).sqrt() * (1 + 2.0**-21) + 2 * self.least).square() * (1 + 2.0**-21)
+        limit = torch.where(bound < 0, bound, longer) + self.off[rows] + off
         return limit.clamp_(max=torch.finfo(limit.dtype).max)
 
     def _drop(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -85,20 +88,19 @@ def evaluate_parts(
 
 
 class PartBound(NamedTuple):
-    """How far distances from tiles may be off, in their own units: by `error` (b,) and by `relative` of themselves."""
+    """How far distances from tiles may be off, in their own units: by `error` (b,) and by `relative` of themselves.
+
+    `measure` gives the exact scores of pairs of a query and an item, (p,).
+    """
 
     error: torch.Tensor
     relative: float
-    tiles: PartTiles
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     def limits(self, scores: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Between what some scores, of these rows, lie: all others outside stand in the right order to them."""
         off = (2 * (self.error[row] + self.relative * scores.double())).to(scores.dtype)
         return scores - off, scores + off
-
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The exact scores of pairs of a query and an item, (p,): only equal ones are a tie."""
-        return self.tiles.measure(rows, columns)
 
 
 class PartTiles:
@@ -109,45 +111,40 @@ class PartTiles:
         self.dtype, self.device = items.rows.dtype, items.rows.device
         self.height = max(16, min(1024, 2**23 // max(1, len(items.rows))))
         self._prepared: tuple[Tiles, Side] | None = None
+        self._lock = threading.Lock()
 
     def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, PartBound]:
         """The distances of a block of queries to all items, in units of a tile, from products in this dtype."""
-        if self._prepared is None or self._prepared[0].dtype != product:
-            self._prepared = None  # frees memory for the other dtype
-            tiles = Tiles(self.queries, self.items, self.rule, product)
-            self._prepared = tiles, tiles.right(self.items)
-        tiles, right = self._prepared
+        tiles, right = self._prepare(product)
         left = tiles.left(self.queries.pick(block))
         scores, weights = tiles.bounds(left, right)
         if weights is not None and self.rule.reduce == "mean":
             # Where both show hardly anything in common, roots that were raised matter.
             row, column = ((weights > 0) & (weights < tiles.floor**0.5)).nonzero(as_tuple=True)
             if len(row):
-                scores[row, column] = self._exact(row + block.start, column).to(product)
-        scores.masked_fill_(scores == torch.inf, self._beyond)
+                scores[row, column] = self._measure(tiles, row + block.start, column).to(product)
+        scores.masked_fill_(scores == torch.inf, _beyond(tiles))
         relative = (tiles.parts + 32) * tiles.eps + 2 * torch.finfo(self.dtype).eps
-        return scores, PartBound(tiles.spread(left, right), relative, self)
+        return scores, PartBound(tiles.spread(left, right), relative, partial(self._measure, tiles))
 
-    @property
-    def _tiles(self) -> Tiles:
-        if self._prepared is None:
-            raise RuntimeError("tiles must be made before pairs are measured")
-        return self._prepared[0]
+    def _prepare(self, product: torch.dtype) -> tuple[Tiles, Side]:
+        """What all tiles share; kept for the next one, whichever thread asks."""
+        with self._lock:
+            if self._prepared is None or self._prepared[0].dtype != product:
+                self._prepared = None  # frees memory for the other dtype
+                tiles = Tiles(self.queries, self.items, self.rule, product)
+                self._prepared = tiles, tiles.right(self.items)
+            return self._prepared
 
-    @property
-    def _beyond(self) -> float:
-        # In the frame entries are at most 1, so distances of parts at most 2 sqrt(D); cosines at most 2.
-        return 4.0 * math.sqrt(self._tiles.width) + 4.0
-
-    def _exact(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def _measure(self, tiles: Tiles, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Distances in units of a tile, float64, of the value rounded to the working dtype."""
-        tiles = self._tiles
-        values = torch.full((len(rows),), self._beyond, dtype=torch.float64, device=self.device)
+        values = torch.full((len(rows),), _beyond(tiles), dtype=torch.float64, device=self.device)
         at = (pair_weights(self.queries, self.items, rows, columns) > 0).any(dim=1).nonzero().flatten()
         found = measure_pairs(self.queries, self.items, rows[at], columns[at], tiles.frame.scale, self.rule)
         values[at] = found.to(self.dtype).double() * tiles.unit
         return values
 
-    def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The exact scores of pairs of a query and an item, (p,)."""
-        return self._exact(rows, columns)
+
+def _beyond(tiles: Tiles) -> float:
+    """Above every distance: in the frame entries are at most 1, so parts at most 2 sqrt(D) apart; cosines at most 2."""
+    return 4.0 * math.sqrt(tiles.width) + 4.0
