@@ -249,3 +249,10 @@ def test_reranking_in_small_pieces(monkeypatch, k1):
     monkeypatch.setattr(reranking, "MEETINGS", 7)
     monkeypatch.setattr(reranking, "PRODUCT", 100)
     np.testing.assert_array_equal(rerank(rows[:15], rows[15:], k1=k1), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_distances_beyond_the_dtype_do_not_hide_items(dtype):
+    far = np.array([[2.0**127]] * 3, dtype)
+    gallery = np.array([[0], [-(2.0**127)]] * 50, dtype)
+    assert evaluate_features(far, gallery, [7] * 3, [-1, 7] * 50).mAP == 1.0

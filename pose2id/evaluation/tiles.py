@@ -102,6 +102,11 @@ class FeatureTiles:
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
         return scores, Bound(error, own, torch.finfo(self.dtype).eps, self.measure)
 
+    def may_overflow(self) -> bool:
+        """Whether a distance may be inf in the working dtype, which hides an item where scores are exact."""
+        longest = 0.0 if self.scale is None else 2 * self.items.shape[1] ** 0.5 / self.scale
+        return longest > torch.finfo(self.dtype).max
+
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The exact scores of pairs of a query and an item, (p,): only equal ones are a tie."""
         if self._frame is None:
@@ -145,6 +150,8 @@ class DistinctTiles:
     @classmethod
     def of(cls, tiles: FeatureTiles) -> DistinctTiles | None:
         """The same scores; None where there are so many distinct pairs that products of all are cheaper."""
+        if tiles.may_overflow():
+            return None
         (query, query_first), (item, item_first) = (_distinct(rows) for rows in (tiles.queries, tiles.items))
         shape = len(query_first), len(item_first)
         if MEASUREMENT * shape[0] * shape[1] > len(query) * len(item):
@@ -175,7 +182,7 @@ class GridTiles:
     @classmethod
     def of(cls, tiles: FeatureTiles) -> GridTiles | None:
         """The same scores; None for other features, and for cosines."""
-        if tiles.scale is None:
+        if tiles.scale is None or tiles.may_overflow():
             return None
         # Whole numbers up to `most` have squared distances up to 2^24, which float32 holds.
         most = 2.0 ** (math.floor((24 - math.log2(tiles.items.shape[1])) / 2) - 1)
