@@ -237,3 +237,10 @@ X, M = np.zeros((2, 3, 4)), np.zeros((2, 2))
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_what_rounding_left_below_0_is_0_before_it_is_ordered():
+    within = np.array([[0.0, 4, 6], [4, 0, 7], [6, 7, 0]])
+    across = np.array([[0.0, -1e-6, 5]])  # the first is as near as the second, and precedes it
+    found = rerank_distances(across, np.zeros((1, 1)), within, k1=1, k2=1)
+    np.testing.assert_array_equal(found, rerank_distances(across.clip(min=0), np.zeros((1, 1)), within, k1=1, k2=1))

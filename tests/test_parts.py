@@ -458,7 +458,9 @@ def spoil(array, at, value):
         (lambda: rerank_parts(X[:0], X), ValueError, "at least one row"),
         (lambda: rerank_parts(X, X, missing="zero"), ValueError, "missing"),
         (lambda: evaluate_parts(X, X, [1] * 5, [1] * 6), ValueError, "query_ids"),
-        (lambda: part_density(X[:0], []), ValueError, "at least one row"),
+        (lambda: part_density(X[:0], []), ValueError, r"parts must have at least one row, received shape \(0, "),
+        (lambda: part_density(X * 0, [1] * 6, variant="x"), ValueError, "variant must be one of"),
+        (lambda: part_density(X, [1] * 6, junk="yes"), TypeError, "junk must be True or False"),
         (lambda: part_density(X, [-1] * 6), ValueError, "junk"),
         (lambda: part_density(X, [1] * 6, variant="other"), ValueError, "variant"),
     ],
@@ -494,3 +496,33 @@ def test_scores_of_parts_do_not_depend_on_threads():
         torch.set_num_threads(before[0])
         sys.setswitchinterval(before[1])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("value", [1e200, 1e-200, 1e308])
+@pytest.mark.parametrize("missing", ["inf", "release"])
+def test_what_hidden_parts_hold_sets_no_scale(value, missing):
+    query, shown = np.array([[[1.0, 0.0], [value, 0.0]]]), np.array([[True, False]])
+    gallery = np.array([[[0.0, 1.0], [1.0, 0.0]]])
+    for options in ({"query_visibility": shown}, {"query_visibility": shown, "reduce": "max"}):
+        found = part_distances(query, gallery, missing=missing, normalize=False, **options)
+        assert found.tolist() == [[pytest.approx(2**0.5, rel=1e-12)]]
+    if missing == "inf":
+        soft = part_distances(query, gallery, shown.astype(float), normalize=False)
+        assert soft.tolist() == [[pytest.approx(2**0.5, rel=1e-12)]]
+
+
+@pytest.mark.parametrize("exponent", [-560, 600])
+@pytest.mark.parametrize("missing", ["inf", "release"])
+def test_reranking_takes_parts_of_any_size(exponent, missing):
+    rng = np.random.default_rng(5)
+    query, gallery = rng.standard_normal((20, 2, 3)), rng.standard_normal((120, 2, 3))
+    options = {"k1": 12, "k2": 4, "normalize": False, "missing": missing}
+    expected = rerank_parts(query, gallery, **options)
+    found = rerank_parts(query * 2.0**exponent, gallery * 2.0**exponent, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_sparse_visibility_is_named():
+    x = torch.ones(2, 3, 4)
+    with pytest.raises(TypeError, match=r"visibility must be a dense tensor, received layout torch\.sparse_coo"):
+        centralize_parts(x, torch.ones(2, 3, dtype=torch.bool).to_sparse())

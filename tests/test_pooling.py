@@ -390,6 +390,9 @@ JOINTS = sure(draw(1, 2, 14, 2))
         (lambda: part_boxes(JOINTS[:, :13], (9, 9)), ValueError, "14, 17 or 18 joints"),
         (lambda: part_boxes(JOINTS[:, :, :2], (9, 9)), ValueError, "14, 17 or 18 joints"),
         (lambda: part_boxes([JOINTS], (9, 9)), TypeError, "keypoints must be a numpy array or a torch tensor"),
+        (lambda: part_boxes("abc", (9, 9)), TypeError, "a Pose or a sequence of Pose, received str"),
+        (lambda: part_boxes("", (9, 9)), TypeError, "a Pose or a sequence of Pose, received str"),
+        (lambda: part_boxes([1, 2], (9, 9)), TypeError, "a Pose or a sequence of Pose, received list"),
         (lambda: part_boxes(JOINTS, (9, 0)), ValueError, "the width of image_size must be an integer >= 1"),
         (lambda: part_boxes(JOINTS, (9,)), TypeError, "image_size must be a pair"),
         (lambda: part_boxes(JOINTS, (9, 9), scheme="glad"), ValueError, "scheme must be one of"),
@@ -418,3 +421,21 @@ JOINTS = sure(draw(1, 2, 14, 2))
 def test_wrong_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda maps: pool_masks(maps, torch.tensor(MASKS).float()),
+        lambda maps: pool_masks(maps, torch.tensor(MASKS).float(), divide="area"),
+        lambda maps: bilinear_pool(maps, maps),
+        lambda maps: pool_boxes(maps, torch.tensor(BOXES), (9, 9), reduce="mean"),
+    ],
+)
+def test_autocast_changes_no_number(pool):
+    maps = torch.tensor(MAPS).float()
+    expected = pool(maps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pool(maps)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

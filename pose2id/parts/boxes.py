@@ -122,10 +122,15 @@ def part_boxes(
 def _take_joints(keypoints: Any, height: int, width: int, threshold: float) -> tuple[torch.Tensor, Kind]:
     """The 18 joints (N, 18, 2) as float64 in pixels; NaN for those that are not given or not valid."""
     poses = [keypoints] if isinstance(keypoints, Pose) else keypoints
-    if isinstance(poses, Sequence) and all(isinstance(pose, Pose) for pose in poses):
+    if isinstance(poses, Sequence) and not isinstance(poses, str) and all(isinstance(pose, Pose) for pose in poses):
         keypoints = np.full((len(poses), len(KEYPOINTS), 3), np.inf)  # sure above any threshold
         for row, pose in zip(keypoints, poses, strict=True):
             row[:, :2] = pose.keypoints * (width, height)
+    elif not isinstance(poses, np.ndarray | torch.Tensor):
+        raise TypeError(
+            "keypoints must be a numpy array or a torch tensor, a Pose or a sequence of Pose, "
+            f"received {type(poses).__name__}"
+        )
     given, kind = take_floats(keypoints, "keypoints", "(N, J, 3)")
     count = given.shape[1]
     if count not in _ORDER or given.shape[2] != 3:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.density import id_density
+from pose2id.density import VARIANTS, id_density
 from pose2id.parts.sets import prepare, take_parts
 from pose2id.threads import fit_threads
-from pose2id.validation import JUNK, equal_label, take_labels
+from pose2id.validation import JUNK, check_choice, check_flag, equal_label, take_labels
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
@@ -53,11 +53,15 @@ def part_density(
     >>> part_density(parts, ["a", "a"], np.array([[True, True], [True, False]])).round(4).tolist()
     [0.7071, 0.0]
     """
+    check_choice(variant, "variant", VARIANTS)
+    check_flag(junk, "junk")
     given, _ = take_parts(parts, visibility)
     n = len(given.rows)
+    if not n:
+        raise ValueError(f"parts must have at least one row, received shape {tuple(given.rows.shape)}")
     labels = take_labels(ids, n, "ids")
     counted = torch.from_numpy(np.asarray(junk | ~equal_label(labels, JUNK)))
-    if (n and not bool(counted.any())) or not n:
+    if not bool(counted.any()):
         id_density(given.rows.flatten(1)[:, :1].nan_to_num(), labels, variant=variant, junk=junk)  # raises
     seen = (given.visibility > 0).cpu() & counted[:, None]
     rows = prepare(given, normalize=False).rows

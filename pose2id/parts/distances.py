@@ -190,7 +190,7 @@ class DenseDistances:
         self.release, self.largest = release, -1.0
         unit = normalize or rule.metric == "cosine"
         (self._left, self._known), (self._right, self._others) = (
-            _finite_rows(part, normalize=unit) for part in (queries, items)
+            _finite_rows(part, normalize=unit, hidden=release and self.soft) for part in (queries, items)
         )
         self._weights = queries.visibility.sqrt(), items.visibility.sqrt()
         self._frame = Frame(self._right.flatten(1), self._left.flatten(1))
@@ -250,13 +250,16 @@ class DenseDistances:
         return values
 
 
-def _finite_rows(parts: Parts, *, normalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """All parts in the working dtype, hidden ones too, 0 where not finite, and which are finite (N, P)."""
+def _finite_rows(parts: Parts, *, normalize: bool, hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """All parts in the working dtype, 0 where not finite and, unless `hidden` ones are wanted, where hidden.
+
+    And which are finite (N, P). What hidden parts hold must not set the scale of the others.
+    """
     rows = torch.empty(parts.rows.shape, dtype=work_dtype(parts.rows.dtype), device=parts.rows.device)
     known = torch.ones(parts.visibility.shape, dtype=torch.bool, device=rows.device)
     for block in row_blocks(rows):
         part = parts.rows[block].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         known[block] = torch.isfinite(part).all(dim=2)
-        part[~known[block]] = 0
+        part[~known[block] if hidden else parts.visibility[block] == 0] = 0
         rows[block] = unit_parts(part) if normalize else part
     return rows, known

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from pose2id.arrays import Kind, check_same_kind, row_blocks, take_features, work_dtype
-from pose2id.distances import scale_to_unit
+from pose2id.distances import full_precision, scale_to_unit
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -62,11 +62,12 @@ def pool_blocks(pool: Callable[..., torch.Tensor], *arrays: torch.Tensor) -> tor
     dtype = arrays[0].dtype
     for array in arrays[1:]:
         dtype = torch.promote_types(dtype, array.dtype)
-    found = pool(*(array[:0].to(work_dtype(dtype)) for array in arrays))  # for the shape, also where there are no rows
-    kept = arrays[0].dtype if found.is_floating_point() else found.dtype
-    result = torch.empty(len(arrays[0]), *found.shape[1:], dtype=kept, device=found.device)
-    for block in row_blocks(arrays[0]):
-        result[block] = pool(*(array[block].to(work_dtype(dtype)) for array in arrays))
+    with full_precision(arrays[0].device):
+        found = pool(*(array[:0].to(work_dtype(dtype)) for array in arrays))  # for the shape, also without rows
+        kept = arrays[0].dtype if found.is_floating_point() else found.dtype
+        result = torch.empty(len(arrays[0]), *found.shape[1:], dtype=kept, device=found.device)
+        for block in row_blocks(arrays[0]):
+            result[block] = pool(*(array[block].to(work_dtype(dtype)) for array in arrays))
     return result
 
 

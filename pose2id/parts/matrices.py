@@ -199,6 +199,7 @@ class _Table:
                     rows = torch.cat([self.across[:, part].T.to(self.dtype), self.items[part].to(self.dtype)], dim=1)
                 else:
                     rows = torch.cat([self.queries[part].to(self.dtype), self.across[part].to(self.dtype)], dim=1)
+                rows.clamp_(min=0)  # before they are ordered: what is below 0 counts as 0
                 largest[block] = self.take(rows.amax(dim=1))
                 at = torch.arange(block.start, block.stop, device=device)[:, None]
                 own[block] = self.take(rows.gather(1, at)[:, 0])

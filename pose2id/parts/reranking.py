@@ -112,7 +112,7 @@ def rerank_parts(
     largest = torch.where(largest == 0, 1.0, largest)  # all distances are 0
 
     def measure(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        values = measure_pairs(rows, rows, row, column, 1.0, rule)
+        values = measure_pairs(rows, rows, row, column, found.scale, rule)
         far = largest[row] if constants is None else constants[(row >= q).long() + (column >= q).long()]
         return torch.where(values == torch.inf, far, values)
 

@@ -66,6 +66,7 @@ class Found:
     indices: torch.Tensor
     distances: torch.Tensor
     farthest: torch.Tensor | None = None  # float64; 0 where no other row shows a common part
+    scale: float = 1.0  # at which pairs were measured
 
 
 def search(asked: Search, *, farthest: bool = False) -> Found:
@@ -93,7 +94,7 @@ def search(asked: Search, *, farthest: bool = False) -> Found:
         del ends
         if len(left):
             _sweep(asked, Tiles(queries, base, asked.rule, torch.float64), left, indices, distances)
-    return Found(indices, distances, far if farthest else None)
+    return Found(indices, distances, far if farthest else None, tiles.frame.scale)
 
 
 def _all_tiles(asked: Search, tiles: Tiles) -> Iterator[tuple[slice, slice, torch.Tensor]]:

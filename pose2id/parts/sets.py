@@ -20,7 +20,7 @@ from pose2id.arrays import (
     work_dtype,
 )
 from pose2id.distances import scale_to_unit
-from pose2id.validation import check_choice
+from pose2id.validation import check_choice, is_tensor, take_tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ def _take_visibility(visibility: Any, names: tuple[str, str], kind: Kind) -> tup
     """Visibility as a tensor of bools or floats from 0 to 1, and the dtype of the latter."""
     allowed = "bools, or floats from 0 to 1"
     if "bool" in str(getattr(visibility, "dtype", "")):
-        visibility = visibility.view(torch.uint8) if isinstance(visibility, torch.Tensor) else visibility.view("uint8")
+        if is_tensor(visibility):
+            visibility = take_tensor(visibility, names[1]).view(torch.uint8)
+        else:
+            visibility = visibility.view("uint8")
         tensor, other = take_array(visibility, names[1], allowed)
         check_same_kind(kind, other, names)
         return tensor != 0, None
