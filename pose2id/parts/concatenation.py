@@ -93,6 +93,7 @@ def fuse_tanh(global_feature: Array, part_feature: Array, weight: Array, bias: A
     Returns
     -------
     (N, Dg + D) array of the kind of `global_feature`
+        The global feature and, behind it, the squashed part.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def reconstruction_distances(
     """How badly each query's locations are reconstructed from those of each gallery image (DSR).
 
     Each location x of a query, a column, is written as Yw with the columns Y of the gallery image, w by a penalised
-    least-squares fit. The distance is the mean of |x - Yw|² over the locations, or of |x - Yw|.
+    least-squares fit. The distance is the mean of ``|x - Yw|²`` over the locations, or of ``|x - Yw|``.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def reconstruction_distances(
     gallery : (G, D, M2) array of the same container and device
         Their number of locations may be another.
     penalty : {"l1", "ridge"}
-        "l1": w minimises |x - Yw|² + strength |w|_1. "ridge": |x - Yw|² + strength |w|².
+        "l1": w minimises ``|x - Yw|² + strength |w|_1``. "ridge": ``|x - Yw|² + strength |w|²``.
     strength : float
         Above 0. With "l1" and ``strength >= 2 max|Y'x|`` w is 0. Where a program halves the square, as DSR.m does with
         its 0.4, take twice its number. The released ridge has 0.001.
