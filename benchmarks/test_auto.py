@@ -22,8 +22,18 @@ from pose2id.neighbors._int8 import machine
 
 HEAD = ("N", "D", "k", "auto", "auto [s]", "faiss engine [s]", "faiss.knn [s]", "auto / knn speed", "engine / knn time")
 GOAL = 0.9
-MISSED = {(1000, 2): 0.7, (1000, 10): 0.65, (1000, 20): 0.6, (1000, 50): 0.5, (3368, 50): 0.75}
-"""Rows and k that miss the goal: measuring what was found costs as much as finding it. What they must reach."""
+MISSED = {
+    (1000, 768, 2): 0.7,
+    (1000, 768, 10): 0.65,
+    (1000, 768, 20): 0.6,
+    (1000, 768, 50): 0.55,
+    (1000, 2048, 10): 0.8,
+    (1000, 2048, 20): 0.75,
+    (1000, 2048, 50): 0.58,
+    (3368, 2048, 50): 0.8,
+}
+"""Rows, columns and k that miss the goal, since measuring what was found costs as much as finding it; what they reach,
+less a tenth for noise."""
 
 
 @pytest.mark.parametrize("k", [2, 10, 20, 50])
@@ -50,4 +60,4 @@ def test_auto_against_faiss(report, full, n, d, k):
     engine = other[0] if other else ours
     cells = f"{ours:.4f}", f"{engine:.4f}", f"{theirs:.4f}", f"{theirs / ours:.2f}", f"{engine / theirs:.2f}"
     report(f"auto, codes {machine.code_speed('cpu'):.2f} times as fast as floats", HEAD, n, d, k, taken, *cells)
-    assert theirs >= MISSED.get((n, k), GOAL) * ours
+    assert theirs >= MISSED.get((n, d, k), GOAL) * ours

@@ -64,9 +64,9 @@ def estimate_costs(
     """What the k nearest of `n` rows cost for `queries` rows, `within` one set or not.
 
     `codes` are their columns and how many times faster than floats they are multiplied; None where `exact` uses none.
-    All else is in multiply-adds, so it travels between machines. Fitted by hand to the times that
-    `pytest benchmarks/test_auto.py --full` prints, as multiples of a full product: faiss and floats on a Zen 3, codes
-    on a Zen 4 (3.7 times as fast as floats). They are off by a third at most from 3,000 rows on.
+    All else is in multiply-adds, so it travels between machines. Fitted by hand to some
+    times, as multiples of a full product: faiss and floats on a Zen 3, codes on a Zen 4 (3.7 times as fast as floats)
+    by an earlier version. `pytest benchmarks/test_auto.py --full` shows what each choice costs.
 
     - A product: D, or the columns of a code divided by its speed; half of it within one set, .65 D in tiles for faiss.
     - Passing over one: 90 in faiss's heaps, 190 by torch, 150 where codes are multiplied as floats.
