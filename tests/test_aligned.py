@@ -9,7 +9,7 @@ from reference import aligned as reference
 from support.arrays import as_float64
 from support.golden import GOLDEN
 
-from pose2id import rerank
+from pose2id import Neighbors, rerank
 from pose2id.parts import aligned, aligned_distances, combine_distances, rerank_distances
 
 
@@ -158,9 +158,59 @@ def test_reranking_is_as_the_naive_version(seed, q, g, square, tied):
     options["k2"] = int(rng.integers(1, options["k1"] + 2))
     expected = reference.rerank_distances(*cut_matrix(table, q), **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pose2id.parts.matrices.TILE", 2 * (q + g))
+        patch.setattr("pose2id.parts.given.TILE", 2 * (q + g))
         found = rerank_distances(*cut_matrix(table, q), **options)
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def lists_of(table, k):
+    """Neighbours and farthest distances of a whole matrix."""
+    table = np.array(table)
+    farthest = table.max(axis=1)
+    np.fill_diagonal(table, np.inf)
+    near = np.argsort(table, axis=1, kind="stable")[:, :k]
+    return {"neighbors": Neighbors(near, np.take_along_axis(table, near, 1)), "farthest": farthest}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 9), st.booleans(), st.booleans())
+def test_reranking_from_neighbours_is_that_from_matrices(seed, q, g, square, tied):
+    rng = np.random.default_rng(seed)
+    table = rng.random((q + g, q + g))
+    table = np.round((table + table.T) / 2, 1 if tied else 9)
+    options = {"k1": int(rng.integers(1, 6)), "k2": int(rng.integers(1, 6)), "square": square}
+    expected = rerank_distances(*cut_matrix(table, q), **options)
+    asked = []
+
+    def measure(rows, columns):
+        asked.extend(zip(rows.tolist(), columns.tolist(), strict=True))
+        return table[rows, columns]
+
+    k = min(max(options["k1"], options["k2"] - 1), q + g - 1)
+    found = rerank_distances(table[:q, q:], **lists_of(table, k), measure=measure, **options)
+    np.testing.assert_array_equal(found, expected)
+    assert all((i < q) == (j < q) for i, j in asked)  # what query_gallery holds is not asked for
+    np.fill_diagonal(table, 0)
+    found = rerank_distances(table[:q, q:], **lists_of(table, q + g - 1), **options)
+    np.testing.assert_array_equal(found, rerank_distances(*cut_matrix(table, q), **options))
+
+
+def test_reranking_from_neighbours_asks_for_what_is_missing():
+    x = np.random.default_rng(5).standard_normal((60, 3))
+    table = euclidean(x)
+    lists = lists_of(table, 8)
+    with pytest.raises(ValueError, match=r"8 columns lack the distances of \d+ pairs .* more columns, or measure"):
+        rerank_distances(table[:20, 20:], **lists, k1=8, k2=3)
+    for answer in (lambda i, j: table[i, j][:1], lambda i, j: -table[i, j] - 1):
+        with pytest.raises(ValueError, match=r"measure must return \d+ finite distances >= 0, received the shape"):
+            rerank_distances(table[:20, 20:], **lists, measure=answer, k1=8, k2=3)
+
+
+def test_padded_neighbours():
+    table = np.array([[0.0, 1, 2], [1, 0, 4], [2, 4, 0]])
+    lists = lists_of(table, 2)
+    lists["neighbors"].indices[2, 1], lists["neighbors"].distances[2, 1] = -1, np.inf  # the third knows the first only
+    found = rerank_distances(table[:1, 1:], **lists, measure=lambda i, j: table[i, j], k1=2, k2=1)
+    assert np.isfinite(found).all()
 
 
 def test_euclidean_distances_rerank_as_features():
@@ -196,6 +246,9 @@ def test_pairs_that_were_not_measured_stay_infinite():
 
 
 X, M = np.zeros((2, 3, 4)), np.zeros((2, 2))
+FAR = euclidean(np.arange(4.0)[:, None])
+LISTS = lists_of(FAR, 2)
+FALLING = Neighbors(LISTS["neighbors"].indices[:, ::-1], LISTS["neighbors"].distances[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -232,6 +285,21 @@ X, M = np.zeros((2, 3, 4)), np.zeros((2, 2))
         (lambda: rerank_distances(M, M, M + np.inf), ValueError, "gallery_gallery must hold finite distances"),
         (lambda: rerank_distances(M, M, torch.zeros(2, 2)), TypeError, "the same kind"),
         (lambda: rerank_distances(M, M, M, square=1), TypeError, "square must be True or False"),
+        (lambda: rerank_distances(M), ValueError, "received none of them"),
+        (lambda: rerank_distances(M, M), ValueError, "received query_query"),
+        (lambda: rerank_distances(M, M, M, measure=max), ValueError, "gallery_gallery, measure"),
+        (lambda: rerank_distances(M, **{**LISTS, "farthest": None}), ValueError, "received neighbors"),
+        (
+            lambda: rerank_distances(M, neighbors=M, farthest=M[0]),
+            TypeError,
+            r"must be Neighbors\(indices, distances\)",
+        ),
+        (lambda: rerank_distances(M, **LISTS, k1=3), ValueError, r"K >= 3, .* received \(4, 2\), \(4, 2\) and \(4,\)"),
+        (lambda: rerank_distances(M, **{**LISTS, "farthest": np.ones(3)}, k1=2, k2=2), ValueError, r"and \(3,\)"),
+        (lambda: rerank_distances(M, **{**LISTS, "farthest": np.full(4, np.nan)}, k1=2, k2=2), ValueError, "in row 0"),
+        (lambda: rerank_distances(M, **{**LISTS, "farthest": np.zeros(4)}, k1=2, k2=2), ValueError, "at most farthest"),
+        (lambda: rerank_distances(M, **lists_of(-FAR, 2), k1=2, k2=2), ValueError, "must be finite, >= 0, ascending"),
+        (lambda: rerank_distances(M, **{**LISTS, "neighbors": FALLING}, k1=2, k2=2), ValueError, "ascending"),
     ],
 )
 def test_bad_input(call, error, words):

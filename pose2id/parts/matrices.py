@@ -1,22 +1,17 @@
-"""Distances that the caller has as matrices: `combine_distances` and `rerank_distances`."""
+"""Distances that the caller has: `combine_distances` and `rerank_distances`."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from pose2id.arrays import ArrayT, Kind, check_same_kind, cut, elements_at_once, row_blocks, take_array, work_dtype
-from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed, smallest
+from pose2id.arrays import ArrayT, check_same_kind, row_blocks, work_dtype
+from pose2id.neighbors import Neighbors
+from pose2id.parts.given import Lists, Matrices, take_lists, take_matrix, take_within
+from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed
 from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, check_number
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-ROUNDING = 1e-4
-"""How far below 0, of 1 or the largest of some rows, rounding may have put a distance."""
-TILE = 2**20
-"""Distances that are sorted at once on a CPU."""
 
 
 @fit_threads
@@ -59,8 +54,8 @@ def combine_distances(global_distances: ArrayT, local_distances: ArrayT, *, weig
     [[4.0, 5.5]]
     """
     weight = check_number(weight, "weight")
-    first, kind = _take_matrix(global_distances, "global_distances", "(Q, G)")
-    second, other = _take_matrix(local_distances, "local_distances", "(Q, G)")
+    first, kind = take_matrix(global_distances, "global_distances", "(Q, G)")
+    second, other = take_matrix(local_distances, "local_distances", "(Q, G)")
     check_same_kind(kind, other, ("global_distances", "local_distances"))
     if first.shape != second.shape:
         raise ValueError(
@@ -81,9 +76,12 @@ def combine_distances(global_distances: ArrayT, local_distances: ArrayT, *, weig
 @fit_threads
 def rerank_distances(
     query_gallery: ArrayT,
-    query_query: ArrayT,
-    gallery_gallery: ArrayT,
+    query_query: ArrayT | None = None,
+    gallery_gallery: ArrayT | None = None,
     *,
+    neighbors: Neighbors[ArrayT] | None = None,
+    farthest: ArrayT | None = None,
+    measure: Callable[[ArrayT, ArrayT], ArrayT] | None = None,
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
@@ -96,9 +94,18 @@ def rerank_distances(
     ----------
     query_gallery : (Q, G) numpy array or torch tensor
         Finite distances, Q >= 1 and G >= 1; what rounding left below 0 counts as 0.
-    query_query, gallery_gallery : (Q, Q) and (G, G) arrays of the same container and device
+    query_query, gallery_gallery : (Q, Q) and (G, G) arrays of the same container and device, or None
         Distances within each set, by the same rule, symmetric. The diagonal is used: `aligned_distances` of an image
-        to itself are not 0.
+        to itself are not 0. None: `neighbors` and `farthest` are given instead.
+    neighbors : Neighbors, or None
+        Of the Q + G rows, queries before gallery, in one set: `indices` and `distances` (Q + G, K), nearest first, at
+        least max(k1, k2 - 1) columns or all other rows, without the row itself; -1 and inf where there is none.
+    farthest : (Q + G,) array, or None
+        The largest distance of each of these rows to any of them.
+    measure : callable, or None
+        Called with two arrays of row numbers (B,), gives the distances of these pairs (B,); a row and itself, too.
+        Asked for what `neighbors` and `query_gallery` do not hold, some tenth of the pairs that are encoded. None: rows
+        have the distance 0 to themselves, and it is an error if another pair is missing; more columns hold more.
     k1, k2, lambda_value
         As for `rerank`.
     square : bool
@@ -110,17 +117,18 @@ def rerank_distances(
     Returns
     -------
     (Q, G) array of the container and device given
-        Smaller is nearer; float64 if one of the three is, else float32.
+        Smaller is nearer; float64 if one of the arrays is, else float32.
 
     Raises
     ------
     TypeError, ValueError
-        For shapes that do not fit, negative or infinite distances, NaN, or anything but floating-point numbers.
+        For shapes that do not fit, negative or infinite distances, NaN, or anything but floating-point numbers; for
+        neighbours that are no table as described, or too few.
 
     Notes
     -----
     Each row's own place is first, its other neighbours follow by distance, ties by index, queries before gallery. The
-    (Q + G) x (Q + G) matrix is not built: beside the three given there are rows of neighbours and sparse rows.
+    (Q + G) x (Q + G) matrix is not built: beside what is given there are rows of neighbours and sparse rows.
 
     References
     ----------
@@ -140,106 +148,31 @@ def rerank_distances(
     share = check_number(lambda_value, "lambda_value", 0, 1)
     for flag, name in ((square, "square"), (progress, "progress")):
         check_flag(flag, name)
-    names = ("query_gallery", "query_query", "gallery_gallery")
-    shapes = ("(Q, G)", "(Q, Q)", "(G, G)")
-    (across, kind), *within = (
-        _take_matrix(array, name, shape, distances=True)
-        for array, name, shape in zip((query_gallery, query_query, gallery_gallery), names, shapes, strict=True)
-    )
-    q, g = across.shape
-    for (matrix, other), name, n in zip(within, names[1:], (q, g), strict=True):
-        check_same_kind(kind, other, (names[0], name))
-        if not n or tuple(matrix.shape) != (n, n):
-            raise ValueError(
-                f"query_gallery must have at least one row and one column and {name} one of each per row of its set, "
-                f"received shapes {(q, g)} and {tuple(matrix.shape)}"
-            )
-    table = _Table(across, within[0][0], within[1][0], square=square)
-    near, distances, largest, own = table.neighbors(min(neighbors_needed(k1, k2), q + g - 1))
+    across, kind = take_matrix(query_gallery, "query_gallery", "(Q, G)", distances=True)
+    if not across.numel():
+        raise ValueError(f"query_gallery must have at least one row and one column, received {tuple(across.shape)}")
+    given = [array is not None for array in (query_query, gallery_gallery, neighbors, farthest)]
+    table: Matrices | Lists
+    if given == [True, True, False, False] and measure is None:
+        table = Matrices(across, *take_within(across, kind, query_query, gallery_gallery), square=square)
+    elif given == [False, False, True, True]:
+        least = min(neighbors_needed(k1, k2), sum(across.shape) - 1)
+        table = Lists(across, *take_lists(across, kind, neighbors, farthest, least), measure, kind, square=square)
+    else:
+        names = ("query_query", "gallery_gallery", "neighbors", "farthest")
+        received = [name for name, there in zip(names, given, strict=True) if there]
+        received += [] if measure is None else ["measure"]
+        raise ValueError(
+            "beside query_gallery give query_query and gallery_gallery, or neighbors and farthest (with measure, or "
+            f"without); received {', '.join(received) or 'none of them'}"
+        )
+    near, distances, largest, own = table.neighbors(min(neighbors_needed(k1, k2), sum(across.shape) - 1))
     encoded = encode_neighbors(near, distances, largest, table.measure, k1, k2, own)
 
     def write(block: slice, columns: slice, out: torch.Tensor) -> None:
         out.copy_((table.take(across[block, columns]) / largest[block, None]).square_().mul_(share))
 
-    result = torch.empty(q, g, dtype=table.dtype, device=across.device)
-    for _ in final_blocks(SharedWeights(encoded, q, across.device), write, share, result, progress=progress):
+    result = torch.empty(across.shape, dtype=table.dtype, device=across.device)
+    for _ in final_blocks(SharedWeights(encoded, len(across), across.device), write, share, result, progress=progress):
         pass
     return kind.give_back(result, table.dtype)  # type: ignore[no-any-return]
-
-
-class _Table:
-    """The (Q + G) x (Q + G) distances as three matrices; what it gives are the roots of what is to be used.
-
-    The steps of re-ranking square what they are given, so that is a root where nothing is to be squared.
-    """
-
-    def __init__(self, across: torch.Tensor, queries: torch.Tensor, items: torch.Tensor, *, square: bool) -> None:
-        self.across, self.queries, self.items, self.square = across, queries, items, square
-        self.q, self.n = len(queries), len(queries) + len(items)
-        self.dtype = torch.float32
-        for part in (across, queries, items):
-            self.dtype = work_dtype(torch.promote_types(self.dtype, part.dtype))
-
-    def take(self, values: torch.Tensor) -> torch.Tensor:
-        """Given distances, as described, float64."""
-        values = values.double().clamp(min=0)
-        return values if self.square else values.sqrt_()
-
-    def neighbors(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each row's k nearest others (n, k) and their distances, its largest distance (n,), that to itself (n,)."""
-        device = self.across.device
-        near = torch.empty(self.n, k, dtype=torch.int64, device=device)
-        distances = torch.empty(self.n, k, dtype=self.dtype, device=device)
-        largest, own = torch.empty(2, self.n, dtype=torch.float64, device=device)
-        height = max(1, elements_at_once(device, TILE) // self.n)
-        for first, last in ((0, self.q), (self.q, self.n)):
-            for part in cut(last - first, height):
-                block = slice(first + part.start, first + part.stop)
-                if first:
-                    rows = torch.cat([self.across[:, part].T.to(self.dtype), self.items[part].to(self.dtype)], dim=1)
-                else:
-                    rows = torch.cat([self.queries[part].to(self.dtype), self.across[part].to(self.dtype)], dim=1)
-                rows.clamp_(min=0)  # before they are ordered: what is below 0 counts as 0
-                largest[block] = self.take(rows.amax(dim=1))
-                at = torch.arange(block.start, block.stop, device=device)[:, None]
-                own[block] = self.take(rows.gather(1, at)[:, 0])
-                rows.scatter_(1, at, torch.inf)
-                values, near[block] = smallest(rows, k)
-                distances[block] = self.take(values).to(self.dtype)
-        return near, distances, largest.masked_fill_(largest == 0, 1.0), own  # 1: all distances are 0
-
-    def measure(self, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """The distances of pairs of rows."""
-        values = torch.empty(len(row), dtype=torch.float64, device=row.device)
-        left, right = row < self.q, column < self.q
-        for matrix, rows, columns, chosen in (
-            (self.queries, row, column, left & right),
-            (self.across, row, column - self.q, left & ~right),
-            (self.across, column, row - self.q, ~left & right),
-            (self.items, row - self.q, column - self.q, ~left & ~right),
-        ):
-            values[chosen] = matrix[rows[chosen], columns[chosen]].double()
-        return self.take(values)
-
-
-def _take_matrix(array: Any, name: str, shape: str, *, distances: bool = False) -> tuple[torch.Tensor, Kind]:
-    """A matrix of floats without NaN; of `distances`: finite, and not below 0 but by rounding."""
-    tensor, kind = take_array(array, name)
-    if tensor.dtype not in FLOATS:
-        raise TypeError(
-            f"{name} must hold floating-point values, received dtype {kind.dtype}; convert to float32 first"
-        )
-    if tensor.ndim != 2:
-        raise ValueError(f"{name} must have shape {shape}, received {tuple(tensor.shape)}")
-    allowed = "finite distances >= 0" if distances else "distances without NaN"
-    for block in row_blocks(tensor) if tensor.numel() else ():
-        low, high = (float(end) for end in torch.aminmax(tensor[block]))  # NaN spreads to both
-        if distances:
-            wrong = not math.isfinite(high) or not low >= -ROUNDING * max(1.0, high)
-        else:
-            wrong = math.isnan(low) or low == -math.inf
-        if wrong:
-            raise ValueError(
-                f"{name} must hold {allowed}, received values from {low} to {high} in rows {block.start} on"
-            )
-    return tensor, kind
