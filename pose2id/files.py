@@ -2,7 +2,7 @@
 
 | suffix         | read                                                             | written                       |
 |----------------|------------------------------------------------------------------|-------------------------------|
-| `.npz`         | `features`, optionally `ids`, `cams`, `generated`                | the same names, or the result |
+| `.npz`         | `features` or `parts`, and what else `NAMES` has                 | the same names, or the result |
 | `.npy`         | the features alone                                               | the result alone              |
 | `.safetensors` | as `.npz`, or a single tensor of any name; extra `ipg`           | as `.npz`                     |
 | `.pt`          | one plain tensor, the features alone                             | the result alone              |
@@ -28,30 +28,50 @@ from pose2id.errors import MissingExtraError, one_line, require
 from pose2id.validation import is_tensor, take_labels, take_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
-NAMES = ("features", "ids", "cams", "generated")
+PART_NAMES = ("parts", "visibility", "generated_parts", "generated_visibility")
+NAMES = ("features", "ids", "cams", "generated", *PART_NAMES)
+_OWNERS = {
+    "generated": "features",
+    "visibility": "parts",
+    "generated_parts": "parts",
+    "generated_visibility": "generated_parts",
+}
+"""What says nothing without another array."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """What a feature file holds; everything but `path` and `features` may be None.
+    """What a feature file holds; everything but `path` may be None, but not both `features` and `parts`.
 
     Attributes
     ----------
     path : pathlib.Path
         Where it was read from.
-    features : (N, D) numpy array or torch tensor
+    features : (N, D) numpy array or torch tensor, optional
         One row per image.
     ids, cams : (N,) integers or strings, optional
         Identities and cameras.
     generated : (N, M, D) or (N, D) array, optional
         Features of generated images, or their mean.
+    parts : (N, P, D) array, optional
+        Several features an image.
+    visibility : (N, P) bools, or floats from 0 to 1, optional
+        How well each part is seen.
+    generated_parts : (N, M, P, D) array, optional
+        Parts of generated images.
+    generated_visibility : (N, M, P) bools or floats, optional
+        How well each of these is seen.
     """
 
     path: Path
-    features: Any
+    features: Any = None
     ids: Any = None
     cams: Any = None
     generated: Any = None
+    parts: Any = None
+    visibility: Any = None
+    generated_parts: Any = None
+    generated_visibility: Any = None
 
 
 def read_features(
@@ -67,9 +87,10 @@ def read_features(
     path : path
         `.npz`, `.npy`, `.safetensors` or `.pt`; the table at the head of this module says what each holds.
     needs : tuple of str
-        Names beside "features" that must be there: of "ids", "cams", "generated".
+        Names that must be there, such as "ids"; one of "features" and "parts" must be anyway.
     names : tuple of str
-        What to take from the file beside the features; all else stays unread and unchecked.
+        What to take from the file beside the features; all else stays unread and unchecked. Without "parts" there
+        must be features.
 
     Returns
     -------
@@ -79,8 +100,8 @@ def read_features(
     Raises
     ------
     ValueError
-        For an unknown suffix, a missing name, features of another shape, labels that are none, or a file that is
-        damaged or holds pickled objects.
+        For an unknown suffix, a missing name, features or parts of another shape, labels that are none, or a file that
+        is damaged or holds pickled objects.
     FileNotFoundError
         When there is no such file.
     MissingExtraError
@@ -110,7 +131,8 @@ def read_features(
         if isinstance(error.__cause__, pickle.UnpicklingError):
             words = "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead"
         raise ValueError(f"{path} cannot be read as {path.suffix}: {words}") from error
-    for name in ("features", *needs):
+    main = "parts" if "parts" in names and "parts" in arrays and "features" not in arrays else "features"
+    for name in (main, *needs):
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
             remedy = f"store it under that name, as in np.savez(..., {name}=...)"
@@ -118,17 +140,25 @@ def read_features(
                 remedy = f"a {path.suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
             raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}; {remedy}")
     taken = {name: arrays[name] for name in ("features", *names) if name in arrays}
-    if taken["features"].ndim != 2:  # before the labels, which are counted by its rows
-        shape = tuple(taken["features"].shape)
-        raise ValueError(f"{path}: features must have shape (N, D), one row for each image, received {shape}")
+    for name, axes in (("features", "(N, D)"), ("parts", "(N, P, D)")):  # before the labels, which their rows count
+        if name in taken and taken[name].ndim != axes.count(",") + 1:
+            shape = tuple(taken[name].shape)
+            raise ValueError(f"{path}: {name} must have shape {axes}, one row for each image, received {shape}")
+    n = len(taken[main])
+    if "parts" in taken and len(taken["parts"]) != n:
+        raise ValueError(f"{path}: parts must have a row for each of the {n} features, received {len(taken['parts'])}")
+    for name, owner in _OWNERS.items():
+        if name in taken and owner not in taken:
+            allowed = ", ".join(map(repr, PART_NAMES))
+            raise ValueError(f"{path} holds {name!r} but no {owner!r}; the arrays of part features are {allowed}")
     for name in {"ids", "cams"} & taken.keys():
-        taken[name] = _take_labels(taken[name], taken["features"], f"{path}: {name}")
+        taken[name] = _take_labels(taken[name], n, main, f"{path}: {name}")
     return FeatureFile(path, **taken)
 
 
-def _take_labels(labels: Any, features: Any, name: str) -> Any:
+def _take_labels(labels: Any, rows: int, main: str, name: str) -> Any:
     """Labels as (N,) integers or strings in their container; ValueError with the remedy for what is no label."""
-    shape, rows = tuple(labels.shape), len(features)
+    shape = tuple(labels.shape)
     if labels.dtype.is_floating_point if is_tensor(labels) else labels.dtype.kind == "f":
         floats = (torch if is_tensor(labels) else np).finfo(labels.dtype)
         exact, dtype = min(int(2 / floats.eps), 2**63 - 1), floats.dtype  # up to there they tell labels apart
@@ -147,7 +177,7 @@ def _take_labels(labels: Any, features: Any, name: str) -> Any:
     try:
         take_labels(labels, rows, name)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{error}; store one integer or string for each row of 'features'") from error
+        raise ValueError(f"{error}; store one integer or string for each row of {main!r}") from error
     return labels
 
 
@@ -251,7 +281,7 @@ def _load(load: Callable[[], Any], where: str = "") -> Any:
 
 def _read_safetensors(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
     tensors: dict[str, Any] = read_tensors(path)
-    if "features" not in tensors and len(tensors) == 1:
+    if len(tensors) == 1 and not {"features", "parts"} & tensors.keys():
         return {"features": next(iter(tensors.values()))}
     return tensors
 
@@ -343,7 +373,7 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
             torch.save(_as_tensor(first, name), path)
             return
         save = require("safetensors.torch", "ipg", f"writing {path.name}").save_file
-        numbers = {name: array for name, array in arrays.items() if is_tensor(array) or array.dtype.kind in "fiu"}
+        numbers = {name: array for name, array in arrays.items() if is_tensor(array) or array.dtype.kind in "fiub"}
         save({name: _as_tensor(array, name) for name, array in numbers.items()}, path)  # the format has no strings
     except (OSError, MissingExtraError, ValueError, TypeError):
         raise

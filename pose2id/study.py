@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import torch
 from pose2id.centralization import centralize
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import Scores, evaluate, evaluate_features
+from pose2id.parts import PartFeatures, centralize_parts, evaluate_parts, part_density, rerank_parts
 from pose2id.reranking import rerank
 from pose2id.validation import is_tensor, take_labels
 
@@ -34,20 +36,29 @@ class FeatureSet:
 
     Attributes
     ----------
-    features : (N, D) numpy array or torch tensor
-        As `centralize` takes them.
+    features : (N, D) numpy array or torch tensor, or part features (N, P, D)
+        As `centralize`, or `centralize_parts`, takes them.
     ids : (N,) integers or strings
         Identities.
     cams : (N,) integers or strings, optional
         Cameras; both sides have them, or neither.
     generated : (N, M, D) or (N, D) array, or a sequence of M arrays (N, D), optional
-        Features of generated images, as `centralize` takes them.
+        Features of generated images, as `centralize` takes them; of parts (N, M, P, D).
+    visibility, generated_visibility : (N, P) and (N, M, P) arrays, optional
+        How well each part is seen, as `centralize_parts` takes it.
     """
 
     features: Array
     ids: Labels
     cams: Labels | None = None
     generated: Array | Sequence[Array] | None = None
+    visibility: Array | None = None
+    generated_visibility: Array | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the features are parts, (N, P, D)."""
+        return getattr(self.features, "ndim", 2) == 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Setting:
         Whether k-reciprocal re-ranking follows.
     rerank_k1, rerank_k2, rerank_lambda
         Of the re-ranking: `k1`, `k2` and `lambda_value` of `pose2id.rerank`.
+    fill_query, fill_gallery : bool
+        Whether hidden parts of this side are filled, as by ``centralize_parts(..., fill=True)``.
     """
 
     name: str
@@ -88,6 +101,8 @@ class Setting:
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
+    fill_query: bool = False
+    fill_gallery: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +119,7 @@ class Row:
     id2_paper, id2_released : float
         ID² over query and gallery together, both variants of `pose2id.id_density`; lower is denser, NaN where it was
         not asked for; `id2` is the paper's. Rows labelled -1 are left out. Re-ranking changes distances, not
-        features, so it leaves ID² as it is.
+        features, so it leaves ID² as it is. For parts the mean over those that somebody shows.
     error : float
         Standard error of mAP over identities; see `standard_error`.
     encoder : str
@@ -144,6 +159,8 @@ def run_study(
 ) -> list[Row]:
     """Centralize both sides, re-rank or not, score, ID²: for every setting.
 
+    Part features are centralized, re-ranked and scored by the functions of `pose2id.parts`.
+
     Query and gallery are centralized separately, as published: no feature of one ever enters the other. Settings that
     ask for the same features of a side share them; they are held only as long as one needs them.
 
@@ -169,8 +186,8 @@ def run_study(
     Raises
     ------
     TypeError, ValueError
-        As `pose2id.centralize`, `pose2id.evaluate` and `pose2id.rerank`; and for a setting that needs cameras or
-        generated features where there are none.
+        As `pose2id.centralize`, `pose2id.evaluate` and `pose2id.rerank`; and for a setting that needs cameras,
+        generated features or parts where there are none.
 
     References
     ----------
@@ -204,13 +221,11 @@ def run_study(
                 features[side] = _centralize(data, side[1], **options)
         one, other = (features[side] for side in sides)
         if setting.reranked:
-            k1, k2, share = setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda
-            distances = rerank(one, other, k1=k1, k2=k2, lambda_value=share, **options)
-            scores = evaluate(distances, *labels, protocol=protocol)
-            del distances
+            scores = evaluate(_rerank(one, other, setting, **options), *labels, protocol=protocol)
         else:
-            scores = evaluate_features(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
-        id2 = _measure_density((one, other), labels[:2]) if density else {}
+            score = partial(_score_parts, normalize=setting.normalize) if query.has_parts else evaluate_features
+            scores = score(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
+        id2 = _measure_density((one, other), labels[:2], setting) if density else {}
         rows.append(Row(setting, scores, error=standard_error(scores, query.ids), encoder=encoder, **id2))
         del one, other  # as the distances: not held while the next setting is worked on
         uses.subtract(sides)
@@ -223,7 +238,8 @@ def centralize_sets(
 ) -> tuple[Any, Any]:
     """Features of both sides after a setting: what `run_study` evaluates.
 
-    Re-ranking changes distances, so nothing of it is seen here.
+    Re-ranking changes distances, so nothing of it is seen here. Nor is the scaling of parts to which nothing is added:
+    scoring does that.
 
     Parameters
     ----------
@@ -236,7 +252,8 @@ def centralize_sets(
     Returns
     -------
     (Q, D) array, (G, D) array
-        The queries and the gallery, of the container, dtype and device given.
+        The queries and the gallery, of the container, dtype and device given; of parts two `PartFeatures`, whose
+        visibility may be None.
 
     Raises
     ------
@@ -300,7 +317,8 @@ def _sides(setting: Setting) -> tuple[_Side, _Side]:
     method = replace(
         plain, eta=setting.eta, k1=setting.k1, k2=setting.k2, alpha=setting.alpha, other_cameras=setting.other_cameras
     )
-    return ("query", method if setting.query else plain), ("gallery", method if setting.gallery else plain)
+    query, gallery = replace(method, fill_query=setting.fill_query), replace(method, fill_gallery=setting.fill_gallery)
+    return ("query", query if setting.query else plain), ("gallery", gallery if setting.gallery else plain)
 
 
 def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
@@ -312,24 +330,69 @@ def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
     ):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a pose2id.study.{kind.__name__}, received {type(value).__name__}")
+    if query.has_parts != gallery.has_parts:
+        shapes = " and ".join(str(tuple(data.features.shape)) for data in (query, gallery))
+        raise ValueError(f"query and gallery must both hold features (N, D) or both parts (N, P, D), received {shapes}")
     chosen = {name: data for name, data in (("query", query), ("gallery", gallery)) if getattr(setting, name)}
     for name, data in chosen.items():
         if setting.other_cameras and data.cams is None:
             raise ValueError(f"setting {setting.name!r} takes neighbours from other cameras, but {name} has no cams")
+    for name, data in (("query", query), ("gallery", gallery)):
+        if getattr(setting, f"fill_{name}") and not (data.has_parts and name in chosen):
+            lack = "is not centralized" if data.has_parts else "has features (N, D), not parts"
+            raise ValueError(f"setting {setting.name!r} fills hidden parts, but {name} {lack}")
+        for seen in ("visibility", "generated_visibility"):
+            if getattr(data, seen) is not None and not data.has_parts:
+                raise ValueError(f"{seen} goes with parts (N, P, D), but {name} has features of another shape")
     if setting.eta and chosen and all(data.generated is None for data in chosen.values()):
         lack = f"{' and '.join(chosen)} {'have' if len(chosen) > 1 else 'has'} no generated features"
         raise ValueError(f"setting {setting.name!r} has eta = {setting.eta}, but {lack}")
 
 
 def _centralize(data: FeatureSet, how: Setting, **options: Any) -> Any:
-    if not (how.normalize or how.eta or (how.k1 and how.k2)):
+    added = how.eta or (how.k1 and how.k2)
+    if data.has_parts and not added:
+        return PartFeatures(data.features, data.visibility)  # scoring scales them, from all bits that were given
+    if not (how.normalize or added):
         return data.features
-    generated, exclude = data.generated if how.eta else None, data.cams if how.other_cameras else None
+    generated: Any = data.generated if how.eta else None
+    exclude = data.cams if how.other_cameras else None
     options |= {"alpha": how.alpha, "normalize": how.normalize, "exclude": exclude}
-    return centralize(data.features, generated, how.eta, how.k1, how.k2, **options)
+    if not data.has_parts:
+        return centralize(data.features, generated, how.eta, how.k1, how.k2, **options)
+    options |= {"fill": how.fill_query or how.fill_gallery}
+    if generated is not None:
+        options |= {"generated_visibility": data.generated_visibility}
+    return centralize_parts(data.features, data.visibility, generated, how.eta, how.k1, how.k2, **options)
 
 
-def _measure_density(both: Sequence[Any], ids: Sequence[Labels]) -> dict[str, float]:
-    together = torch.cat(list(both)) if is_tensor(both[0]) else np.concatenate(both)
-    labels = np.concatenate([take_labels(part, len(rows), "ids") for part, rows in zip(ids, both, strict=True)])
-    return {f"id2_{variant}": id_density(together, labels, variant=variant) for variant in VARIANTS}
+def _rerank(one: Any, other: Any, how: Setting, **options: Any) -> Any:
+    options |= {"k1": how.rerank_k1, "k2": how.rerank_k2, "lambda_value": how.rerank_lambda}
+    if not isinstance(one, PartFeatures):
+        return rerank(one, other, **options)
+    seen = one.visibility, other.visibility
+    return rerank_parts(one.parts, other.parts, *seen, normalize=how.normalize, **options)
+
+
+def _score_parts(one: Any, other: Any, *labels: Any, **options: Any) -> Scores:
+    seen = one.visibility, other.visibility
+    score = partial(evaluate_parts, query_visibility=seen[0], gallery_visibility=seen[1])
+    return score(one.parts, other.parts, *labels, **options)
+
+
+def _measure_density(both: Sequence[Any], ids: Sequence[Labels], how: Setting) -> dict[str, float]:
+    labels = np.concatenate([take_labels(each, len(each), "ids") for each in ids])
+    if not isinstance(both[0], PartFeatures):
+        together = _join(both)
+        return {f"id2_{variant}": id_density(together, labels, variant=variant) for variant in VARIANTS}
+    both = [centralize_parts(x.parts, x.visibility, k1=0, normalize=how.normalize) for x in both]  # only scaled
+    parts, seen = (_join(arrays) for arrays in zip(*both, strict=True))
+    values = {}
+    for variant in VARIANTS:
+        found = part_density(parts, labels, seen, variant=variant)
+        values[f"id2_{variant}"] = math.nan if np.isnan(found).all() else float(np.nanmean(found))
+    return values
+
+
+def _join(arrays: Sequence[Any]) -> Any:
+    return torch.cat(list(arrays)) if is_tensor(arrays[0]) else np.concatenate(arrays)

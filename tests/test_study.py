@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, rerank, study
+from pose2id.parts import centralize_parts, evaluate_parts, part_density, rerank_parts
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study, standard_error
 from pose2id.tables import as_dicts
 
@@ -232,3 +233,63 @@ def test_junk_is_nobody_in_a_study() -> None:
     kept = ids != -1
     features = np.concatenate([QUERY.features, GALLERY.features[kept]])
     assert row.id2 == pytest.approx(id_density(features, np.concatenate([QUERY.ids, ids[kept]])), rel=1e-6)
+
+
+def make_parts(side: FeatureSet) -> FeatureSet:
+    parts = np.stack([side.features, side.features[:, ::-1] + 1], axis=1)
+    seen = RNG.random((len(parts), 2)) < 0.7
+    return FeatureSet(np.where(seen[:, :, None], parts, np.nan), side.ids, side.cams, visibility=seen)
+
+
+@pytest.mark.parametrize("reranked", [False, True])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_parts(reranked, as_tensors) -> None:
+    sides = [make_parts(side) for side in (QUERY, GALLERY)]
+    views, shown = RNG.normal(size=(42, 2, 2, 5)), RNG.random((42, 2, 2)) < 0.5
+    sides[1] = replace(sides[1], generated=views, generated_visibility=shown)
+    how = {"k1": 3, "k2": 2, "alpha": 2.0}
+    query = centralize_parts(sides[0].features, sides[0].visibility, exclude=QUERY.cams, **how)
+    gallery = centralize_parts(
+        *(sides[1].features, sides[1].visibility, views, 0.5),
+        generated_visibility=shown,
+        fill=True,
+        exclude=GALLERY.cams,
+        **how,
+    )
+    given = [(side.features, side.visibility) for side in sides]
+    setting = Setting("x", eta=0.5, other_cameras=True, fill_gallery=True, reranked=reranked, rerank_k1=7, **how)
+    plain = Setting("plain", reranked=reranked, rerank_k1=7)
+    if as_tensors:
+        fields = ("features", "generated", "visibility", "generated_visibility")
+        tensors = [{x: None if getattr(y, x) is None else torch.tensor(getattr(y, x)) for x in fields} for y in sides]
+        sides = [replace(side, **arrays) for side, arrays in zip(sides, tensors, strict=True)]
+    for (one, other), each in ((given, plain), ((query, gallery), setting)):
+        (row,) = run_study(*sides, [each])
+        seen = {"query_visibility": one[1], "gallery_visibility": other[1]}
+        scores = evaluate_parts(one[0], other[0], *LABELS, **seen)
+        if reranked:
+            scores = evaluate(rerank_parts(one[0], other[0], one[1], other[1], k1=7), *LABELS)
+        assert (row.mAP, row.mINP, row.rank1) == (scores.mAP, scores.mINP, scores.rank(1))
+        scaled = [centralize_parts(*side, k1=0) for side in (one, other)]
+        parts, seen = (np.concatenate(arrays) for arrays in zip(*scaled, strict=True))
+        expected = part_density(parts, np.concatenate([QUERY.ids, GALLERY.ids]), seen)
+        assert row.id2 == pytest.approx(expected.mean(), rel=1e-12)
+    for mine, other in zip(centralize_sets(*sides, setting), (query, gallery), strict=True):
+        np.testing.assert_array_equal(mine.parts, other.parts)
+        np.testing.assert_array_equal(mine.visibility, other.visibility)
+
+
+def test_parts_and_features_do_not_mix() -> None:
+    parts = make_parts(GALLERY)
+    for query, setting, words in (
+        (QUERY, BASE, r"both parts \(N, P, D\), received \(18, 5\) and \(42, 2, 5\)"),
+        (parts, Setting("x", k1=2, k2=2, gallery=False, fill_gallery=True), "but gallery is not centralized"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_study(query, parts, [setting])
+    for side, setting, words in (
+        (QUERY, Setting("x", k1=2, k2=2, fill_query=True), r"fills hidden parts, but query has features \(N, D\)"),
+        (replace(QUERY, visibility=parts.visibility), BASE, r"visibility goes with parts \(N, P, D\), but query has"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_study(side, GALLERY, [setting])

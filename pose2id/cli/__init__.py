@@ -1,7 +1,8 @@
 """The command line: one file per group of commands, each reads, calls, writes.
 
-`arguments` says what every command takes, `choices` what options can be set to; neither loads what computes. Results
-go to stdout, progress and errors to stderr. Bad input ends with one line and exit code 2.
+`arguments` and `feature_arguments` say what every command takes, made of `options`; `choices` what these can be set to.
+None of them loads what computes. `inputs` reads the files of `features`. Results go to stdout, progress and errors to
+stderr. Bad input ends with one line and exit code 2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from pose2id.cli.arguments import build_parser, check_given
+from pose2id.cli.arguments import build_parser
+from pose2id.cli.options import check_given
 from pose2id.cli.printing import flush, prepare_log, prepare_streams, tell
 from pose2id.cli.signals import EndedError, end_on_signals
 from pose2id.errors import is_out_of_memory, one_line

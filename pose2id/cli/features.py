@@ -1,48 +1,26 @@
-"""Commands on feature files: centralize, density, rerank, evaluate."""
+"""Commands on feature files: centralize, density, rerank, evaluate. Files may hold features or parts."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from pose2id.arrays import take_array, take_features
 from pose2id.centralization import centralize
-from pose2id.centralization.arguments import take_generated
+from pose2id.cli.inputs import check_alike, check_part_options, note_parts, read_input, read_sides
 from pose2id.cli.printing import say, say_json, tell
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import PROTOCOLS, Scores
-from pose2id.files import NAMES, FeatureFile, check_output, read_features, write_arrays
+from pose2id.files import NAMES, FeatureFile, check_output, write_arrays
+from pose2id.parts import centralize_parts, part_density, rerank_parts
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.tables import as_dicts, format_text
 from pose2id.validation import JUNK, equal_label, is_tensor, take_labels
-
-
-def _read(path: str, needs: tuple[str, ...] = (), names: tuple[str, ...] = NAMES) -> tuple[FeatureFile, torch.Tensor]:
-    """A feature file, and its features as a tensor; what is wrong with the arrays is told with the file they are in."""
-    file = read_features(path, needs, names=names)
-    tensor, kind = take_features(file.features, f"{file.path}: features")
-    if file.generated is not None:
-        try:
-            take_generated(file.generated, tensor, kind)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{file.path}: {error}") from error
-    return file, tensor
-
-
-def _read_sides(arguments: argparse.Namespace, **options: Any) -> list[tuple[FeatureFile, torch.Tensor]]:
-    """The files of query and gallery, which must be of equal width."""
-    (query, rows), (gallery, items) = sides = [_read(path, **options) for path in (arguments.query, arguments.gallery)]
-    if rows.shape[1] != items.shape[1]:
-        raise ValueError(
-            f"{query.path} and {gallery.path} must hold features of equal width D, "
-            f"received {tuple(rows.shape)} and {tuple(items.shape)}; take both from one model"
-        )
-    return sides
 
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
@@ -52,82 +30,117 @@ def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
 
 def run_centralize(arguments: argparse.Namespace) -> None:
     """`pose2id centralize`."""
-    check_output(arguments.output, overwrite=arguments.overwrite)
-    file, _ = _read(arguments.features)
+    output = check_output(arguments.output, overwrite=arguments.overwrite)
+    given = read_input(arguments, arguments.features)
+    file = given.file
+    check_part_options(arguments, [given])
     _check_cams(arguments, file)
-    features = centralize(
-        file.features,
-        file.generated,
-        arguments.eta,
-        arguments.k1,
-        arguments.k2,
-        alpha=arguments.alpha,
-        normalize=not arguments.no_normalize,
-        exclude=file.cams if arguments.exclude_cams else None,
-        engine=arguments.engine,
-        progress=arguments.progress,
-    )
-    arrays = {"features": features}
+    method = arguments.eta, arguments.k1, arguments.k2
+    options: dict[str, Any] = {
+        "alpha": arguments.alpha,
+        "normalize": not arguments.no_normalize,
+        "exclude": file.cams if arguments.exclude_cams else None,
+        "engine": arguments.engine,
+        "progress": arguments.progress,
+    }
+    if given.has_parts:
+        if output.suffix in (".npy", ".pt"):
+            raise ValueError(
+                f"output {output} would hold the parts without their name and visibility; write .npz or .safetensors"
+            )
+        options |= {"generated_visibility": file.generated_visibility, "fill": arguments.fill}
+        found = centralize_parts(file.parts, file.visibility, file.generated_parts, *method, **options)
+        arrays = {"parts": found.parts, "visibility": found.visibility}
+    else:
+        arrays = {"features": centralize(file.features, file.generated, *method, **options)}
+    result = next(iter(arrays.values()))
     for name, labels in (("ids", file.ids), ("cams", file.cams)):
         if labels is not None:
-            take_labels(labels, len(file.features), f"{file.path}: {name}")  # they go into the output as they are
+            take_labels(labels, len(given.rows), f"{file.path}: {name}")  # they go into the output as they are
             arrays[name] = labels
     path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
-    say(f"{path}: {' x '.join(map(str, file.features.shape))}, {file.features.dtype}")
+    note_parts(arguments, [given])
+    say(f"{path}: {' x '.join(map(str, result.shape))}, {result.dtype}")
 
 
 def run_density(arguments: argparse.Namespace) -> None:
     """`pose2id density`."""
-    files, tensors = zip(*(_read(path, needs=("ids",), names=("ids",)) for path in arguments.features), strict=True)
-    labels = [take_labels(file.ids, len(file.features), f"{file.path}: ids") for file in files]
-    if len({tensor.shape[1] for tensor in tensors}) > 1 or len({array.dtype.kind for array in labels}) > 1:
-        found = ", ".join(f"{t.shape[1]} columns and {a.dtype} ids" for t, a in zip(tensors, labels, strict=True))
-        names = ", ".join(str(file.path) for file in files)
-        raise ValueError(f"{names} must have equal D and ids of one kind, received {found}")
-    features, ids = torch.cat([tensor.double() for tensor in tensors]), np.concatenate(labels)
-    values = {variant: id_density(features, ids, variant=variant, junk=arguments.junk) for variant in VARIANTS}
+    names = ("ids", "parts", "visibility")
+    inputs = [read_input(arguments, path, needs=("ids",), names=names) for path in arguments.features]
+    check_alike(inputs)
+    labels = [take_labels(given.file.ids, len(given.rows), f"{given.file.path}: ids") for given in inputs]
+    if len({given.rows.shape[1:] for given in inputs}) > 1 or len({array.dtype.kind for array in labels}) > 1:
+        sizes = [" x ".join(map(str, given.rows.shape[1:])) for given in inputs]
+        found = ", ".join(f"{size} columns and {a.dtype} ids" for size, a in zip(sizes, labels, strict=True))
+        where = ", ".join(str(given.file.path) for given in inputs)
+        equal = "P and D" if inputs[0].has_parts else "D"
+        raise ValueError(f"{where} must have equal {equal} and ids of one kind, received {found}")
+    rows, ids = torch.cat([given.rows.double() for given in inputs]), np.concatenate(labels)
+    values: dict[str, Any]
+    if inputs[0].has_parts:
+        seen = torch.cat([given.visibility for given in inputs if given.visibility is not None])
+        values = {name: part_density(rows, ids, seen, variant=name, junk=arguments.junk).tolist() for name in VARIANTS}
+        values = {name: [None if math.isnan(x) else x for x in found] for name, found in values.items()}
+    else:
+        values = {name: id_density(rows, ids, variant=name, junk=arguments.junk) for name in VARIANTS}
     junk = equal_label(ids, JUNK) & (not arguments.junk)
     left_out, ids = int(junk.sum()), ids[~junk]
+    note_parts(arguments, inputs)
     if arguments.json:
         say_json(values | {"rows": len(ids), "identities": len(np.unique(ids))}, indent=None)
         return
     without = f", without {left_out} rows of junk" if left_out else ""
-    say(f"ID2 of {len(ids)} rows, {len(np.unique(ids))} identities{without}; lower is denser")
-    say(f"  paper     {values['paper']:.4f}   distance to the centre, mean over identities")
-    say(f"  released  {values['released']:.4f}   squared distance, mean over samples: as in the published tables")
+    each = "each part, " if inputs[0].has_parts else ""
+    say(f"ID2 of {each}{len(ids)} rows, {len(np.unique(ids))} identities{without}; lower is denser")
+    paper, released = (_show_density(values[name]) for name in ("paper", "released"))
+    say(f"  paper     {paper}   distance to the centre, mean over identities")
+    say(f"  released  {released}   squared distance, mean over samples: as in the published tables")
+
+
+def _show_density(found: Any) -> str:
+    """A number, or one of each part; a part that nobody shows has none."""
+    parts = found if isinstance(found, list) else [found]
+    return "  ".join(f"{'-':<6}" if value is None else f"{value:.4f}" for value in parts)
 
 
 def run_rerank(arguments: argparse.Namespace) -> None:
     """`pose2id rerank`."""
     check_output(arguments.output, overwrite=arguments.overwrite)
-    sides = _read_sides(arguments, names=())
-    query, gallery = (file.features for file, _ in sides)
-    if is_tensor(query) != is_tensor(gallery):  # files of two kinds
-        query, gallery = (tensor for _, tensor in sides)
-    distances = rerank(
-        query,
-        gallery,
-        k1=arguments.rerank_k1,
-        k2=arguments.rerank_k2,
-        lambda_value=arguments.rerank_lambda,
-        engine=arguments.engine,
-        progress=arguments.progress,
-    )
+    sides = read_sides(arguments, names=("parts", "visibility"))
+    check_part_options(arguments, sides)
+    of_parts = sides[0].has_parts
+    files = [given.file for given in sides]
+    rows = [file.parts if of_parts else file.features for file in files]
+    seen = [file.visibility for file in files]
+    if is_tensor(rows[0]) != is_tensor(rows[1]):  # files of two kinds
+        rows, seen = [given.rows for given in sides], [given.visibility for given in sides]
+    options: dict[str, Any] = {
+        "k1": arguments.rerank_k1,
+        "k2": arguments.rerank_k2,
+        "lambda_value": arguments.rerank_lambda,
+        "engine": arguments.engine,
+        "progress": arguments.progress,
+    }
+    distances = rerank_parts(*rows, *seen, **options) if of_parts else rerank(*rows, **options)
     path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
+    note_parts(arguments, sides)
     say(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`pose2id evaluate`."""
-    names = NAMES if arguments.centralize else ("ids", "cams")
-    files, tensors = zip(*_read_sides(arguments, needs=("ids",), names=names), strict=True)
-    sets = []  # of tensors: the two files may be of different kinds
-    for file, tensor in zip(files, tensors, strict=True):
-        generated = None if file.generated is None else take_array(file.generated, "generated")[0]
-        sets.append(FeatureSet(tensor, file.ids, file.cams, generated))
-    settings = [Setting("as given", normalize=False)]
+    names = NAMES if arguments.centralize else ("ids", "cams", "parts", "visibility")
+    inputs = read_sides(arguments, needs=("ids",), names=names)
+    check_part_options(arguments, inputs)
+    files = [given.file for given in inputs]
+    # Of tensors: the two files may be of different kinds.
+    sets = [
+        FeatureSet(x.rows, x.file.ids, x.file.cams, x.generated, x.visibility, x.generated_visibility) for x in inputs
+    ]
+    of_parts = inputs[0].has_parts  # which are scored by their directions, as the models do that have them
+    settings = [Setting("length 1") if of_parts else Setting("as given", normalize=False)]
     if arguments.centralize:
-        if not all(_has_length_one(side.features) for side in sets):
+        if not of_parts and not all(_has_length_one(side.features) for side in sets):
             settings.append(Setting("length 1"))  # so that what centralizing brings is not mixed with this
         for file in files:
             _check_cams(arguments, file)
@@ -135,12 +148,15 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
         name = "centralized, with generated features" if eta else "centralized"
         settings.append(Setting(name, eta=eta, other_cameras=arguments.exclude_cams, **method))
+        if arguments.fill:
+            settings.append(replace(settings[-1], name=f"{name}, gallery filled", fill_gallery=True))
     if arguments.rerank:
         reranking = {name: getattr(arguments, name) for name in ("rerank_k1", "rerank_k2", "rerank_lambda")}
         settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
     options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
     query, gallery = sets
     rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, **options)
+    note_parts(arguments, inputs)
     by_camera = PROTOCOLS[arguments.protocol].same_camera_is_junk
     if by_camera and all(file.cams is None for file in files) and not arguments.quiet:
         where = " and ".join(dict.fromkeys(str(file.path) for file in files))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pose2id.arrays import ArrayT, cached_blocks, check_same_kind
+from pose2id.arrays import ArrayT, cached_blocks
 from pose2id.centralization import check_parameters, mutual_neighbors
 from pose2id.centralization.fusion import check_fits
 from pose2id.centralization.mutual import power
@@ -17,7 +17,7 @@ from pose2id.neighbors import take_exclude
 from pose2id.parts.fusion import FusedParts
 from pose2id.parts.pairs import ordered_mean
 from pose2id.parts.search import Search, search
-from pose2id.parts.sets import Parts, check_part_engine, take_parts, unit_parts
+from pose2id.parts.sets import check_part_engine, take_generated, take_parts, unit_parts
 from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 
@@ -137,7 +137,7 @@ def centralize_parts(
     check_flag(fill, "fill")
     check_part_engine(engine)
     given, kind = take_parts(parts, visibility)
-    views = _take_generated(generated, generated_visibility, given, kind)
+    views = take_generated(generated, generated_visibility, given, kind)
     labels = take_exclude(exclude, given.rows)
     n = len(given.rows)
     k = min(max(k1, k2), n - 1) if k1 and k2 and n else 0  # no row has more neighbours than that
@@ -160,23 +160,6 @@ def centralize_parts(
     )
     soft = given.soft if given.soft is not None or views is None else views.soft
     return PartFeatures(kind.give_back(result), _give_visibility(seen, soft, kind))
-
-
-def _take_generated(generated: Any, visibility: Any, given: Parts, kind: Any) -> Parts | None:
-    """Generated parts, checked against those they belong to."""
-    if generated is None:
-        if visibility is not None:
-            raise ValueError("generated_visibility must come with generated, received it alone")
-        return None
-    names = "generated", "generated_visibility"
-    views, other = take_parts(generated, visibility, names, "(N, M, P, D)")
-    check_same_kind(kind, other, ("parts", "generated"))
-    n, p, d = given.rows.shape
-    if views.rows.shape[0] != n or views.rows.shape[2:] != (p, d) or not views.rows.shape[1]:
-        raise ValueError(
-            f"generated must have shape ({n}, M, {p}, {d}) with M >= 1, received {tuple(views.rows.shape)}"
-        )
-    return views
 
 
 def _give_visibility(seen: torch.Tensor, soft: Any, kind: Any) -> Any:

@@ -104,6 +104,28 @@ def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str, *, zero_is_
         )
 
 
+def take_generated(
+    generated: Any,
+    visibility: Any,
+    given: Parts,
+    kind: Kind,
+    names: tuple[str, str] = ("generated", "generated_visibility"),
+) -> Parts | None:
+    """Parts of generated images (N, M, P, D) and their visibility, checked against those they belong to."""
+    if generated is None:
+        if visibility is not None:
+            raise ValueError(f"{names[1]} must come with {names[0]}, received it alone")
+        return None
+    views, other = take_parts(generated, visibility, names, "(N, M, P, D)")
+    check_same_kind(kind, other, ("parts", names[0]))
+    n, p, d = given.rows.shape
+    if views.rows.shape[0] != n or views.rows.shape[2:] != (p, d) or not views.rows.shape[1]:
+        raise ValueError(
+            f"{names[0]} must have shape ({n}, M, {p}, {d}) with M >= 1, received {tuple(views.rows.shape)}"
+        )
+    return views
+
+
 def take_pair(query: Any, gallery: Any, query_visibility: Any, gallery_visibility: Any) -> tuple[Parts, Parts, Kind]:
     """Two sets of parts of equal P and D, of one kind."""
     queries, kind = take_parts(query, query_visibility, ("query", "query_visibility"), "(Q, P, D)")

@@ -1,0 +1,147 @@
+"""What the commands on feature files take; loads nothing that computes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pose2id.cli.choices import ENGINES, METRICS, PROTOCOLS
+from pose2id.cli.options import SHARE, Option, add_common, count
+from pose2id.validation import check_number
+
+
+def add_features(commands: Any) -> None:
+    """The commands on feature files."""
+    centralize = commands.add_parser("centralize", help="pull the features of one set toward their identities' centres")
+    centralize.add_argument(
+        "features",
+        metavar="FILE",
+        help="feature file; the array 'generated', or of parts 'generated_parts', is used if it has one",
+    )
+    _add_output(centralize)
+    _add_method(centralize)
+    _add_parts(centralize, fill=True)
+    centralize.add_argument(
+        "--no-normalize",
+        action="store_true",
+        help="write raw sums, not scaled to length 1, as the released function gives them",
+    )
+    add_common(centralize, "features:run_centralize")
+
+    density = commands.add_parser("density", help="ID2: how tight identities are, lower is denser")
+    density.add_argument(
+        "features",
+        metavar="FILE",
+        nargs="+",
+        help="feature files with 'ids'; several, such as query and gallery, count as one set",
+    )
+    _add_parts(density)
+    density.add_argument("--junk", action="store_true", help="count the label -1 as one more identity")
+    add_common(density, "features:run_density", as_json=True)
+
+    rerank = commands.add_parser("rerank", help="k-reciprocal re-ranking; writes the new distances, an array (Q, G)")
+    _add_sides(rerank)
+    _add_output(rerank)
+    _add_reranking(rerank, short=True)
+    _add_engine(rerank)
+    _add_parts(rerank)
+    add_common(rerank, "features:run_rerank")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="mAP, mINP and CMC; with --centralize or --rerank, before and after"
+    )
+    _add_sides(evaluate)
+    rules = (
+        "which gallery items are left out for a query; market1501: those of its identity from its camera; all: none; "
+        "sysu-mm01: all from its camera, where 2 and 3 count as one (default %(default)s)"
+    )
+    evaluate.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
+    evaluate.add_argument(
+        "--metric",
+        default="euclidean",
+        choices=METRICS,
+        help="distance between features, in rows without re-ranking (default %(default)s)",
+    )
+    evaluate.add_argument(
+        "--centralize",
+        action="store_true",
+        help="also score centralized features (each set by itself, with the array 'generated' of the files that have "
+        "it), and features that are only scaled to length 1",
+    )
+    evaluate.add_argument("--rerank", action="store_true", help="also score every row with re-ranking")
+    _add_method(evaluate, needs=("centralize",), engine_needs=("centralize", "rerank"))
+    _add_reranking(evaluate, needs=("rerank",))
+    _add_parts(evaluate, fill=True, needs=("centralize",))
+    add_common(evaluate, "features:run_evaluate", as_json=True)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="file to write: .npz, .npy, .safetensors or .pt"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+
+
+def _add_sides(parser: argparse.ArgumentParser) -> None:
+    for side in ("query", "gallery"):
+        parser.add_argument(f"--{side}", metavar="FILE", required=True, help=f"feature file of the {side}")
+
+
+def _add_method(
+    parser: argparse.ArgumentParser, *, needs: tuple[str, ...] = (), engine_needs: tuple[str, ...] = ()
+) -> None:
+    for name, kind, check, default, words in (
+        ("eta", float, check_number, 1, "weight of the mean generated feature (default 1)"),
+        ("k1", int, count(0), 2, "a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)"),
+        (
+            "k2",
+            int,
+            count(0),
+            2,
+            "and that row is among the K2 nearest rows of the neighbour (default 2; 0: none is added)",
+        ),
+        ("alpha", float, check_number, 0, "neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)"),
+    ):
+        options: dict[str, Any] = {"type": kind, "default": kind(default), "help": words}
+        parser.add_argument(f"--{name}", action=Option, check=check, needs=needs, **options)
+    parser.add_argument(
+        "--exclude-cams",
+        action=Option,
+        needs=needs,
+        nargs=0,
+        default=False,
+        help="take neighbours from other cameras only; the file must have 'cams'",
+    )
+    _add_engine(parser, needs=engine_needs)
+
+
+def _add_engine(parser: argparse.ArgumentParser, *, needs: tuple[str, ...] = ()) -> None:
+    searches = (
+        "how neighbours are searched; pivots, faiss-ivf and faiss-hnsw may miss some (default auto, which is exact)"
+    )
+    parser.add_argument("--engine", action=Option, needs=needs, default="auto", choices=ENGINES, help=searches)
+
+
+def _add_parts(parser: argparse.ArgumentParser, *, fill: bool = False, needs: tuple[str, ...] = ()) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    if fill:
+        words = (
+            "part features: a hidden part becomes the sum of the neighbours' that show it, and counts as seen; "
+            "`evaluate` fills those of the gallery only, and scores that in rows of its own"
+        )
+        choice.add_argument("--fill", action=Option, needs=needs, nargs=0, default=False, help=words)
+    words = "take the array 'features' of files that hold 'parts' as well; without this the parts are used"
+    choice.add_argument("--whole", action="store_true", help=words)
+
+
+def _add_reranking(parser: argparse.ArgumentParser, *, short: bool = False, needs: tuple[str, ...] = ()) -> None:
+    for name, kind, check, default, words in (
+        ("k1", int, count(1), 20, "rows are reciprocal neighbours if each is among so many nearest of the other"),
+        ("k2", int, count(1), 6, "a row's reciprocal neighbours are averaged over so many nearest rows"),
+        ("lambda", float, SHARE, 0.3, "share of the original distance in the new one, 0 to 1"),
+    ):
+        how: dict[str, Any] = {"action": Option, "check": check, "needs": needs, "type": kind}
+        parser.add_argument(f"--rerank-{name}", default=default, help=f"{words} (default {default})", **how)
+        if short:  # as it was called before; elsewhere --k1 and --k2 are those of centralizing
+            how |= {"dest": f"rerank_{name}", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            parser.add_argument(f"--{name}", **how)

@@ -1,0 +1,104 @@
+"""What commands read: feature files whose features, or parts, are checked; errors name the file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pose2id.arrays import take_array, take_features
+from pose2id.centralization.arguments import take_generated
+from pose2id.cli.printing import tell
+from pose2id.files import NAMES, PART_NAMES, FeatureFile, read_features
+from pose2id.parts import sets
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A feature file, and as tensors what is to be worked on: its parts, if they were taken from it, or its features.
+
+    `rows` (N, D) or (N, P, D), and `generated` of the same; `visibility` is None for features.
+    """
+
+    file: FeatureFile
+    rows: torch.Tensor
+    generated: torch.Tensor | None = None
+    visibility: torch.Tensor | None = None
+    generated_visibility: torch.Tensor | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it is the parts."""
+        return self.visibility is not None
+
+
+def read_input(
+    arguments: argparse.Namespace, path: str, needs: tuple[str, ...] = (), names: tuple[str, ...] = NAMES
+) -> Input:
+    """Read a feature file: its parts if it has some and --whole is not given, else its features."""
+    if arguments.whole:
+        names = tuple(name for name in names if name not in PART_NAMES)
+    file = read_features(path, needs, names=names)
+    if file.parts is None:
+        rows, kind = take_features(file.features, f"{file.path}: features")
+    try:
+        if file.parts is None:
+            if file.generated is None:
+                return Input(file, rows)
+            take_generated(file.generated, rows, kind)
+            return Input(file, rows, take_array(file.generated, "generated")[0])
+        given, kind = sets.take_parts(file.parts, file.visibility)
+        views = sets.take_generated(file.generated_parts, file.generated_visibility, given, kind, PART_NAMES[2:])
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{file.path}: {error}") from error
+    if views is None:
+        return Input(file, given.rows, None, given.visibility)
+    return Input(file, given.rows, views.rows, given.visibility, views.visibility)
+
+
+def read_sides(arguments: argparse.Namespace, **options: Any) -> list[Input]:
+    """The files of query and gallery: features of equal width, or parts of equal number and width."""
+    sides = [read_input(arguments, path, **options) for path in (arguments.query, arguments.gallery)]
+    check_alike(sides)
+    query, gallery = sides
+    if query.rows.shape[1:] != gallery.rows.shape[1:]:
+        equal = "parts of equal P and D" if query.has_parts else "features of equal width D"
+        raise ValueError(
+            f"{query.file.path} and {gallery.file.path} must hold {equal}, "
+            f"received {tuple(query.rows.shape)} and {tuple(gallery.rows.shape)}; take both from one model"
+        )
+    return sides
+
+
+def check_alike(inputs: Sequence[Input]) -> None:
+    """Raise ValueError where some files have parts and others do not."""
+    having = [each.file for each in inputs if each.has_parts]
+    lacking = [each.file for each in inputs if not each.has_parts]
+    if having and lacking:
+        remedy = "take all from one model"
+        if all(file.features is not None for file in having):
+            remedy = "pass --whole to use the 'features' of all"
+        raise ValueError(f"{having[0].path} holds 'parts' and {lacking[0].path} does not; {remedy}")
+
+
+def check_part_options(arguments: argparse.Namespace, inputs: Sequence[Input]) -> None:
+    """Raise ValueError, with the reason, for options that do not apply to what was read."""
+    if not inputs[0].has_parts:
+        if getattr(arguments, "fill", False):
+            raise ValueError(f"--fill needs an array 'parts' in {inputs[0].file.path}, it holds none")
+    elif getattr(arguments, "engine", "auto") not in ("auto", "exact"):
+        path, engine = inputs[0].file.path, arguments.engine
+        raise ValueError(
+            f"--engine {engine} searches no parts, which {path} holds; one engine does, leave --engine out"
+        )
+
+
+def note_parts(arguments: argparse.Namespace, inputs: Sequence[Input]) -> None:
+    """Say on stderr that parts were used where there were features too."""
+    both = [str(each.file.path) for each in inputs if each.has_parts and each.file.features is not None]
+    if both and not arguments.quiet:
+        where = " and ".join(dict.fromkeys(both))
+        tell(f"pose2id {arguments.command}: parts are used, not the features, of {where}; --whole takes the features")
