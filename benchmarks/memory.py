@@ -31,6 +31,7 @@ def _calls(task: str, queries: int):
         "knn 20": lambda x: pose2id.knn_graph(x, 20, engine="exact"),
         "centralize": lambda x: pose2id.centralize(x),
         "centralize_parts": lambda x: centralize_parts(x.reshape(len(x), 6, -1)),
+        "jaccard_distances": lambda x: pose2id.jaccard_distances(x),
         "rerank": lambda x: pose2id.rerank(x[:queries], x[queries:]),
         "rerank_top": lambda x: pose2id.rerank_top(x[:queries], x[queries:], 100),
     }[task]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pose2id.density import id_density
     from pose2id.errors import MissingExtraError
     from pose2id.evaluation import Scores, evaluate, evaluate_features
+    from pose2id.jaccard import jaccard_distances
     from pose2id.neighbors import Neighbors, knn_graph
     from pose2id.reranking import rerank, rerank_top
 
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "evaluate_features",
     "id_density",
+    "jaccard_distances",
     "knn_graph",
     "rerank",
     "rerank_top",
@@ -43,6 +45,7 @@ _MODULE_OF = {
     "evaluate": "evaluation",
     "evaluate_features": "evaluation",
     "id_density": "density",
+    "jaccard_distances": "jaccard",
     "knn_graph": "neighbors",
     "rerank": "reranking",
     "rerank_top": "reranking",

@@ -1,5 +1,6 @@
 """One fixture per axis: kind of array, engine, device. Plus the settings of the property tests."""
 
+import gc
 import importlib.util
 import os
 
@@ -19,6 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, max_examples=14)
 settings.register_profile("search", deadline=None, database=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish():
+    """A million objects of libraries and tests stay to the end: whoever looks for garbage need not look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: f"{kind.container}-{kind.dtype}")

@@ -21,8 +21,8 @@ PACKAGE = Path(pose2id.__file__).parent
 LAYERS = (
     {"errors", "arrays", "validation", "atomic", "documents", "tables", "threads"},
     {"distances", "duplicates", "images", "poses", "files", "hub", "onnx"},
-    {"neighbors"},
-    {"centralization", "density", "reranking", "evaluation", "parts", "attributes"},
+    {"neighbors", "reciprocal"},
+    {"centralization", "density", "jaccard", "reranking", "evaluation", "parts", "attributes"},
     {"study", "gallery", "distributed"},
     {"datasets", "synthetic", "encoders", "plots", "ipg"},
     {"report", "integrations", "programs"},
@@ -49,7 +49,7 @@ NOBODY_IMPORTS = {"integrations"}
 # Names by which older programs import a room; they import that room and nothing else. "" is `pose2id` itself: names
 # for type checkers, the rest by name on first use. It stands below the command line and above everything it names.
 FRONT = {
-    "": {"errors", "centralization", "density", "evaluation", "neighbors", "reranking"},
+    "": {"errors", "centralization", "density", "evaluation", "jaccard", "neighbors", "reranking"},
     "walkthrough": {"programs"},
 }
 # Each optional package is imported in one file, that others ask.

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
+from pose2id import (
+    centralize,
+    evaluate,
+    evaluate_features,
+    id_density,
+    jaccard_distances,
+    knn_graph,
+    rerank,
+    rerank_top,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 4)).astype(np.float32)
@@ -115,6 +124,8 @@ TAKES_COUNTS = {
     ("rerank", "k1"): lambda k: rerank(Q, G, k1=k),
     ("rerank", "k2"): lambda k: rerank(Q, G, k2=k),
     ("rerank_top", "top"): lambda k: rerank_top(Q, G, k),
+    ("jaccard_distances", "k1"): lambda k: jaccard_distances(X, k1=k),
+    ("jaccard_distances", "k2"): lambda k: jaccard_distances(X, k2=k),
 }
 
 REALS = [
@@ -138,6 +149,7 @@ ENGINES = {
     "centralize": lambda engine: centralize(X, engine=engine),
     "rerank": lambda engine: rerank(Q, G, engine=engine),
     "rerank_top": lambda engine: rerank_top(Q, G, engine=engine),
+    "jaccard_distances": lambda engine: jaccard_distances(X, engine=engine),
 }
 
 OTHERS = [

@@ -10,7 +10,17 @@ import pytest
 import torch
 from support.standin import reason_to_skip, standin
 
-from pose2id import arrays, centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
+from pose2id import (
+    arrays,
+    centralize,
+    evaluate,
+    evaluate_features,
+    id_density,
+    jaccard_distances,
+    knn_graph,
+    rerank,
+    rerank_top,
+)
 from pose2id.neighbors import _pivots
 from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors._int8 import layout, machine
@@ -43,6 +53,7 @@ BUDGETS = {
     "centralize, alpha": (lambda x, *_: centralize(x, alpha=3.0), 1725, 82),
     "rerank": (lambda x, *_: rerank(x[:QUERIES], x[QUERIES:]), 2340, 115),
     "rerank_top": (lambda x, *_: rerank_top(x[:QUERIES], x[QUERIES:]), 2360, 115),
+    "jaccard_distances": (lambda x, *_: jaccard_distances(x), 2140, 128),
     "evaluate": (
         lambda x, *labels: scored(lambda *of: evaluate(x[:QUERIES] @ x[QUERIES:].T, *of), *labels),
         68,

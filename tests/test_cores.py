@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, threads
+from pose2id import centralize, evaluate, evaluate_features, id_density, jaccard_distances, knn_graph, rerank, threads
 from pose2id.cli import main
 from pose2id.evaluation import tiles
 from pose2id.threads import (
@@ -296,6 +296,7 @@ CALLS = {
     "knn_graph": lambda: take(knn_graph(ROWS, 3)),
     "centralize": lambda: [centralize(FEW)],
     "rerank": lambda: [rerank(FEW[:100], FEW[100:])],
+    "jaccard_distances": lambda: [jaccard_distances(FEW).data],
     "evaluate": lambda: [evaluate(FEW[:100] @ FEW[100:].T, IDS[:100], IDS[100:]).average_precision],
     "evaluate_features": lambda: [evaluate_features(FEW[:100], FEW[100:], IDS[:100], IDS[100:]).average_precision],
     "id_density": lambda: [np.array(id_density(FEW, IDS))],

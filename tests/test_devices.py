@@ -7,7 +7,16 @@ import pytest
 import torch
 from support.arrays import as_float64
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top
+from pose2id import (
+    centralize,
+    evaluate,
+    evaluate_features,
+    id_density,
+    jaccard_distances,
+    knn_graph,
+    rerank,
+    rerank_top,
+)
 from pose2id.centralization import centralize_queries
 from pose2id.evaluation import tiles
 from pose2id.neighbors import _pivots, describe_engines, find_entered
@@ -81,6 +90,7 @@ CALLS = {
     "centralize_queries": lambda x, *_: [centralize_queries(x[:QUERIES], x[QUERIES:], x[:QUERIES].flip(0), alpha=1.0)],
     "rerank": lambda x, *_: [rerank(x[:QUERIES], x[QUERIES:])],
     "rerank_top": lambda x, *_: best(x),
+    "jaccard_distances": lambda x, *_: [torch.tensor(jaccard_distances(x, 8, 3).toarray(), device="cpu")],
     "evaluate": of_distances,
     "evaluate_features": of_features,
     "cosine": functools.partial(of_features, metric="cosine"),

@@ -9,7 +9,7 @@ from reference.neighbors import distance_matrix, is_clear_cut
 from reference.reranking import rerank as reference
 from support.arrays import ArrayKind, as_float64
 
-from pose2id import centralize, rerank, rerank_top, reranking
+from pose2id import centralize, reciprocal, rerank, rerank_top, reranking
 from pose2id.neighbors import find_both_ends
 
 F32 = ArrayKind("numpy", "float32")
@@ -204,7 +204,7 @@ def test_entries_that_differ_where_ranks_tie(engine):
 def test_tiles_change_nothing(monkeypatch, tiles):
     query, gallery = (F32.make(x) for x in sets(40, 50))
     whole, first = rerank(query, gallery), rerank_top(query, gallery, 9)
-    monkeypatch.setattr(reranking, "QUERY_TILE", tiles[0])
+    monkeypatch.setattr(reciprocal, "QUERY_TILE", tiles[0])
     monkeypatch.setattr(reranking, "ITEM_TILE", tiles[1])
     np.testing.assert_allclose(rerank(query, gallery), whole, atol=1e-6, rtol=0)
     np.testing.assert_allclose(rerank_top(query, gallery, 9).distances, first.distances, atol=1e-6, rtol=0)

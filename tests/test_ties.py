@@ -7,7 +7,7 @@ from reference import evaluation as reference_scores
 from reference.neighbors import distance_matrix, knn, mutual_neighbors
 from torch.overrides import TorchFunctionMode
 
-from pose2id import duplicates, evaluate, evaluate_features, knn_graph, rerank, reranking
+from pose2id import duplicates, evaluate, evaluate_features, knn_graph, reciprocal, rerank
 from pose2id.centralization import mutual_neighbors as fast_mutual_neighbors
 from pose2id.evaluation import counting, lists, tiles
 from pose2id.neighbors import _exact, find_neighbors
@@ -246,8 +246,8 @@ def test_equally_far_rows_that_are_no_codes(metric, step):
 def test_reranking_in_small_pieces(monkeypatch, k1):
     rows = np.random.default_rng(4).standard_normal((60, 4))
     whole = rerank(rows[:15], rows[15:], k1=k1)
-    monkeypatch.setattr(reranking, "MEETINGS", 7)
-    monkeypatch.setattr(reranking, "PRODUCT", 100)
+    monkeypatch.setattr(reciprocal, "MEETINGS", 7)
+    monkeypatch.setattr(reciprocal, "PRODUCT", 100)
     np.testing.assert_array_equal(rerank(rows[:15], rows[15:], k1=k1), whole)
 
 

@@ -9,7 +9,8 @@ import torch
 from pose2id.arrays import ArrayT, check_same_kind, row_blocks, work_dtype
 from pose2id.neighbors import Neighbors
 from pose2id.parts.given import Lists, Matrices, take_lists, take_matrix, take_within
-from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed
+from pose2id.reciprocal import SharedWeights, encode_neighbors, neighbors_needed
+from pose2id.reranking import final_blocks
 from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, check_number
 
@@ -172,7 +173,8 @@ def rerank_distances(
     def write(block: slice, columns: slice, out: torch.Tensor) -> None:
         out.copy_((table.take(across[block, columns]) / largest[block, None]).square_().mul_(share))
 
+    jaccard = SharedWeights(encoded[: len(across)], encoded[len(across) :], across.device)
     result = torch.empty(across.shape, dtype=table.dtype, device=across.device)
-    for _ in final_blocks(SharedWeights(encoded, len(across), across.device), write, share, result, progress=progress):
+    for _ in final_blocks(jaccard, write, share, result, progress=progress):
         pass
     return kind.give_back(result, table.dtype)  # type: ignore[no-any-return]

@@ -11,7 +11,8 @@ from pose2id.parts.distances import MISSING, DenseDistances
 from pose2id.parts.pairs import Rule, measure_pairs
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import Parts, PartSet, check_part_engine, prepare, take_pair
-from pose2id.reranking import SharedWeights, encode_neighbors, final_blocks, neighbors_needed
+from pose2id.reciprocal import SharedWeights, encode_neighbors, neighbors_needed
+from pose2id.reranking import final_blocks
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice, check_count, check_flag, check_number
 
@@ -124,8 +125,9 @@ def rerank_parts(
         out.copy_(torch.where(ratio == torch.inf, far, ratio).square_().mul_(share))
 
     encoded = encode_neighbors(near, distances, largest, measure, k1, k2)
+    jaccard = SharedWeights(encoded[:q], encoded[q:], device)
     result = torch.empty(q, n - q, dtype=dense.dtype, device=device)
-    for _ in final_blocks(SharedWeights(encoded, q, device), write, share, result, progress=progress):
+    for _ in final_blocks(jaccard, write, share, result, progress=progress):
         pass
     return kind.give_back(result, dense.dtype)  # type: ignore[no-any-return]
 
