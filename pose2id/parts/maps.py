@@ -154,7 +154,7 @@ def _resize(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 @fit_threads
-def pool_masks(maps: Array, masks: Array, *, divide: str = "mask") -> Array:
+def pool_masks(maps: Array, masks: Array, *, divide: str = "mask", reduce: str = "mean") -> Array:
     r"""Pool maps under soft masks, one part for each mask (BPBReID, KPR, SPReID, PCB's refined parts).
 
     .. math:: f_p = \sum_{xy} m_p x \,/\, \max(\sum_{xy} m_p,\ 10^{-6}) \quad\text{or}\quad \sum_{xy} m_p x \,/\, (H W)
@@ -169,6 +169,8 @@ def pool_masks(maps: Array, masks: Array, *, divide: str = "mask") -> Array:
     divide : {"mask", "area"}
         Divide by the sum of the mask, or by the number of locations. BPBReID does the first for parts, the second for
         its foreground, whose mask is the largest of the parts'. Refined PCB is P times the second.
+    reduce : {"mean", "max"}
+        "max", of BPBReID's options: the largest product of mask and map, divided by nothing.
 
     Returns
     -------
@@ -201,12 +203,15 @@ def pool_masks(maps: Array, masks: Array, *, divide: str = "mask") -> Array:
     tensor, kind = take_maps(maps)
     given, other, _ = _take_masks(masks)
     check_choice(divide, "divide", ("mask", "area"))
+    check_choice(reduce, "reduce", ("mean", "max"))
     check_same_images((tensor, kind), (given, other), ("maps", "masks"))
     _check_positive(given)
     height, width = tensor.shape[2:]
 
     def pool(block: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         weights = _resize(weights, (height, width)).flatten(2)
+        if reduce == "max":
+            return torch.stack([(mask[:, None] * block.flatten(2)).amax(2) for mask in weights.unbind(1)], dim=1)
         if divide == "mask":
             weights = weights / weights.sum(2, keepdim=True).clamp(min=FAINTEST)
             return weights @ block.flatten(2).transpose(1, 2)
@@ -268,7 +273,9 @@ def mask_visibility(masks: Array, *, binary: bool = True, size: tuple[int, int] 
 
 
 @fit_threads
-def bilinear_pool(appearance: Array, pose: Array, *, normalize: bool = True) -> Array:
+def bilinear_pool(
+    appearance: Array, pose: Array, *, sketches: tuple[Array, Array] | None = None, normalize: bool = True
+) -> Array:
     """Pool appearance under every channel of a pose's maps at once (part-aligned bilinear pooling, PABP).
 
     The mean over all locations of the products p x a of a pose and an appearance channel, pose slow.
@@ -279,14 +286,16 @@ def bilinear_pool(appearance: Array, pose: Array, *, normalize: bool = True) -> 
         Maps of the picture; finite floats.
     pose : (N, Cp, H, W) array of the same kind and size
         Maps of the pose: those of the trained pose branch, or heat maps of keypoints.
+    sketches : pair of (Ca, d) and (Cp, d) arrays of the same kind, or None
+        Compact form: each channel's count sketch, one entry of 1 or -1 a row. The row is then the mean of the circular
+        convolutions of both sketched maps. Features are comparable for the same sketches only: take those of the model.
     normalize : bool
         Scale each row to length 1; rows of zeros stay.
 
     Returns
     -------
-    (N, Cp * Ca) array of the kind of `appearance`
-        ``.reshape(N, Cp, Ca)`` are parts. The published code compresses this by random sketches: without its random
-        numbers those features are not comparable, the direction before it is this one.
+    (N, Cp * Ca) array of the kind of `appearance`, or (N, d) with `sketches`
+        ``.reshape(N, Cp, Ca)`` are parts. The published code gives d times the sum over locations: the same direction.
 
     Raises
     ------
@@ -314,12 +323,36 @@ def bilinear_pool(appearance: Array, pose: Array, *, normalize: bool = True) -> 
             f"appearance and pose must have equal H and W, received {tuple(tensor.shape)} and {tuple(given.shape)}; "
             "resize one of them"
         )
+    tables = None if sketches is None else _take_sketches(sketches, (tensor.shape[1], given.shape[1]), kind)
 
     def pool(block: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        found = (weights.flatten(2) @ block.flatten(2).transpose(1, 2)).flatten(1) / tensor.shape[2:].numel()
+        if tables is None:
+            found = (weights.flatten(2) @ block.flatten(2).transpose(1, 2)).flatten(1) / tensor.shape[2:].numel()
+        elif len(block):  # a product of spectra is a circular convolution
+            maps = (block, tables[0]), (weights, tables[1])
+            sketched = [part.flatten(2).transpose(1, 2) @ table.to(part.dtype) for part, table in maps]
+            spectra = [torch.fft.rfft(part) for part in sketched]
+            found = torch.fft.irfft((spectra[0] * spectra[1]).mean(dim=1), n=tables[0].shape[1])
+        else:  # some FFT libraries refuse to transform nothing
+            found = block.new_empty(0, tables[0].shape[1])
         return scale_to_unit(found.double()).to(found.dtype) if normalize else found
 
     return kind.give_back(pool_blocks(pool, tensor, given))  # type: ignore[no-any-return]
+
+
+def _take_sketches(sketches: Any, channels: tuple[int, int], kind: Kind) -> list[torch.Tensor]:
+    """The sketches of appearance and pose, checked."""
+    if not isinstance(sketches, tuple | list) or len(sketches) != 2:
+        raise TypeError(f"sketches must be a pair of arrays, (Ca, d) and (Cp, d), received {type(sketches).__name__}")
+    tables = []
+    for array, name in zip(sketches, ("sketches[0]", "sketches[1]"), strict=True):
+        table, other = take_features(array, name, "(C, d)")
+        check_same_kind(kind, other, ("appearance", name))
+        tables.append(table)
+    shapes = [tuple(table.shape) for table in tables]
+    if [shape[0] for shape in shapes] != list(channels) or shapes[0][1] != shapes[1][1] or not shapes[0][1]:
+        raise ValueError(f"sketches must have shapes ({channels[0]}, d) and ({channels[1]}, d), received {shapes}")
+    return tables
 
 
 @fit_threads
