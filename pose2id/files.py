@@ -143,7 +143,10 @@ def read_features(
     for name, axes in (("features", "(N, D)"), ("parts", "(N, P, D)")):  # before the labels, which their rows count
         if name in taken and taken[name].ndim != axes.count(",") + 1:
             shape = tuple(taken[name].shape)
-            raise ValueError(f"{path}: {name} must have shape {axes}, one row for each image, received {shape}")
+            words = f"{path}: {name} must have shape {axes}, one row for each image, received {shape}"
+            if name == "features" and len(shape) == 3 and min(shape) > 1:  # flattening them would do harm
+                words += "; part features (N, P, D) go under the name 'parts', as in np.savez(..., parts=...)"
+            raise ValueError(words)
     n = len(taken[main])
     if "parts" in taken and len(taken["parts"]) != n:
         raise ValueError(f"{path}: parts must have a row for each of the {n} features, received {len(taken['parts'])}")

@@ -112,6 +112,10 @@ def test_what_is_written_is_read(tmp_path, suffix, dtype):
     ("arrays", "words"),
     [
         ({"parts": CENTRES[0]}, r"parts must have shape \(N, P, D\), one row for each image, received \(3, 6\)"),
+        (
+            {"features": CENTRES},
+            r"features must have shape \(N, D\), .*received \(8, 3, 6\); .* under the name 'parts'",
+        ),
         ({"parts": CENTRES, "features": np.eye(7)}, "parts must have a row for each of the 7 features, received 8"),
         ({"features": np.eye(8), "visibility": np.ones((8, 3))}, "holds 'visibility' but no 'parts'; the arrays of"),
         ({"features": np.eye(8), "generated_parts": np.ones((8, 1, 3, 6))}, "holds 'generated_parts' but no 'parts'"),
