@@ -144,25 +144,34 @@ def take_features(array: Any, name: str = "features", shape: str = "(N, D)") -> 
     return tensor, kind
 
 
-def check_finite(tensor: torch.Tensor, name: str) -> None:
-    """Raise ValueError naming the first rows that hold NaN or inf."""
+def check_finite(tensor: torch.Tensor, name: str, *, infinity: bool = False) -> bool:
+    """Raise ValueError naming the first rows that hold NaN or inf; with `infinity` inf may stand there, -inf may not.
+
+    Tells whether there is some.
+    """
     if not tensor.dtype.is_floating_point:
-        return
+        return False
     total = torch.zeros((), dtype=work_dtype(tensor.dtype), device=tensor.device)
     for block in row_blocks(tensor):
         total += tensor[block].sum(dtype=total.dtype)
     if bool(torch.isfinite(total)):  # then all entries are; asked once, since a GPU's host has to wait for it
-        return
+        return False
     bad: list[int] = []
+    found = False
     for block in row_blocks(tensor):
         if not all_finite(tensor[block]):
-            finite = torch.isfinite(tensor[block]).flatten(1).all(dim=1)
-            bad += ((~finite).nonzero().flatten() + block.start).tolist()
+            wrong = ~torch.isfinite(tensor[block])
+            if infinity:
+                far = tensor[block].to(total.dtype) == torch.inf
+                found, wrong = found or bool(far.any()), wrong & ~far
+            bad += (wrong.flatten(1).any(dim=1).nonzero().flatten() + block.start).tolist()
     if bad:
         named = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        allowed, received = ("finite, or inf", "NaN or -inf") if infinity else ("finite", "NaN or inf")
         raise ValueError(
-            f"{name} must be finite, received NaN or inf in {len(bad)} row(s): {named}; remove or repair these rows"
+            f"{name} must be {allowed}, received {received} in {len(bad)} row(s): {named}; remove or repair these rows"
         )
+    return found
 
 
 def all_finite(block: torch.Tensor) -> bool:

@@ -23,6 +23,7 @@ from pose2id.validation import is_tensor, take_labels
 if TYPE_CHECKING:
     from pose2id.arrays import Array
     from pose2id.evaluation import Protocol
+    from pose2id.evaluation.masks import Ignore, MoreLabels
     from pose2id.validation import Labels
 
     _Side = tuple[str, "Setting"]
@@ -147,10 +148,12 @@ class Row:
 
 def run_study(
     query: FeatureSet,
-    gallery: FeatureSet,
+    gallery: FeatureSet | None,
     settings: Iterable[Setting],
     *,
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
     metric: str = "euclidean",
     density: bool = True,
     encoder: str = "",
@@ -167,9 +170,10 @@ def run_study(
     Parameters
     ----------
     query, gallery : FeatureSet
-        Of the same container and device.
+        Of the same container and device. Without a gallery, None, the one set is scored against itself, as by
+        `pose2id.evaluate_features`; then `query` and `fill_query` of a setting are about it.
     settings : iterable of Setting
-    protocol, metric
+    protocol, ignore, labels, metric
         As for `pose2id.evaluate_features`; the metric is for settings without re-ranking.
     density : bool
         False leaves out ID².
@@ -187,7 +191,7 @@ def run_study(
     ------
     TypeError, ValueError
         As `pose2id.centralize`, `pose2id.evaluate` and `pose2id.rerank`; and for a setting that needs cameras,
-        generated features or parts where there are none.
+        generated features, parts or, for re-ranking and `fill_gallery`, a gallery where there are none.
 
     References
     ----------
@@ -207,27 +211,29 @@ def run_study(
     if isinstance(settings, Setting) or not isinstance(settings, Iterable):
         raise TypeError(f"settings must be a sequence of Setting, received {type(settings).__name__}")
     settings = list(settings)
+    sets = [query] if gallery is None else [query, gallery]
     for setting in settings:
-        _check(setting, query, gallery)
-    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+        _check(setting, *sets)
+    of_labels = (query.ids, None, query.cams) if gallery is None else (query.ids, gallery.ids, query.cams, gallery.cams)
+    rules: dict[str, Any] = {"protocol": protocol, "ignore": ignore, "labels": labels}
     options: dict[str, Any] = {"engine": engine, "progress": progress}
-    uses = Counter(side for setting in settings for side in _sides(setting))
+    uses = Counter(side for setting in settings for side in _sides(setting)[: len(sets)])
     features: dict[_Side, Any] = {}
     rows = []
     for setting in settings:
-        sides = _sides(setting)
-        for side, data in zip(sides, (query, gallery), strict=True):
+        sides = _sides(setting)[: len(sets)]
+        for side, data in zip(sides, sets, strict=True):
             if side not in features:
                 features[side] = _centralize(data, side[1], **options)
-        one, other = (features[side] for side in sides)
+        found = [features[side] for side in sides]
         if setting.reranked:
-            scores = evaluate(_rerank(one, other, setting, **options), *labels, protocol=protocol)
+            scores = evaluate(_rerank(found[0], found[1], setting, **options), *of_labels, **rules)
         else:
             score = partial(_score_parts, normalize=setting.normalize) if query.has_parts else evaluate_features
-            scores = score(one, other, *labels, protocol=protocol, metric=metric, progress=progress)
-        id2 = _measure_density((one, other), labels[:2], setting) if density else {}
+            scores = score(*[*found, None][:2], *of_labels, **rules, metric=metric, progress=progress)
+        id2 = _measure_density(found, [data.ids for data in sets], setting) if density else {}
         rows.append(Row(setting, scores, error=standard_error(scores, query.ids), encoder=encoder, **id2))
-        del one, other  # as the distances: not held while the next setting is worked on
+        del found  # as the distances: not held while the next setting is worked on
         uses.subtract(sides)
         features = {side: array for side, array in features.items() if uses[side]}
     return rows
@@ -321,23 +327,29 @@ def _sides(setting: Setting) -> tuple[_Side, _Side]:
     return ("query", query if setting.query else plain), ("gallery", gallery if setting.gallery else plain)
 
 
-def _check(setting: Setting, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Raise for arguments of other classes, and where a setting would silently be another one."""
-    for name, value, kind in (
-        ("query", query, FeatureSet),
-        ("gallery", gallery, FeatureSet),
-        ("every setting", setting, Setting),
-    ):
+def _check(setting: Setting, *sets: FeatureSet) -> None:
+    """Raise for arguments of other classes, and where a setting would silently be another one.
+
+    `sets` are the queries, and the gallery if there is one.
+    """
+    given = dict(zip(("query", "gallery"), sets, strict=False))
+    kinds: dict[str, tuple[object, type]] = {name: (data, FeatureSet) for name, data in given.items()}
+    for name, (value, kind) in {**kinds, "every setting": (setting, Setting)}.items():
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a pose2id.study.{kind.__name__}, received {type(value).__name__}")
-    if query.has_parts != gallery.has_parts:
-        shapes = " and ".join(str(tuple(data.features.shape)) for data in (query, gallery))
+    if len(sets) == 1 and (setting.reranked or setting.fill_gallery):
+        raise ValueError(
+            f"setting {setting.name!r} {'re-ranks' if setting.reranked else 'fills hidden parts of the gallery'}, "
+            "which needs a query and a gallery set, received one set"
+        )
+    if len({data.has_parts for data in sets}) > 1:
+        shapes = " and ".join(str(tuple(data.features.shape)) for data in sets)
         raise ValueError(f"query and gallery must both hold features (N, D) or both parts (N, P, D), received {shapes}")
-    chosen = {name: data for name, data in (("query", query), ("gallery", gallery)) if getattr(setting, name)}
+    chosen = {name: data for name, data in given.items() if getattr(setting, name)}
     for name, data in chosen.items():
         if setting.other_cameras and data.cams is None:
             raise ValueError(f"setting {setting.name!r} takes neighbours from other cameras, but {name} has no cams")
-    for name, data in (("query", query), ("gallery", gallery)):
+    for name, data in given.items():
         if getattr(setting, f"fill_{name}") and not (data.has_parts and name in chosen):
             lack = "is not centralized" if data.has_parts else "has features (N, D), not parts"
             raise ValueError(f"setting {setting.name!r} fills hidden parts, but {name} {lack}")
@@ -375,9 +387,10 @@ def _rerank(one: Any, other: Any, how: Setting, **options: Any) -> Any:
 
 
 def _score_parts(one: Any, other: Any, *labels: Any, **options: Any) -> Scores:
-    seen = one.visibility, other.visibility
-    score = partial(evaluate_parts, query_visibility=seen[0], gallery_visibility=seen[1])
-    return score(one.parts, other.parts, *labels, **options)
+    parts, seen = (other.parts, other.visibility) if other is not None else (None, None)
+    return evaluate_parts(
+        one.parts, parts, *labels, query_visibility=one.visibility, gallery_visibility=seen, **options
+    )
 
 
 def _measure_density(both: Sequence[Any], ids: Sequence[Labels], how: Setting) -> dict[str, float]:

@@ -231,7 +231,7 @@ def map_in_threads(
 ) -> Generator[Result, None, None]:
     """What `call` makes of each item, in order; as many at a time as torch uses threads, each computing with one.
 
-    For a GPU the calling thread makes all.
+    For a GPU the calling thread makes all. Where the system gives no more threads it makes the rest, with one.
     """
     threads = min(torch.get_num_threads(), len(items))
     if threads <= 1 or device.type != "cpu":
@@ -239,13 +239,22 @@ def map_in_threads(
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="pose2id", initializer=_set_threads, initargs=(1,))
     running: deque[Future[Result]] = deque()
+    left = deque(items)
     try:
-        for item in items:
-            running.append(pool.submit(call, item))
+        while left:
+            try:
+                running.append(pool.submit(call, left[0]))
+            except RuntimeError:  # no thread could be started
+                break
+            left.popleft()
             if len(running) > threads:  # results wait as well, so not all at once
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+        if left:
+            pool.shutdown(cancel_futures=True)
+            with one_thread():  # torch could not start its own ones either
+                yield from map(call, left)
     finally:
         pool.shutdown(cancel_futures=True)
 

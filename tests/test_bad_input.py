@@ -398,8 +398,8 @@ OTHERS = [
         "1",
     ),
     bad(
-        "evaluate inf",
-        lambda: evaluate(changed(D, (1, 3), np.inf), QI, GI),
+        "evaluate minus inf",
+        lambda: evaluate(changed(D, (1, 3), -np.inf), QI, GI),
         ValueError,
         "distances",
         "inf",

@@ -448,7 +448,29 @@ def test_evaluate_says_that_no_camera_rule_is_applied(capsys, protocol):
     quiet = run(capsys, *command, "-q")
     assert main(command) == 0
     line = "pose2id evaluate: no 'cams' in query.npz and gallery.npz: nothing is removed for its camera\n"
-    assert capsys.readouterr() == (quiet, "" if protocol == "all" else line)
+    assert capsys.readouterr() == (quiet, line if PROTOCOLS[protocol].same_camera_is_junk else "")
+
+
+@pytest.mark.parametrize("protocol", choices.PROTOCOLS)
+@pytest.mark.usefixtures("here")
+def test_evaluate_one_set_against_itself(capsys, protocol):
+    features, ids, cams = (GALLERY[name] for name in ("features", "ids", "cams"))
+    command = ("evaluate", "--features", "gallery.npz", "--centralize", "--k1", 3, "--protocol", protocol, "--json")
+    found = json.loads(run(capsys, *command))["rows"]
+    sets = {"as given": features, "length 1": centralize(features, k1=0), "centralized": centralize(features, k1=3)}
+    expected = {name: evaluate_features(x, None, ids, None, cams, protocol=protocol) for name, x in sets.items()}
+    assert found == [as_row(name, scores) for name, scores in expected.items()]
+    assert len({row["mAP"] for row in found}) == 3
+
+
+@pytest.mark.usefixtures("here")
+def test_evaluate_one_set_without_cameras(capsys):
+    np.savez("alone.npz", features=GALLERY["features"], ids=GALLERY["ids"])
+    assert main(["evaluate", "--features", "alone.npz"]) == 0
+    assert "no 'cams' in alone.npz: nothing is removed for its camera\n" in capsys.readouterr().err
+    assert refuse(capsys, "evaluate", "--features", "alone.npz", "--rerank") == (
+        "--rerank goes with --query and --gallery: re-ranking needs two sets"
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -985,6 +1007,9 @@ def test_no_match_at_all(capsys):
         ["density"],
         ["rerank", "--query", "x.npz", "-o", "out.npz"],
         ["evaluate", "--gallery", "x.npz"],
+        ["evaluate"],
+        ["evaluate", "--features", "x.npz", "--query", "x.npz"],
+        ["evaluate", "--features", "x.npz", *BOTH],
         ["centralize", "x.npz", "-o", "out.npz", "--k1", "1.5"],
         ["doctor", "--nonsense"],
     ],

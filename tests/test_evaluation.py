@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -230,6 +231,60 @@ def test_a_right_item_of_the_same_camera_is_no_tie():
 def test_tied_rank1_counts_valid_queries_only():
     table = np.zeros((3, 2))
     assert evaluate(table, [1, 9, -1], [1, 2]).tied_rank1 == 1
+
+
+# What is farthest
+
+
+@pytest.mark.parametrize("protocol", PROTOCOL_NAMES)
+def test_infinity_is_farthest(array_kind, protocol):
+    """In the order of the gallery among itself; behind every number, the largest of its dtype too."""
+    table = array_kind.rounded(distances().round(1)).copy()
+    table[distances(seed=1) < 0.4] = np.inf
+    if array_kind.dtype in ("float32", "float64"):
+        table[distances(seed=2) < 0.2] = np.finfo(array_kind.dtype).max
+    table[3] = np.inf
+    scores = evaluate(array_kind.make(table), *labels(), protocol=protocol)
+    assert_same_scores(scores, reference.evaluate(table, *labels(), protocol=protocol))
+    (ranking,) = rank_gallery(array_kind.make(table), *labels(), queries=[3], protocol=protocol)
+    assert (np.diff(ranking.rows) > 0).all()
+
+
+def test_nothing_but_infinity():
+    scores = evaluate(np.full((1, 3), np.inf), [1], [2, 1, 3])
+    assert (scores.cmc.tolist(), scores.tied_rank1) == ([0, 1, 1], 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_other_values_without_a_place_are_refused(value):
+    table = distances()
+    table[2, 3], table[4, 5] = value, np.inf
+    with pytest.raises(ValueError, match=r"distances must be finite, or inf, received NaN or -inf in 1 row\(s\): 2;"):
+        evaluate(table, *labels())
+
+
+def test_without_new_threads(monkeypatch):
+    """Where the system gives none, or not as many, the calling thread counts."""
+    monkeypatch.setattr(tiles, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr("pose2id.threads.count_others", lambda: 0)
+    expected = evaluate(distances(), *labels())
+    start = threading.Thread.start
+    for most in (0, 1, 2, 3):
+        started = []
+
+        def limited(thread, most=most, started=started):
+            if len(started) >= most:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+            start(thread)
+
+        before = torch.get_num_threads()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", limited)
+            torch.set_num_threads(2)
+            scores = evaluate(distances(), *labels())
+            torch.set_num_threads(before)
+        assert_same_scores(scores, expected)
 
 
 # Forms of the input
@@ -550,7 +605,7 @@ else:
 # Single rankings
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if not PROTOCOLS[name].repetitions])
 @pytest.mark.parametrize("cams", [True, False])
 def test_rankings_agree_with_the_scores(protocol, cams):
     rng = np.random.default_rng(4)

@@ -186,6 +186,19 @@ def test_centralize_safetensors_and_without_visibility(capsys):
 
 
 @pytest.mark.usefixtures("here")
+def test_evaluate_one_set_against_itself(capsys):
+    command = "evaluate --features gallery.npz --centralize --fill --k1 3 --exclude-cams --json"
+    found = json.loads(run(capsys, *command.split()))["rows"]
+    given, cams, ids = (GALLERY["parts"], GALLERY["visibility"]), GALLERY["cams"], GALLERY["ids"]
+    plain, filled = (centralize_parts(*given, k1=3, exclude=cams, fill=fill) for fill in (False, True))
+    sets = {"length 1": given, "centralized": plain, "centralized, filled": filled}
+    assert found == [
+        as_row(name, evaluate_parts(x[0], None, ids, None, cams, query_visibility=x[1])) for name, x in sets.items()
+    ]
+    assert len({row["mAP"] for row in found}) == 3
+
+
+@pytest.mark.usefixtures("here")
 def test_evaluate_before_and_after(capsys):
     np.savez("gallery.npz", **GALLERY, **GENERATED)
     before = [(side["parts"], side["visibility"]) for side in (QUERY, GALLERY)]

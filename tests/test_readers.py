@@ -994,7 +994,7 @@ def test_lengths_must_agree():
     with pytest.raises(ValueError, match="cams must have one row for each of the 1 paths, has 2"):
         ImageSet((Path("a"),), np.array([1]), np.array([1, 2]))
     with pytest.raises(ValueError, match="protocol must be one of"):
-        DataSet("toy", Path(), image_set([], []), image_set([1], [1]), image_set([1], [2]), "cuhk03")
+        DataSet("toy", Path(), image_set([], []), image_set([1], [1]), image_set([1], [2]), "magic")
 
 
 def test_every_public_name_is_there():

@@ -1,7 +1,7 @@
 """What options can be set to, by name, without loading what the names stand for; a test compares them with it."""
 
 ENGINES = ("auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw")
-PROTOCOLS = ("market1501", "all", "sysu-mm01")
+PROTOCOLS = ("market1501", "all", "sysu-mm01", "cuhk03", "vehicleid")
 METRICS = ("euclidean", "cosine")
 LAYOUTS = ("reference", "pose")
 DTYPES = ("float32", "float16", "bfloat16")

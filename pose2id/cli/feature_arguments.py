@@ -50,10 +50,12 @@ def add_features(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="mAP, mINP and CMC; with --centralize or --rerank, before and after"
     )
-    _add_sides(evaluate)
+    _add_sides(evaluate, alone=True)
     rules = (
         "which gallery items are left out for a query; market1501: those of its identity from its camera; all: none; "
-        "sysu-mm01: all from its camera, where 2 and 3 count as one (default %(default)s)"
+        "sysu-mm01: all from its camera, where 2 and 3 count as one; cuhk03: all from its camera, CMC by one random "
+        "item of each identity (single-gallery-shot); vehicleid: all but one random item of each identity, of one set "
+        "the rest are the queries (default %(default)s)"
     )
     evaluate.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
     evaluate.add_argument(
@@ -82,9 +84,13 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 
 
-def _add_sides(parser: argparse.ArgumentParser) -> None:
+def _add_sides(parser: Any, *, alone: bool = False) -> None:
     for side in ("query", "gallery"):
-        parser.add_argument(f"--{side}", metavar="FILE", required=True, help=f"feature file of the {side}")
+        parser.add_argument(f"--{side}", metavar="FILE", required=not alone, help=f"feature file of the {side}")
+    if alone:
+        words = "feature file of one set, instead of the two: each row is a query and never finds itself"
+        parser.add_argument("--features", metavar="FILE", help=words)
+        parser.one_of = (("query", "gallery"), ("features",))
 
 
 def _add_method(
@@ -127,7 +133,7 @@ def _add_parts(parser: argparse.ArgumentParser, *, fill: bool = False, needs: tu
     if fill:
         words = (
             "part features: a hidden part becomes the sum of the neighbours' that show it, and counts as seen; "
-            "`evaluate` fills those of the gallery only, and scores that in rows of its own"
+            "`evaluate` fills those of the gallery, or of the one set, only, and scores that in rows of its own"
         )
         choice.add_argument("--fill", action=Option, needs=needs, nargs=0, default=False, help=words)
     words = "take the array 'features' of files that hold 'parts' as well; without this the parts are used"

@@ -130,7 +130,12 @@ def run_rerank(arguments: argparse.Namespace) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`pose2id evaluate`."""
     names = NAMES if arguments.centralize else ("ids", "cams", "parts", "visibility")
-    inputs = read_sides(arguments, needs=("ids",), names=names)
+    if arguments.features is None:
+        inputs = read_sides(arguments, needs=("ids",), names=names)
+    elif arguments.rerank:
+        raise ValueError("--rerank goes with --query and --gallery: re-ranking needs two sets")
+    else:
+        inputs = [read_input(arguments, arguments.features, needs=("ids",), names=names)]
     check_part_options(arguments, inputs)
     files = [given.file for given in inputs]
     # Of tensors: the two files may be of different kinds.
@@ -149,12 +154,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         name = "centralized, with generated features" if eta else "centralized"
         settings.append(Setting(name, eta=eta, other_cameras=arguments.exclude_cams, **method))
         if arguments.fill:
-            settings.append(replace(settings[-1], name=f"{name}, gallery filled", fill_gallery=True))
+            filled: dict[str, Any] = {"fill_gallery": True} if len(sets) > 1 else {"fill_query": True}
+            side = "gallery " if len(sets) > 1 else ""
+            settings.append(replace(settings[-1], name=f"{name}, {side}filled", **filled))
     if arguments.rerank:
         reranking = {name: getattr(arguments, name) for name in ("rerank_k1", "rerank_k2", "rerank_lambda")}
         settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
     options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
-    query, gallery = sets
+    query, gallery = sets if len(sets) > 1 else (sets[0], None)
     rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, **options)
     note_parts(arguments, inputs)
     by_camera = PROTOCOLS[arguments.protocol].same_camera_is_junk

@@ -12,13 +12,21 @@ from pose2id.validation import check_count, check_number
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, as everywhere here; what a command does not know is told by its own parser."""
+    """Errors in one line, as everywhere here; what a command does not know is told by its own parser.
+
+    `one_of`: sets of options, one of which must be given wholly, and nothing of the others.
+    """
+
+    one_of: tuple[tuple[str, ...], ...] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but nothing is left over for the parser above, which would point to its own help."""
         namespace, left = super().parse_known_args(args, namespace)
         if left:
             self.error(f"unrecognized arguments: {' '.join(left)}")
+        given = {name for names in self.one_of for name in names if getattr(namespace, name) is not None}
+        if self.one_of and given not in map(set, self.one_of):
+            self.error("give " + ", or ".join(" and ".join(f"--{name}" for name in names) for names in self.one_of))
         return namespace, left
 
     def error(self, message: str) -> NoReturn:

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pose2id.evaluation.draws import DrawnRanks, Draws
 from pose2id.evaluation.lists import Places, find_places, order_rows
-from pose2id.evaluation.protocols import Matches, Relevance
+from pose2id.evaluation.relevance import Matches, Relevance
 from pose2id.evaluation.tiles import MEASUREMENT, Limits, Tiles
 
 FEW = 32
@@ -26,13 +27,25 @@ class Ranks(NamedTuple):
     """Where the matches of a block of queries stand, counted from 1.
 
     `items` (b, most matches): the ranks of the first, second, ... match, padded with a number above them all. `first`
-    (b,): that of the first match in what CMC counts. `tied`: queries where a right and a wrong item share the smallest
-    distance.
+    (b, 1), or for draws (b, repetitions): that of the first match in what CMC counts, 0 where a query has no list.
+    `tied`: lists where a right and a wrong item share the smallest distance.
     """
 
     items: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     tied: int
+
+
+class _Counts(NamedTuple):
+    """How many wrong items stand before each match, of how many `identities`, if CMC counts these, how many rows tie.
+
+    `drawn`: the ranks in drawn galleries, if there are any.
+    """
+
+    before: torch.Tensor
+    identities: torch.Tensor | None
+    tied: int
+    drawn: DrawnRanks | None
 
 
 class RankCounter:
@@ -43,7 +56,8 @@ class RankCounter:
 
     def __init__(self, relevance: Relevance, tiles: Tiles) -> None:
         self._tiles, self._product = tiles, torch.float32
-        self._over_identities = relevance.protocol.cmc_over_identities
+        self._draws = Draws(relevance) if relevance.protocol.repetitions else None
+        self._over_identities = relevance.protocol.cmc_over_identities and self._draws is None
         self._items = torch.from_numpy(relevance.gallery_ids).to(tiles.device)
         self._junk = torch.from_numpy(np.flatnonzero(relevance.gallery_junk)).to(tiles.device)
         self._cams: list[torch.Tensor] = []  # of both sides, where whole cameras are junk
@@ -54,17 +68,21 @@ class RankCounter:
         """The ranks of the matches of a block of queries."""
         while (counts := self._count_before(block, matches)) is None:
             self._product = torch.float64
-        before, identities, tied = counts
+        before, identities, tied, drawn = counts
         ahead = np.sort(_pad(before.cpu().numpy(), matches.per_query), axis=1)
         items = ahead + np.arange(1, ahead.shape[1] + 1)
-        return Ranks(items, items[:, 0] if identities is None else identities.cpu().numpy() + 1, tied)
+        if drawn is not None:
+            return Ranks(items, drawn.rank, drawn.tied)
+        return Ranks(items, items[:, :1] if identities is None else identities.cpu().numpy()[:, None] + 1, tied)
 
-    def _count_before(self, block: slice, matches: Matches) -> tuple[torch.Tensor, torch.Tensor | None, int] | None:
-        """How many wrong items stand before each match, rows ascending; of how many identities; how many rows are tied.
-
-        None if the tile leaves too much open.
-        """
+    def _count_before(self, block: slice, matches: Matches) -> _Counts | None:
+        """Of every match, rows ascending, what stands before it; None if the tile leaves too much open."""
         scores, bound = self._tiles.tile(block, self._product)
+        drawn = None
+        if self._draws is not None and matches.kept is not None:
+            drawn = self._draws.rank(scores, bound, block, matches, matches.kept)
+            if drawn is None:
+                return None
         right = _Right(scores, *self._move(matches.row, matches.column))
         lower, upper = (right.score, right.score) if bound is None else bound.limits(right.score, right.row)
         self._hide(scores, block, matches)
@@ -80,11 +98,11 @@ class RankCounter:
                 return None
             doubtful, tied = _measure(bound, block.start, right, unsure, before)
         if not self._over_identities:
-            return before, None, tied
+            return _Counts(before, None, tied, drawn)
         leading = right.find_leading(scores, lower, exact=bound is None)
         if bound is not None:
             leading = _Items(*(torch.cat(pair) for pair in zip(leading, doubtful, strict=True)))
-        return before, self._count_identities(leading, len(scores)), tied
+        return _Counts(before, self._count_identities(leading, len(scores)), tied, None)
 
     def _order_ties(self, right: _Right, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, int]:
         """How many items stand before each match, and how many rows are tied, from exact scores."""
@@ -113,9 +131,12 @@ class RankCounter:
         return before, tied
 
     def _hide(self, scores: torch.Tensor, block: slice, matches: Matches) -> None:
-        """Make the scores (b, G) of all but wrong items inf: of junk and of the query's identity."""
-        scores.index_fill_(1, self._junk, torch.inf)
+        """Make the scores (b, G) of all but wrong items inf: of what is left out and of the query's identity."""
         scores[self._move(*matches.same)] = torch.inf
+        if matches.kept is not None:
+            scores.masked_fill_(torch.from_numpy(~matches.kept).to(scores.device), torch.inf)
+            return
+        scores.index_fill_(1, self._junk, torch.inf)
         if self._cams:
             query_cams, gallery_cams = self._cams
             scores.masked_fill_(query_cams[block, None] == gallery_cams, torch.inf)

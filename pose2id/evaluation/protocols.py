@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pose2id.validation import JUNK, check_choice, encode_labels, equal_label, take_labels
+from pose2id.validation import JUNK, check_count, check_flag, encode_labels, equal_label, take_labels
 
 if TYPE_CHECKING:
-    from pose2id.validation import Labels
-
-    Numbers = npt.NDArray[np.int64]
     Marks = npt.NDArray[np.bool_]
 
 _NUMBER = re.compile(r"0|-?[1-9]\d{0,8}", re.ASCII)
@@ -49,10 +46,18 @@ class Protocol:
         CMC counts identities, each at its nearest item, instead of items; mAP and mINP count items all the same.
     cameras : tuple of int
         The cameras there are, where their numbers mean something; others are refused. Empty: any.
+    repetitions : int
+        Single-gallery-shot: of what is left for a query one item of each identity is drawn, so many times, and CMC is
+        the mean of the lists of these. mAP and mINP count all items. 0: nothing is drawn. Needs `cmc_over_identities`.
+    seed : int
+        What the draws are made from; equal seeds draw equal items, whatever the distances.
+    drawn_gallery : bool
+        With `repetitions`: mAP and mINP too are means over the lists of drawn items, and in a set against itself a
+        drawn item is no query of its repetition.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For rules that do not fit each other; from its methods for cameras that the rule cannot mean.
     """
 
@@ -64,8 +69,18 @@ class Protocol:
     co_located: tuple[tuple[int, int], ...] = ()
     cmc_over_identities: bool = False
     cameras: tuple[int, ...] = ()
+    repetitions: int = 0
+    seed: int = 0
+    drawn_gallery: bool = False
 
     def __post_init__(self) -> None:
+        check_count(self.repetitions, "repetitions", 0)
+        check_count(self.seed, "seed", 0)
+        check_flag(self.drawn_gallery, "drawn_gallery")
+        if self.repetitions and not self.cmc_over_identities:
+            raise ValueError("repetitions needs cmc_over_identities, received False")
+        if self.drawn_gallery and not self.repetitions:
+            raise ValueError("drawn_gallery needs repetitions >= 1, received 0")
         if self.whole_camera_is_junk and not self.same_camera_is_junk:
             raise ValueError("whole_camera_is_junk needs same_camera_is_junk, received False")
         if self.cameras and not {cam for pair in self.co_located for cam in pair} <= set(self.cameras):
@@ -149,100 +164,24 @@ PROTOCOLS = {
             cmc_over_identities=True,
             cameras=(1, 2, 3, 4, 5, 6),
         ),
+        Protocol(
+            "cuhk03",
+            "single-gallery-shot: a query skips all items of its camera, CMC is the mean over 100 draws of one item of "
+            "each identity, mAP counts all items",
+            same_camera_is_junk=True,
+            whole_camera_is_junk=True,
+            cmc_over_identities=True,
+            repetitions=100,
+        ),
+        Protocol(
+            "vehicleid",
+            "single-gallery-shot, no camera rule: the mean over 10 galleries of one drawn item of each identity; of "
+            "one set all other items are the queries",
+            same_camera_is_junk=False,
+            cmc_over_identities=True,
+            repetitions=10,
+            drawn_gallery=True,
+        ),
     )
 }
 """The protocols by name. A further one is one line here."""
-
-
-class Matches(NamedTuple):
-    """The right items of a block of queries, junk removed: pairs of a `row` of the block and a `column`; rows ascend.
-
-    `same`: such pairs of all items of the query's identity, junk or not. Of each query, (b,): `per_query`, how many
-    matches there are, and `listed`, how many entries its whole list has for CMC.
-    """
-
-    row: Numbers
-    column: Numbers
-    same: tuple[Numbers, Numbers]
-    per_query: Numbers
-    listed: Numbers
-
-
-class Relevance:
-    """What the labels of Q queries and G gallery items say under a protocol.
-
-    Identities and cameras are kept as numbers, the same for both sides, co-located cameras as one; `cams` is None where
-    there are none, or no rule asks for them. `same` (Q,) counts the gallery items of each query's identity.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        query_ids: Labels,
-        gallery_ids: Labels,
-        query_cams: Labels | None,
-        gallery_cams: Labels | None,
-        protocol: str | Protocol,
-    ) -> None:
-        if not isinstance(protocol, Protocol):
-            protocol = PROTOCOLS[check_choice(protocol, "protocol", tuple(PROTOCOLS))]
-        ids = [take_labels(query_ids, size[0], "query_ids"), take_labels(gallery_ids, size[1], "gallery_ids")]
-        cams = None
-        if (query_cams is None) != (gallery_cams is None):
-            given, missing = ("query_cams", "gallery_cams") if gallery_cams is None else ("gallery_cams", "query_cams")
-            raise ValueError(f"query_cams and gallery_cams must be given together, received {given} without {missing}")
-        if query_cams is not None:
-            sides = [take_labels(query_cams, size[0], "query_cams"), take_labels(gallery_cams, size[1], "gallery_cams")]
-            names = "query_cams", "gallery_cams"
-            for side, name in zip(sides, names, strict=True):
-                protocol.check_cameras(side, name)
-            cams = encode_labels([protocol.merge_cameras(side) for side in sides], names)
-        self.protocol, self.cams = protocol, cams if protocol.same_camera_is_junk else None
-        self.query_ids, self.gallery_ids = encode_labels(ids, ("query_ids", "gallery_ids"))
-        self.query_junk, self.gallery_junk = (protocol.marked(side) for side in ids)
-
-        self._by_identity = np.argsort(self.gallery_ids, kind="stable")
-        ordered = self.gallery_ids[self._by_identity]
-        self._first = np.searchsorted(ordered, self.query_ids, "left")
-        self.same = np.searchsorted(ordered, self.query_ids, "right") - self._first
-        self._listed = self._count_listed()
-
-    def junk(self, query: Any, item: Any) -> Marks:
-        """Mark what is removed from the list of a query; both index their side, and broadcast."""
-        junk: Marks = self.gallery_junk[item]
-        if self.cams is not None:
-            same_camera = self.cams[0][query] == self.cams[1][item]
-            junk = junk | self.protocol.removed(same_camera, self.right(query, item))
-        return junk
-
-    def right(self, query: Any, item: Any) -> Marks:
-        """Mark items of the query's identity, junk or not; indices as for `junk`."""
-        return np.asarray(self.query_ids[query] == self.gallery_ids[item])
-
-    def matches(self, block: slice) -> Matches:
-        """The right items of a block of queries; a query with the junk label has none."""
-        same = np.where(self.query_junk[block], 0, self.same[block])
-        row = np.repeat(np.arange(len(same)), same)
-        nth = np.arange(len(row)) - np.repeat(same.cumsum() - same, same)
-        column = self._by_identity[np.repeat(self._first[block], same) + nth]
-        junk = self.junk(row + block.start, column)
-        listed = self._listed[block]
-        if not (self.protocol.whole_camera_is_junk or self.protocol.cmc_over_identities):
-            listed = listed - np.bincount(row[junk], minlength=len(same))
-        every, row, column = (row, column), row[~junk], column[~junk]
-        return Matches(row, column, every, np.bincount(row, minlength=len(same)), listed)
-
-    def _count_listed(self) -> Numbers:
-        """How many entries the list of each query has for CMC, (Q,), items of its own identity all counted in."""
-        count = _count_unique if self.protocol.cmc_over_identities else len
-        clean = ~self.gallery_junk
-        counts = np.full(len(self.query_ids), count(self.gallery_ids[clean]))
-        if self.protocol.whole_camera_is_junk and self.cams is not None:
-            query_cams, gallery_cams = self.cams
-            for camera in np.unique(query_cams):
-                counts[query_cams == camera] = count(self.gallery_ids[clean & (gallery_cams != camera)])
-        return counts
-
-
-def _count_unique(ids: Numbers) -> int:
-    return len(np.unique(ids))

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from pose2id.arrays import (
 )
 from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter, Ranks
-from pose2id.evaluation.protocols import METRICS, Matches, Protocol, Relevance
+from pose2id.evaluation.protocols import METRICS, Protocol
+from pose2id.evaluation.relevance import Matches, Relevance
 from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, GridTiles, MatrixTiles, Tiles, exact_in_float64
 from pose2id.tables import format_text
 from pose2id.threads import fit_threads, map_in_threads
@@ -32,6 +33,7 @@ from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
+    from pose2id.evaluation.masks import Ignore, MoreLabels
     from pose2id.validation import Labels
 
 
@@ -55,6 +57,11 @@ class Scores:
         the gallery decides rank-1.
     average_precision : (Q,) float64 array
         That of every query, in their order; NaN for skipped ones.
+
+    Notes
+    -----
+    Where a protocol draws galleries, `cmc` is the mean over them, `valid_queries` and `tied_rank1` are those of one of
+    them, the mean rounded up.
     """
 
     HEAD: ClassVar = ("mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1")
@@ -94,27 +101,39 @@ class Ranking(NamedTuple):
 def evaluate(
     distances: Array,
     query_ids: Labels,
-    gallery_ids: Labels,
+    gallery_ids: Labels | None = None,
     query_cams: Labels | None = None,
     gallery_cams: Labels | None = None,
     *,
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
 ) -> Scores:
     """Score a matrix of distances.
 
     Parameters
     ----------
     distances : (Q, G) numpy array or torch tensor
-        Any finite real scores, smaller is nearer; negative ones are fine. Integers are compared as they are, also
-        those that float64 would round.
+        Any real scores, smaller is nearer; negative ones are fine, and inf is farthest. Integers are compared as they
+        are, also those that float64 would round.
     query_ids, gallery_ids : (Q,) and (G,) integers or strings
         Identities. -1 (or "-1") in the gallery is junk; a query labelled -1 is not scored; 0 is an ordinary label.
+        Without `gallery_ids` the matrix is that of one set, (N, N): each row is a query, and never finds itself.
     query_cams, gallery_cams : (Q,) and (G,) integers or strings, optional
-        Cameras, both or neither; without them nothing is removed for its camera.
-    protocol : {"market1501", "all", "sysu-mm01"} or Protocol
+        Cameras, both or neither; without them nothing is removed for its camera. Of one set `query_cams` alone.
+    protocol : {"market1501", "all", "sysu-mm01", "cuhk03", "vehicleid"} or Protocol
         "market1501": gallery items of the query's identity *and* camera are removed. "all": no camera rule.
         "sysu-mm01": a query of camera 3 skips all items of camera 2, and CMC counts identities, not items; cameras
-        must be 1 to 6 (or "1" to "6").
+        must be 1 to 6 (or "1" to "6"). "cuhk03": single-gallery-shot CMC; items of the query's camera are removed.
+        "vehicleid": the mean over galleries of one random item of each identity.
+    ignore : (Q, G) bools, or a function, optional
+        What is left out of each query's list beside that, as if it were not in the gallery: a numpy array, a torch
+        tensor or a scipy sparse array, True where an item is left out. Or a function of a query's labels and those of
+        the gallery, ``ignore(query, gallery)``, which gives (G,) bools. Both are mappings with the names "ids", "cams",
+        where there are some, "rows", from 0, and those of `labels`; the values are the labels of the one query, and
+        arrays (G,). It is called for one query after the other, by several threads.
+    labels : mapping of str to ((Q,), (G,)) pairs of integers or strings, optional
+        More labels for a function as `ignore`, such as clothes or tracklets; of one set (N,) labels instead of a pair.
 
     Returns
     -------
@@ -124,13 +143,15 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        For NaN or inf (rows are named), wrong shapes or labels, cameras on one side only or unknown to the protocol, an
-        unknown protocol, or when no query has a match.
+        For NaN or -inf (rows are named), wrong shapes or labels, cameras on one side only or unknown to the protocol,
+        an unknown protocol, or when no query has a match.
 
     References
     ----------
     Zheng et al., *Scalable Person Re-identification: A Benchmark*, ICCV 2015. Its original code averages
-    neighbouring precisions; this is the plain average precision of the usual toolkits.
+    neighbouring precisions; this is the plain average precision of the usual toolkits. "cuhk03": Li et al., *DeepReID:
+    Deep Filter Pairing Neural Network for Person Re-Identification*, CVPR 2014, and the evaluation of open-reid and
+    torchreid. "vehicleid": Liu et al., *Deep Relative Distance Learning*, CVPR 2016. The page *Protocols* has the rest.
 
     Examples
     --------
@@ -140,21 +161,32 @@ def evaluate(
     >>> scores = evaluate(distances, query_ids=[7], gallery_ids=[5, 7, 7])
     >>> round(scores.mAP, 4), scores.rank(1), scores.rank(2)
     (0.5833, 0.0, 1.0)
+
+    Right answers in the query's clothes left out:
+
+    >>> def same_clothes(query, gallery):
+    ...     return (gallery["ids"] == query["ids"]) & (gallery["clothes"] == query["clothes"])
+    >>> clothes = {"clothes": (["red"], ["red", "red", "blue"])}
+    >>> evaluate(distances, [7], [5, 7, 7], ignore=same_clothes, labels=clothes).mAP
+    0.5
     """
-    values, relevance = _take(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
-    return score_tiles(relevance, MatrixTiles(values))
+    of_labels = (query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
+    values, relevance, infinite = _take(distances, of_labels)
+    return score_tiles(relevance, MatrixTiles(values, infinite=infinite))
 
 
 @fit_threads
 def evaluate_features(
     query: ArrayT,
-    gallery: ArrayT,
+    gallery: ArrayT | None,
     query_ids: Labels,
-    gallery_ids: Labels,
+    gallery_ids: Labels | None = None,
     query_cams: Labels | None = None,
     gallery_cams: Labels | None = None,
     *,
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
     metric: str = "euclidean",
     progress: bool = False,
 ) -> Scores:
@@ -164,8 +196,10 @@ def evaluate_features(
     ----------
     query : (Q, D) numpy array or torch tensor
         float16, bfloat16, float32 or float64; not normalised here.
-    gallery : (G, D) array of the same container and device
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+    gallery : (G, D) array of the same container and device, or None
+        None: `query` is the gallery too, each row is a query, and never finds itself (leave-one-out). Then there are
+        no `gallery_ids` and `gallery_cams`. The same array given twice is two sets: each row finds its twin.
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
         As for `evaluate`.
     metric : {"euclidean", "cosine"}
         "cosine" ranks by 1 - cosine; a row of zeros has cosine 0 with everything.
@@ -190,18 +224,23 @@ def evaluate_features(
     >>> query, gallery = np.eye(2, dtype=np.float32), np.eye(3, 2, dtype=np.float32)
     >>> evaluate_features(query, gallery, query_ids=["a", "b"], gallery_ids=["a", "b", "c"]).mAP
     1.0
+    >>> evaluate_features(gallery, None, ["a", "a", "b"]).mAP
+    0.5
     """
     check_choice(metric, "metric", METRICS)
     check_flag(progress, "progress")
+    check_gallery(gallery, gallery_ids)
     queries, kind = take_features(query, "query", "(Q, D)")
-    items, other = take_features(gallery, "gallery", "(G, D)")
-    check_same_kind(kind, other, ("query", "gallery"))
+    items = queries
+    if gallery is not None:
+        items, other = take_features(gallery, "gallery", "(G, D)")
+        check_same_kind(kind, other, ("query", "gallery"))
     if queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"query and gallery must have equal D, received {tuple(queries.shape)} and {tuple(items.shape)}"
         )
     size = len(queries), len(items)
-    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
     with full_precision(items.device):
         tiles = FeatureTiles(queries, items, metric)
         return score_tiles(relevance, DistinctTiles.of(tiles) or GridTiles.of(tiles) or tiles, progress=progress)
@@ -210,20 +249,22 @@ def evaluate_features(
 def rank_gallery(
     distances: Array,
     query_ids: Labels,
-    gallery_ids: Labels,
+    gallery_ids: Labels | None = None,
     query_cams: Labels | None = None,
     gallery_cams: Labels | None = None,
     *,
     queries: Sequence[int],
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
 ) -> list[Ranking]:
-    """The rankings of a few queries, as `evaluate` scores them.
+    """The rankings of a few queries, as `evaluate` scores them; nothing is drawn.
 
     Parameters
     ----------
     distances : (Q, G) numpy array or torch tensor
         As for `evaluate`.
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
         As for `evaluate`.
     queries : sequence of int
         Rows of the distances, from 0.
@@ -246,35 +287,39 @@ def rank_gallery(
     >>> ranking.rows.tolist(), ranking.right.tolist(), ranking.average_precision
     ([1, 0], [True, True], 1.0)
     """
-    values, relevance = _take(distances, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    of_labels = (query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
+    values, relevance, _ = _take(distances, of_labels)
     rankings = []
     for query in queries:
         if check_count(query, "queries", 0) >= len(values):
             raise ValueError(f"queries must be rows 0 to {len(values) - 1}, received {query}")
         # float64 keeps order and ties of every narrower dtype; numpy has no bfloat16.
         order = np.argsort(values[query].double().cpu().numpy(), kind="stable")
-        rows = order[~relevance.junk(query, order)]
+        rows = order[relevance.left(query)[order]]
         right = relevance.right(query, rows)
         ranks = np.flatnonzero(right)[None] + 1
         rankings.append(Ranking(rows, right, float(_average_precision(ranks, np.array([ranks.size]))[0])))
     return rankings
 
 
-def _take(
-    distances: Array,
-    query_ids: Labels,
-    gallery_ids: Labels,
-    query_cams: Labels | None,
-    gallery_cams: Labels | None,
-    protocol: str | Protocol,
-) -> tuple[torch.Tensor, Relevance]:
-    """A matrix of real, finite scores (Q, G), and what its labels say."""
+def _take(distances: Array, of_labels: tuple[Any, ...]) -> tuple[torch.Tensor, Relevance, bool]:
+    """A matrix of real scores (Q, G), what its labels say, and whether some scores are inf."""
     values, _ = take_array(distances, "distances")
     if values.ndim != 2:
         raise ValueError(f"distances must have shape (Q, G), received {tuple(values.shape)}")
-    relevance = Relevance((len(values), values.shape[1]), query_ids, gallery_ids, query_cams, gallery_cams, protocol)
-    check_finite(values, "distances")
-    return exact_in_float64(values), relevance
+    relevance = Relevance((len(values), values.shape[1]), *of_labels)
+    infinite = check_finite(values, "distances", infinity=True)
+    return exact_in_float64(values, infinite=infinite), relevance, infinite
+
+
+def check_gallery(gallery: object, gallery_ids: object) -> None:
+    """Raise unless a gallery has identities, and one set against itself no second ones."""
+    if gallery is None and gallery_ids is not None:
+        raise ValueError("gallery_ids must be left out where gallery is None: query_ids are those of the one set")
+    if gallery is not None and gallery_ids is None:
+        raise TypeError(
+            "gallery_ids must be given with a gallery, received None; gallery=None scores one set by itself"
+        )
 
 
 def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -> Scores:
@@ -290,18 +335,23 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
         matches = relevance.matches(block)
         return block, matches, counter.count(block, matches) if len(matches.row) else None
 
-    precision = np.full(total, np.nan)
+    precision, lists = np.full(total, np.nan), max(1, relevance.protocol.repetitions)
     negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
     counted = map_in_threads(count, blocks, tiles.device)
     with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar, contextlib.closing(counted):
         for block, matches, ranks in counted:
             if ranks is not None:
-                precision[block] = _average_precision(ranks.items, matches.per_query)
                 valid = matches.per_query > 0
-                number = matches.per_query[valid]
-                last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
-                negative_penalty.append(number / last)
-                first.append(ranks.first[valid])
+                found = ranks.first[valid]
+                first.append(found[found > 0])
+                if relevance.protocol.drawn_gallery:  # each list has one right item
+                    precision[block][valid] = _mean_inverse(found)
+                    negative_penalty.append(1 / first[-1])
+                else:
+                    precision[block] = _average_precision(ranks.items, matches.per_query)
+                    number = matches.per_query[valid]
+                    last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
+                    negative_penalty.append(number / last)
                 longest = max(longest, int(matches.listed[valid].max()))
                 tied += ranks.tied
             bar.update(block.stop - block.start)
@@ -311,12 +361,13 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
             f"at least one query must have a match in the gallery after junk removal, received {total} "
             f"queries and {len(relevance.gallery_ids)} gallery items without any; check ids, cameras and protocol"
         )
+    mINP = float(np.concatenate(negative_penalty).mean())
     return Scores(
-        mAP=float(np.nanmean(precision)),
-        mINP=float(np.concatenate(negative_penalty).mean()),
+        mAP=mINP if relevance.protocol.drawn_gallery else float(np.nanmean(precision)),
+        mINP=mINP,
         cmc=np.bincount(best - 1, minlength=longest).cumsum() / len(best),
-        valid_queries=len(best),
-        tied_rank1=tied,
+        valid_queries=math.ceil(len(best) / lists),
+        tied_rank1=math.ceil(tied / lists),
         average_precision=precision,
     )
 
@@ -330,4 +381,13 @@ def _average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int
     total = np.where(nth <= matches[:, None], nth / ranks, 0).sum(axis=1)
     result = np.full(len(matches), np.nan)
     np.divide(total, matches, out=result, where=matches > 0)
+    return result
+
+
+def _mean_inverse(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The mean of 1 / rank over the lists of each query, (b,); 0 stands for no list, NaN for none at all."""
+    number = np.count_nonzero(ranks, axis=1)
+    total = np.divide(1, ranks, out=np.zeros(ranks.shape), where=ranks > 0).sum(axis=1)
+    result = np.full(len(ranks), np.nan)
+    np.divide(total, number, out=result, where=number > 0)
     return result

@@ -39,10 +39,17 @@ class Bound(NamedTuple):
         return scores - error, scores + error
 
 
-def exact_in_float64(values: torch.Tensor) -> torch.Tensor:
-    """Scores (Q, G) that float64 holds: integers beyond 2^53 become places in their row, of the same order and ties."""
-    if values.dtype not in (torch.int64, torch.uint64) or not values.numel():
-        return values
+def exact_in_float64(values: torch.Tensor, *, infinite: bool = False) -> torch.Tensor:
+    """Scores (Q, G) that float64 holds, and numbers above all others of them.
+
+    Integers beyond 2^53 become places in their row, of the same order and ties; if some scores are `infinite`, so do
+    those that go up to the largest float64.
+    """
+    if not values.numel() or values.dtype not in (torch.int64, torch.uint64):
+        largest = torch.finfo(torch.float64).max
+        full = infinite and values.dtype == torch.float64
+        full = full and any(bool((values[block] == largest).any()) for block in row_blocks(values))
+        return _place_in_rows(values) if full else values
     whole = values.view(torch.int64)  # torch cannot compare the unsigned ones
     low, high = (0 if values.dtype == torch.uint64 else -(2**53)), 2**53
     smallest, largest = (int(value) for value in whole.aminmax())
@@ -50,9 +57,14 @@ def exact_in_float64(values: torch.Tensor) -> torch.Tensor:
         return whole
     if values.dtype == torch.uint64:
         whole = whole ^ torch.iinfo(torch.int64).min  # the upper half comes after the lower one
+    return _place_in_rows(whole)
+
+
+def _place_in_rows(values: torch.Tensor) -> torch.Tensor:
+    """How many different values of its row are smaller, (Q, G)."""
     places = torch.empty(values.shape, dtype=torch.int32, device=values.device)
     for block in row_blocks(values):
-        ordered, order = whole[block].sort(dim=1)
+        ordered, order = values[block].sort(dim=1)
         steps = torch.zeros_like(ordered, dtype=torch.int32)
         steps[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         places[block] = torch.empty_like(steps).scatter_(1, order, steps.cumsum(dim=1, dtype=torch.int32))
@@ -60,16 +72,19 @@ def exact_in_float64(values: torch.Tensor) -> torch.Tensor:
 
 
 class MatrixTiles:
-    """A given matrix (Q, G), exact as it is, in blocks of up to `height` queries."""
+    """A given matrix (Q, G), exact as it is, in blocks of up to `height` queries; some scores may be `infinite`."""
 
-    def __init__(self, values: torch.Tensor) -> None:
-        narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        self._values, self._dtype = values, torch.float32 if narrow else torch.float64
+    def __init__(self, values: torch.Tensor, *, infinite: bool = False) -> None:
+        narrow = values.dtype in (torch.float16, torch.bfloat16, torch.float32) and not infinite
+        self._values, self._dtype, self._infinite = values, torch.float32 if narrow else torch.float64, infinite
         self.device, self.height = values.device, rows_at_once(values, BLOCK_ELEMENTS)
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:
         """The scores of a block of queries to all items, smaller is nearer, exact: without a bound; a new tensor."""
-        return self._values[block].to(self._dtype, copy=True, memory_format=torch.contiguous_format), None
+        scores = self._values[block].to(self._dtype, copy=True, memory_format=torch.contiguous_format)
+        if self._infinite:  # what is farthest is an answer; items that are none are told by inf
+            scores.clamp_(max=torch.finfo(scores.dtype).max)
+        return scores, None
 
 
 class FeatureTiles:

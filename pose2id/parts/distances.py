@@ -72,8 +72,8 @@ def part_distances(
 
     Notes
     -----
-    `evaluate` takes finite scores only: score by `evaluate_parts`, which needs no matrix and puts pairs without a
-    common part last, or pass ``missing="release"``, which ranks the same.
+    `evaluate` puts pairs at inf last, in the order of the gallery, as ``missing="release"`` ranks them and as
+    `evaluate_parts` does, which needs no matrix.
 
     References
     ----------

@@ -13,32 +13,35 @@ import torch
 from pose2id.arrays import ArrayT, work_dtype
 from pose2id.distances import full_precision
 from pose2id.evaluation import Protocol, Scores
-from pose2id.evaluation.protocols import Relevance
-from pose2id.evaluation.scores import score_tiles
+from pose2id.evaluation.relevance import Relevance
+from pose2id.evaluation.scores import check_gallery, score_tiles
 from pose2id.parts.distances import check_rule
 from pose2id.parts.pairs import Rule, measure_pairs, pair_weights
-from pose2id.parts.sets import PartSet, prepare, take_pair
+from pose2id.parts.sets import PartSet, prepare, take_pair, take_parts
 from pose2id.parts.tiles import Side, Tiles
 from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
+    from pose2id.evaluation.masks import Ignore, MoreLabels
     from pose2id.validation import Labels
 
 
 @fit_threads
 def evaluate_parts(
     query: ArrayT,
-    gallery: ArrayT,
+    gallery: ArrayT | None,
     query_ids: Labels,
-    gallery_ids: Labels,
+    gallery_ids: Labels | None = None,
     query_cams: Labels | None = None,
     gallery_cams: Labels | None = None,
     *,
     query_visibility: Array | None = None,
     gallery_visibility: Array | None = None,
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
     reduce: str = "mean",
     metric: str = "euclidean",
     normalize: bool = True,
@@ -49,8 +52,8 @@ def evaluate_parts(
     Parameters
     ----------
     query, gallery, query_visibility, gallery_visibility, reduce, metric, normalize
-        As for `part_distances`.
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+        As for `part_distances`; `gallery` and its visibility may be None, as for `evaluate_features`.
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
         As for `evaluate`.
     progress : bool
         Show a progress bar.
@@ -78,9 +81,18 @@ def evaluate_parts(
     rule = check_rule(metric, reduce)
     for flag, name in ((normalize, "normalize"), (progress, "progress")):
         check_flag(flag, name)
-    queries, items, _ = take_pair(query, gallery, query_visibility, gallery_visibility)
+    check_gallery(gallery, gallery_ids)
+    if gallery is not None:
+        queries, items, _ = take_pair(query, gallery, query_visibility, gallery_visibility)
+    elif gallery_visibility is None:
+        queries, _ = take_parts(query, query_visibility, ("query", "query_visibility"), "(Q, P, D)")
+        items = queries
+    else:
+        raise ValueError(
+            "gallery_visibility must be left out where gallery is None: query_visibility is that of the set"
+        )
     size = len(queries.rows), len(items.rows)
-    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol)
+    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
     dtype = work_dtype(torch.promote_types(queries.rows.dtype, items.rows.dtype))
     sets = [prepare(part, dtype, normalize=normalize or metric == "cosine") for part in (queries, items)]
     with full_precision(items.rows.device):

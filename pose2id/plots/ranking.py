@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from pose2id.validation import check_count
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
+    from pose2id.evaluation.masks import Ignore, MoreLabels
     from pose2id.plots.drawing import Axes, Figure, Images
     from pose2id.validation import Labels
 
@@ -104,7 +105,7 @@ def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int =
 def plot_ranking(
     distances: Mapping[str, Array],
     query_ids: Labels,
-    gallery_ids: Labels,
+    gallery_ids: Labels | None = None,
     query_cams: Labels | None = None,
     gallery_cams: Labels | None = None,
     *,
@@ -112,6 +113,8 @@ def plot_ranking(
     query_images: Images,
     gallery_images: Images,
     protocol: str | Protocol = "market1501",
+    ignore: Ignore | None = None,
+    labels: MoreLabels | None = None,
     top: int = 10,
     title: str = "",
     caption: str = "",
@@ -126,7 +129,7 @@ def plot_ranking(
     ----------
     distances : mapping of str to (Q, G) numpy array or torch tensor
         One block of columns per entry, in this order; the key is its heading.
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
         As for `pose2id.evaluate`.
     queries : sequence of int, or mapping of str to sequence of int
         The query rows to show; a mapping shows them under its keys as headings.
@@ -168,7 +171,8 @@ def plot_ranking(
     shown = [query for members in groups.values() for query in members]
     if not shown:
         raise ValueError("queries is empty; give at least one query row to show")
-    size, labels = (len(query_images), len(gallery_images)), (query_ids, gallery_ids, query_cams, gallery_cams)
+    size, of_labels = (len(query_images), len(gallery_images)), (query_ids, gallery_ids, query_cams, gallery_cams)
+    rules: dict[str, Any] = {"protocol": protocol, "ignore": ignore, "labels": labels}
     headings, rankings = [], []
     for name, matrix in distances.items():
         tensor, _ = take_array(matrix, f"distances[{name!r}]")
@@ -177,8 +181,8 @@ def plot_ranking(
                 f"distances[{name!r}] must have a row per query image and a column per gallery image, "
                 f"shape {size}; received {tuple(tensor.shape)}"
             )
-        headings.append(f"{name}: mAP {100 * evaluate(tensor, *labels, protocol=protocol).mAP:.1f}")
-        rankings.append(dict(zip(shown, rank_gallery(tensor, *labels, queries=shown, protocol=protocol), strict=True)))
+        headings.append(f"{name}: mAP {100 * evaluate(tensor, *of_labels, **rules).mAP:.1f}")
+        rankings.append(dict(zip(shown, rank_gallery(tensor, *of_labels, queries=shown, **rules), strict=True)))
 
     drawn = {row for of_query in rankings for ranking in of_query.values() for row in ranking.rows[:top]}
     pictures = [as_rgba(query_images[query]) for query in shown] + [as_rgba(gallery_images[row]) for row in drawn]

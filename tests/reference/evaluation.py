@@ -53,12 +53,18 @@ def evaluate(
     gallery_cams: Sequence | None = None,
     *,
     protocol: str = "market1501",
+    ignored: np.ndarray | None = None,
 ) -> Scores:
-    """CMC, mAP with plain average precision, mINP, and the ties at rank 1."""
+    """CMC, mAP with plain average precision, mINP, and the ties at rank 1.
+
+    Each query has a gallery of its own, without the rows that are `ignored` (Q, G) for it.
+    """
     hit_rows, precisions, penalties, tied = [], [], [], 0
     for q, query_id in enumerate(query_ids):
         camera = None if query_cams is None else query_cams[q]
-        ranked = ranked_list(distances[q], query_id, camera, gallery_ids, gallery_cams, protocol)
+        rows = [g for g in range(len(gallery_ids)) if ignored is None or not ignored[q, g]]
+        ids, cams = [gallery_ids[g] for g in rows], None if gallery_cams is None else [gallery_cams[g] for g in rows]
+        ranked = ranked_list(distances[q][rows], query_id, camera, ids, cams, protocol)
         hits = [right for _, right in ranked]
         if query_id in JUNK or not any(hits):
             continue

@@ -15,6 +15,7 @@ def evaluate_sysu(
     gallery_ids: Sequence,
     query_cams: Sequence,
     gallery_cams: Sequence,
+    ignored: np.ndarray | None = None,
 ) -> Scores:
     """Gallery items from the place of the query are left out, whoever they show; CMC sees each identity once."""
     precisions, penalties, first_ranks, lengths, tied = [], [], [], [], 0
@@ -24,6 +25,7 @@ def evaluate_sysu(
             g
             for g in sorted(range(len(gallery_ids)), key=lambda g: (distances[q][g], g))
             if PLACE[int(gallery_cams[g])] != place and gallery_ids[g] not in JUNK
+            if ignored is None or not ignored[q, g]
         ]
         people: list = []
         for g in ranked:
