@@ -72,10 +72,10 @@ def test_the_mean_of_many_draws_is_the_expectation():
     ranks = [
         1 + sum(row[other] < row[own] for other in (two, three)) for own, two, three in product((0, 1), (2, 3, 4), (5,))
     ]
-    protocol = replace(PROTOCOLS["cuhk03"], repetitions=1000)
+    protocol = replace(PROTOCOLS["cuhk03"], repetitions=400)
     scores = evaluate(row[None], [1], ids, protocol=protocol)
     expected = [np.mean(np.array(ranks) <= k) for k in (1, 2, 3)]
-    np.testing.assert_allclose(scores.cmc, expected, atol=0.06)  # four standard errors
+    np.testing.assert_allclose(scores.cmc, expected, atol=0.1)  # four standard errors
     assert scores.mAP == pytest.approx((1 / 1 + 2 / 5) / 2)
 
 
@@ -163,6 +163,17 @@ def test_block_size_changes_nothing(monkeypatch, elements):
     monkeypatch.setattr("pose2id.evaluation.scores.BLOCK_ELEMENTS", elements)
     monkeypatch.setattr("pose2id.evaluation.tiles.BLOCK_ELEMENTS", elements)
     assert_same(evaluate(distances, *labels(), protocol=CUHK03), expected)
+
+
+@pytest.mark.parametrize("protocol", [CUHK03, VEHICLES])
+def test_nothing_to_find(protocol):
+    for shape in ((0, 0), (2, 0), (0, 3), (2, 3)):
+        with pytest.raises(ValueError, match="at least one query must have a match"):
+            evaluate(np.zeros(shape), [7] * shape[0], [8] * shape[1], protocol=protocol)
+    with pytest.raises(ValueError, match="at least one query must have a match"):
+        evaluate(np.zeros((3, 3)), [1, 2, 3], protocol=protocol)
+    with pytest.raises(ValueError, match="at least one query must have a match"):
+        evaluate(np.zeros((3, 3)), [-1, -1, 3], protocol=protocol)
 
 
 def test_they_say_what_they_are():

@@ -1,5 +1,7 @@
 """What a caller leaves out of rankings (`ignore`, `labels`), and sets against themselves."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -177,6 +179,21 @@ def test_tracklets_of_one_set():
         labels={"tracklets": tracklets},
     )
     assert_same(scores, reference.evaluate(distances, ids, ids, ignored=tracklets[:, None] == tracklets))
+
+
+def test_a_function_is_asked_for_a_block_at_a_time():
+    """Nothing of the size of all pairs is held, not even as bools."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 400, 3000)
+    features = (rng.standard_normal((400, 16))[ids] + 0.1 * rng.standard_normal((3000, 16))).astype(np.float32)
+    options = {"ignore": lambda query, gallery: gallery["t"] == query["t"], "labels": {"t": np.arange(3000) // 2}}
+    tracemalloc.start()
+    try:
+        evaluate_features(features, None, ids, **options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3000 * 3000 / 2
 
 
 # One set

@@ -159,6 +159,23 @@ def test_ranking_shows_the_answers_of_the_protocol(task, images, protocol):
         assert f"{name}: mAP {100 * scores.mAP:.1f}" in written
 
 
+def test_ranking_leaves_out_what_is_ignored(task, images):
+    distances, *labels = task
+    mask = np.random.default_rng(0).random((6, 30)) < 0.5
+    figure = plot_ranking(
+        {"base": distances},
+        *labels,
+        queries=[4],
+        top=30,
+        ignore=lambda query, gallery: mask[query["rows"]] & (gallery["clothes"] == query["clothes"]),
+        labels={"clothes": (np.zeros(6, int), np.zeros(30, int))},
+        **images,
+    )
+    assert set(levels(figure)[0][1:]) <= set(np.flatnonzero(~mask[4]))
+    scores = reference.evaluate(distances, *labels, ignored=mask)
+    assert f"base: mAP {100 * scores.mAP:.1f}" in texts(figure)
+
+
 def test_ranking_orders_ties_by_gallery_index(images):
     table = np.array([[0.5] * 30])
     figure = plot_ranking(

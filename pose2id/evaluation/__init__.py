@@ -3,8 +3,9 @@
 "mAP" is several metrics in this field; here a protocol is an object that says which gallery items are junk for a
 query, and average precision is always the plain one, the mean over a query's matches of (matches so far / rank).
 
-`protocols` says by the labels what is right, wrong or junk. `scores` goes through blocks of queries: `tiles` makes
-their distances, `counting` finds the ranks of the matches. What needs torch is loaded when it is first used: names of
+`protocols` has the rules, `relevance` says by the labels what is right, wrong or left out, `masks` what the caller
+leaves out beside that. `scores` goes through blocks of queries: `tiles` makes their distances, `counting` finds the
+ranks of the matches, `draws` those in drawn galleries. What needs torch is loaded when it is first used: names of
 protocols need none.
 """
 

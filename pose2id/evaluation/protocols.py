@@ -166,7 +166,7 @@ PROTOCOLS = {
         ),
         Protocol(
             "cuhk03",
-            "single-gallery-shot: a query skips all items of its camera, CMC is the mean over 100 draws of one item of "
+            "single-gallery-shot: a query skips all items of its camera, CMC is the mean over draws of one item of "
             "each identity, mAP counts all items",
             same_camera_is_junk=True,
             whole_camera_is_junk=True,
@@ -175,8 +175,8 @@ PROTOCOLS = {
         ),
         Protocol(
             "vehicleid",
-            "single-gallery-shot, no camera rule: the mean over 10 galleries of one drawn item of each identity; of "
-            "one set all other items are the queries",
+            "single-gallery-shot, no camera rule: the mean over galleries of one drawn item of each identity; of one "
+            "set all other items are the queries",
             same_camera_is_junk=False,
             cmc_over_identities=True,
             repetitions=10,
