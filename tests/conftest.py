@@ -28,6 +28,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk():
+    """Files are written and asked to be on the disk as ever; that they are is waited for in `test_atomic` only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: f"{kind.container}-{kind.dtype}")
 def array_kind(request):
     """Every container and dtype."""

@@ -67,6 +67,11 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk():
+    """Here it is waited for."""
+
+
 # Written.
 
 

@@ -6,7 +6,7 @@ OpenCV's ellipse2Poly, fillConvexPoly and circle, to the pixel, also where a lim
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,12 @@ COLORS = (
 
 def draw_skeleton(points: NDArray[np.float64], width: int, height: int, stick: int, radius: int) -> NDArray[np.uint8]:
     """Keypoints in pixels (18, 2) as an RGB array (height, width, 3)."""
+    return _draw(points.astype(np.float64).tobytes(), width, height, stick, radius).copy()
+
+
+@lru_cache(maxsize=16)  # the eight representative poses are drawn again and again
+def _draw(coordinates: bytes, width: int, height: int, stick: int, radius: int) -> NDArray[np.uint8]:
+    points = np.frombuffer(coordinates).reshape(18, 2)
     canvas = np.zeros((height, width, 3), np.uint8)
     for (first, second), color in zip(LIMBS, COLORS, strict=False):
         if not np.isfinite(points[[first, second]]).all():
