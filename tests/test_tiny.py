@@ -198,14 +198,15 @@ def test_the_command_demo_generate(found, tmp_path, capsys, monkeypatch):
     assert "Table 6: the first M poses" in printed
     assert "Synthetic people" in printed
     assert asked == [range(3)]
-    assert {path.name for path in out.iterdir()} == {"generated.png", "generated-identities.png"}
+    names = ["generated.png", "parts.png", "generated-identities.png"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert cli.main(arguments) == 2
     assert "pass --overwrite" in capsys.readouterr().err
     assert cli.main([*arguments, "--overwrite", "--json"]) == 0
     assert asked[-1] == range(30)
     answer = json.loads(capsys.readouterr().out)
     assert answer["rows"][0]["mAP"] == found.rows[0].mAP
-    assert answer["pictures"] == [str(out / "generated.png"), str(out / "generated-identities.png")]
+    assert answer["pictures"] == [str(out / name) for name in names]
 
 
 @pytest.mark.slow
@@ -217,7 +218,7 @@ def test_the_map_needs_matplotlib_and_nothing_else_does(found, tmp_path, capsys,
     monkeypatch.setattr("pose2id.cli.demo.check_matplotlib", missing)
     assert cli.main(["demo", "--generate", "-o", str(tmp_path)]) == 0
     assert "No map of identities: pip install 'pose2id[plots]'" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["generated.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generated.png", "parts.png"]
 
 
 @pytest.mark.parametrize(

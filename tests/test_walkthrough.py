@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -20,6 +21,7 @@ from pose2id.programs.walkthrough import (
     build_tables,
     compare_with_poses,
     count_right_people,
+    draw_parts,
     draw_people,
     format_tables,
     make_other_pictures,
@@ -242,3 +244,13 @@ def test_what_cannot_be_walked_through_is_refused_at_once(pipe):
     other = SimpleNamespace(identity_encoder=torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="SmallEncoder; received a Linear"):
         run_walkthrough(other, range(3))
+
+
+def test_the_figure_of_parts(tmp_path):
+    with Image.open(draw_parts(tmp_path / "parts.png")) as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (2 * (320 + 64), 4 * 160, 3)
+    for column in range(1, 4):  # every way of cutting differs from the others, and the two rows differ
+        panel = slice(160 * column, 160 * (column + 1))
+        assert (pixels[:320, panel] != pixels[:320, panel.start - 160 : panel.start]).any()
+        assert (pixels[:320, panel] != pixels[384:704, panel]).any()

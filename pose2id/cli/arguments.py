@@ -294,5 +294,8 @@ def _add_synthetic(commands: Any) -> None:
     synthetic.add_argument(
         "--infrared", action="store_true", help="a third of the cameras are infrared, and all queries are theirs"
     )
+    synthetic.add_argument(
+        "--masks", action="store_true", help="also write which part of the person each pixel shows, in OUT/masks"
+    )
     synthetic.add_argument("--overwrite", action="store_true", help="replace OUT if this command made it")
     add_common(synthetic, "synthetic:run")

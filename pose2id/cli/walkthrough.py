@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--people must be from {walkthrough.FEWEST} to {walkthrough.TRAINED[0]}, received {arguments.people}"
         )
-    folder = picture_folder(arguments, (walkthrough.SHEET, walkthrough.MAP))
+    folder = picture_folder(arguments, (walkthrough.SHEET, walkthrough.MAP, walkthrough.CUT))
     draws = not arguments.no_pictures
     maps = draws and can_plot("map of identities", "drawing the map")
     pipe = load_pipeline(tiny_folder(), "cpu", "float32", progress=False)
@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = []
     if draws:
         pictures.append(str(walkthrough.draw_sheet(found.people, found.drawn, folder / walkthrough.SHEET)))
+        pictures.append(str(walkthrough.draw_parts(folder / walkthrough.CUT)))
     if maps:
         weak, target = found.encoded["weak"], folder / walkthrough.MAP
         pictures.append(str(walkthrough.draw_map(found.people, weak.features, weak.generated, target)))

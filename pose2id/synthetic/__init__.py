@@ -18,6 +18,7 @@ backgrounds (X. Sun and L. Zheng, Dissecting person re-identification from the v
 """
 
 from pose2id.synthetic.cameras import Camera, make_camera
+from pose2id.synthetic.drawing import PARTS
 from pose2id.synthetic.folders import write_dataset
 from pose2id.synthetic.people import Cloth, Person, make_person
 from pose2id.synthetic.pictures import Picture, render
@@ -25,6 +26,7 @@ from pose2id.synthetic.sets import SyntheticSet, make_set
 from pose2id.synthetic.walking import sample_pose
 
 __all__ = [
+    "PARTS",
     "Camera",
     "Cloth",
     "Person",

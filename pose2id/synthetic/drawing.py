@@ -1,4 +1,7 @@
-"""Figures of invented people, drawn with Pillow part by part, with what is worn and carried."""
+"""Figures of invented people, drawn with Pillow part by part, with what is worn and carried.
+
+While it is drawn, a figure's alpha channel holds the number of the part that is seen at each place.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from pose2id.synthetic.people import Cloth, Color, Person
 if TYPE_CHECKING:
     from PIL import Image
 
+PARTS = ("head", "torso", "right arm", "left arm", "legs", "feet", "bag")
+"""What a figure is drawn of; a part's number is its place here, from 1. Right and left are the person's own."""
+_HEAD, _TORSO, _RIGHT_ARM, _LEFT_ARM, _LEGS, _FEET, _BAG = range(1, len(PARTS) + 1)
 Point = NDArray[np.float64]
 Side = tuple[tuple[int, int, int], tuple[int, int, int]]
 _TRUNK = 20.0
@@ -26,9 +32,15 @@ _LEFT: Side = ((5, 6, 7), (11, 12, 13))
 
 def draw_figure(
     person: Person, points: Point, yaw: float, size: tuple[int, int], *, infrared: bool = False
-) -> Image.Image:
-    """The person alone, RGBA, transparent around; all 18 `points` as fractions of the canvas."""
-    return _Figure(person, points, yaw, size, infrared).draw()
+) -> tuple[Image.Image, Image.Image]:
+    """The person alone, RGBA, transparent around, and the parts of it; all 18 `points` as fractions of the canvas.
+
+    The parts are an image of mode L: at each place the number of what is seen there, see `PARTS`; 0 around.
+    """
+    canvas = _Figure(person, points, yaw, size, infrared).draw()
+    parts = canvas.getchannel("A")
+    canvas.putalpha(parts.point([0] + 255 * [255]))
+    return canvas, parts
 
 
 class _Figure:
@@ -40,6 +52,7 @@ class _Figure:
         self.tools = require("PIL.ImageDraw", "ipg", PURPOSE)
         self.canvas: Image.Image = self.image.new("RGBA", size)
         self.pen: Any = self.tools.Draw(self.canvas)
+        self.part = 0  # what is being drawn
         self.points = p = points * size
         self.cos, self.sin = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
         self.chest, self.hips, self.neck = (p[2] + p[5]) / 2, (p[8] + p[11]) / 2, p[1]
@@ -80,7 +93,7 @@ class _Figure:
         return 3 * (cloth.reflectance,) if self.infrared else cloth.color
 
     def _fill(self, cloth: Cloth, shade: float = 1.0) -> tuple[int, int, int, int]:
-        return (*pixel(self._color(cloth), shade), 255)
+        return (*pixel(self._color(cloth), shade), self.part)
 
     def _tube(self, start: Point, end: Point, radii: tuple[float, float], cloth: Cloth, shade: float = 1.0) -> None:
         """A limb from point to point, round at both ends, lighter along the middle."""
@@ -103,6 +116,7 @@ class _Figure:
         hand = wrist + 0.15 * (wrist - elbow)
         if self._has_bag("hand", side):
             self._bag(_moved(hand, 0, 0.4 * self.length), 0.9)
+        self.part = _RIGHT_ARM if side == _RIGHT else _LEFT_ARM
         self._tube(wrist, hand, (1.1 * u, 1.0 * u), person.skin, shade)
         self._tube(elbow, wrist, (1.5 * u, 1.2 * u), sleeve, shade)
         self._tube(shoulder, elbow, (2.0 * u, 1.7 * u), person.top, shade)
@@ -111,9 +125,12 @@ class _Figure:
         hip, knee, ankle = self.points[list(side[1])]
         person, u = self.person, self.unit
         lower = person.bottom if person.bottom_kind == "trousers" else person.skin
+        self.part = _LEGS
         self._tube(knee, ankle, (1.9 * u, 1.3 * u), lower, shade)
         toe = _moved(ankle, self.sin * 2.4 * u, (0.8 + 0.8 * max(self.cos, 0)) * u)
+        self.part = _FEET
         self._tube(_moved(ankle, 0, 0.6 * u), toe, (1.5 * u, 1.3 * u), person.shoes, shade)
+        self.part = _LEGS
         if person.bottom_kind == "skirt":
             self._tube(hip, knee, (2.4 * u, 1.8 * u), person.skin, shade)
         else:
@@ -122,6 +139,7 @@ class _Figure:
     def _skirt(self) -> None:
         if self.person.bottom_kind != "skirt":
             return
+        self.part = _LEGS
         knees, u = self.points[[9, 12]], self.unit
         hem = self.hips[1] + 0.85 * (knees[:, 1].mean() - self.hips[1])
         left = min(self.hips[0] - 5.2 * u, knees[:, 0].min())
@@ -156,6 +174,7 @@ class _Figure:
         cloth = self._cloth(down + np.zeros_like(across), across)
         cloth *= (1.04 - 0.26 * np.clip(np.abs(across + 0.12), 0, 1.1) ** 2)[..., None]
         patch = self.image.fromarray(np.rint(np.clip(cloth, 0, 1) * 255).astype(np.uint8))
+        patch.putalpha(_TORSO)
         self.canvas.paste(patch, (box[0], box[1]), mask)
 
     def _cloth(self, down: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -182,6 +201,7 @@ class _Figure:
         return cloth
 
     def _head(self) -> None:
+        self.part = _HEAD
         person, u, (wide, high) = self.person, self.length * self.person.head, self.head
         self._tube(self.neck, self.crown, (1.5 * u, 1.4 * u), person.skin, 0.85)
         if self.cos < 0:
@@ -197,6 +217,7 @@ class _Figure:
         """Down to the shoulders, and farther on the back."""
         if not self.person.long_hair:
             return
+        self.part = _HEAD
         u, (wide, _) = self.length * self.person.head, self.head
         end = _moved(self.neck, -self.sin * 2.0 * u, (3.0 if self.cos < 0 else 1.5) * u)
         self._tube(_moved(self.crown, -self.sin * 1.4 * u, 0), end, (wide, 0.85 * wide), self.person.hair)
@@ -221,6 +242,7 @@ class _Figure:
 
     def _bag(self, top: Point, size: float) -> None:
         """A bag that hangs from a point."""
+        self.part = _BAG
         (x, y), u = top, self.length * self.person.bag_size * size
         for box, light in (((-2.9, 0, 2.9, 6.4), 0.75), ((-2.9, 0, 1.7, 5.4), 1.0)):
             corners = [x + box[0] * u, y + box[1] * u, x + box[2] * u, y + box[3] * u]
@@ -228,6 +250,7 @@ class _Figure:
 
     def _straps(self) -> None:
         """Straps of a backpack seen from the front; a shoulder bag with its strap."""
+        self.part = _BAG
         person, u = self.person, self.length
         if person.bag == "backpack" and self.cos > 0.25:
             for side in (-1, 1):
@@ -245,6 +268,7 @@ class _Figure:
         """The part of a backpack that stands out behind a person seen from the side."""
         if self.person.bag != "backpack" or abs(self.sin) < 0.3:
             return
+        self.part = _BAG
         u = self.length * self.person.bag_size
         x, y = 0.55 * self.neck + 0.45 * self.hips
         x -= math.copysign(0.55 * self.half + 1.8 * u, self.sin)
@@ -254,6 +278,7 @@ class _Figure:
     def _backpack_behind(self) -> None:
         if self.person.bag != "backpack" or self.cos > -0.25:
             return
+        self.part = _BAG
         u, cloth = self.length * self.person.bag_size, self.person.bag_cloth
         x, y = _moved(0.6 * self.neck + 0.4 * self.hips, -self.sin * 1.5 * u, 0)
         wide = 4.4 * u * (0.5 - 0.5 * self.cos)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pose2id.atomic import clear_leftovers, write_folder
 from pose2id.errors import require
 from pose2id.synthetic.cameras import PURPOSE
+from pose2id.synthetic.drawing import PARTS
+from pose2id.synthetic.pictures import Picture
 from pose2id.synthetic.sets import World
 from pose2id.validation import check_count, check_flag, take_path
 
@@ -23,6 +24,12 @@ VERSION = 1
 MARKER = "Synthetic pedestrians made by pose2id"
 """The first words of the README.txt of a folder that `write_dataset` made."""
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
+MASKS = "masks"
+PALETTE = (
+    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
+    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
+"""Colours of the background and of `PARTS` in mask files: Okabe and Ito's, told apart under colour blindness."""
 
 
 def write_dataset(
@@ -36,6 +43,7 @@ def write_dataset(
     width: int = 32,
     occluded: bool = False,
     infrared: bool = False,
+    masks: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -67,6 +75,11 @@ def write_dataset(
     infrared : bool
         A third of the cameras, at least one, is infrared: the third and the sixth of six. As in SYSU-MM01, queries are
         infrared and the gallery is not. Infrared pictures are grey RGB files.
+    masks : bool
+        Also write which part of the person each pixel shows: in `masks/query` and so on, a PNG with a palette for each
+        picture, under its name, whose pixels are places in `PARTS` from 1, and 0 for all that is not the person; and
+        `seen.json`, file name to 18 times true or false: whether the keypoint is seen, see `SyntheticSet`. Nothing else
+        changes.
     overwrite : bool
         Replace a folder that this function made.
 
@@ -102,13 +115,14 @@ def write_dataset(
     ids, cams = check_count(ids, "ids", 2, 9999), check_count(cams, "cams", 2, 9)
     per_cam = check_count(per_cam, "per_cam", 2, 99)
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
-    overwrite, progress = check_flag(overwrite, "overwrite"), check_flag(progress, "progress")
+    masks, overwrite = check_flag(masks, "masks"), check_flag(overwrite, "overwrite")
+    progress = check_flag(progress, "progress")
     world = World(seed, cams, max(1, cams // 3) if infrared else 0, height, width)
     clear_leftovers(Path(os.path.realpath(folder)).parent)  # what a killed process had moved away comes back
     _check_folder(folder, overwrite=overwrite)
     with write_folder(folder, overwrite=overwrite) as made:
-        counts = _write_folders(made, world, ids, per_cam, occluded=occluded, progress=progress)
-        (made / "README.txt").write_text(_describe(world, ids, per_cam, occluded, counts), encoding="utf-8")
+        counts = _write_folders(made, world, ids, per_cam, occluded=occluded, masks=masks, progress=progress)
+        (made / "README.txt").write_text(_describe(world, ids, per_cam, occluded, masks, counts), encoding="utf-8")
         _check_folder(folder, overwrite=overwrite)
     return folder
 
@@ -146,44 +160,61 @@ def _shots(world: World, ids: int, per_cam: int, *, occluded: bool) -> Iterator[
 
 
 def _write_folders(
-    made: Path, world: World, ids: int, per_cam: int, *, occluded: bool, progress: bool
+    made: Path, world: World, ids: int, per_cam: int, *, occluded: bool, masks: bool, progress: bool
 ) -> dict[str, int]:
     """Write the three folders; returns how many pictures each holds, and junk and distractors."""
     image = require("PIL.Image", "ipg", PURPOSE)
     points: dict[str, dict[str, list[list[float] | None]]] = {TRAIN: {}, QUERY: {}, GALLERY: {}}
-    for name in points:
-        (made / name).mkdir(parents=True)
+    joints: dict[str, dict[str, list[bool]]] = {folder: {} for folder in points if masks}
+    for folder in points:
+        (made / folder).mkdir(parents=True)
+    for folder in joints:
+        (made / MASKS / folder).mkdir(parents=True)
 
-    def save(folder: str, name: str, pixels: NDArray[np.uint8], keypoints: NDArray[np.float64]) -> None:
-        image.fromarray(pixels).save(made / folder / name, quality=95, subsampling=0)
-        rows = [None if math.isnan(x) else [x, y] for x, y in np.round(keypoints, 5).tolist()]
-        points[folder][name] = rows
+    def save(folder: str, name: str, picture: Picture) -> None:
+        image.fromarray(picture.image).save(made / folder / name, quality=95, subsampling=0)
+        keypoints = np.round(picture.pose.keypoints, 5).tolist()
+        points[folder][name] = [None if math.isnan(x) else [x, y] for x, y in keypoints]
+        if masks:
+            labels = image.fromarray(picture.parts)
+            labels.putpalette([value for color in PALETTE for value in color])
+            labels.save((made / MASKS / folder / name).with_suffix(".png"))
+            joints[folder][name] = picture.seen.tolist()
 
     shots = list(_shots(world, ids, per_cam, occluded=occluded))
     bar = tqdm(shots, desc="synthetic", unit="picture", disable=not progress)
     for folder, name, number, cam, shot, occlusion in bar:
         picture, _ = world.take(number, cam, shot, occlusion)
-        save(folder, name, picture.image, picture.pose.keypoints)
+        save(folder, name, picture)
     special = range(ids // 2 + 1, ids + 1, 2)
     seen = [cam for cam in range(len(world.cameras)) if cam not in world.infrared]
     for place, number in enumerate(special):
         cam, frame = seen[place % len(seen)], ids * per_cam + 2 * place + 1
-        junk = world.take_junk(number, cam)
-        save(GALLERY, f"-1_c{cam + 1}s1_{frame:06d}_00.jpg", junk.image, junk.pose.keypoints)
-        nobody = world.take_nobody(number, cam)
-        save(GALLERY, f"0000_c{cam + 1}s1_{frame + 1:06d}_00.jpg", nobody, np.full((18, 2), np.nan))
+        save(GALLERY, f"-1_c{cam + 1}s1_{frame:06d}_00.jpg", world.take_junk(number, cam))
+        save(GALLERY, f"0000_c{cam + 1}s1_{frame + 1:06d}_00.jpg", world.take_nobody(number, cam))
     for folder, rows in points.items():
-        lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
-        (made / folder / "keypoints.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        _write_rows(made / folder / "keypoints.json", rows)
+    for folder, seen_joints in joints.items():
+        _write_rows(made / MASKS / folder / "seen.json", seen_joints)
     return {folder: len(rows) for folder, rows in points.items()} | {"special": len(special)}
 
 
-def _describe(world: World, ids: int, per_cam: int, occluded: bool, counts: dict[str, int]) -> str:
+def _write_rows(path: Path, rows: Mapping[str, object]) -> None:
+    """A JSON file with a line for each picture."""
+    lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _describe(world: World, ids: int, per_cam: int, occluded: bool, masks: bool, counts: dict[str, int]) -> str:
     pillow = require("PIL", "ipg", PURPOSE).__version__
     infrared = ", ".join(str(cam + 1) for cam in world.infrared)
     queries = ["Every query is occluded."] if occluded else []
     if infrared:
         queries.append("Queries are infrared, the gallery is not.")
+    numbers = ", ".join(f"{number} {part}" for number, part in enumerate(PARTS, 1))
+    labels = f"""masks: the parts of the people, a PNG for each picture: 0 what is not the person, {numbers}
+{MASKS}/.../seen.json: file name -> 18 times whether the keypoint is in the picture and nothing stands before it
+"""
     return f"""{MARKER} (world {VERSION}, Pillow {pillow}, numpy {np.__version__}).
 
 All people, places and cameras here are drawn by a program. No picture shows a real person, and results on these
@@ -200,4 +231,4 @@ Layout and names as in Market-1501: identity_c(camera)s(sequence)_(number)_00.jp
 {GALLERY}: the same identities, {counts[GALLERY]} pictures; among them {counts["special"]} bad detections, identity -1
   (junk: never counts), and {counts["special"]} of the background alone, identity 0000 (distractors: always wrong)
 keypoints.json in each folder: file name -> 18 times [x, y], fractions of width and height, or null; OpenPose order
-"""
+{labels if masks else ""}"""

@@ -36,6 +36,11 @@ class SyntheticSet:
         Directions in degrees, see `sample_pose`.
     occluded : ndarray of bool, shape (N,)
         Whether something stands before the person.
+    seen : ndarray of bool, shape (N, 18)
+        Which keypoints lie inside of the picture, and not behind what stands before the person.
+    masks : ndarray of uint8, shape (N, H, W), or None
+        Which part of the person each pixel shows: its place in `PARTS`, from 1; 0 for all that is not the person. See
+        `Picture.parts`. None unless asked for.
     """
 
     images: NDArray[np.uint8]
@@ -44,6 +49,8 @@ class SyntheticSet:
     cams: NDArray[np.int64]
     yaws: NDArray[np.float32]
     occluded: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+    masks: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,12 +60,18 @@ class SyntheticSet:
         """The keypoints as poses."""
         return [Pose(points) for points in self.keypoints]
 
+    @property
+    def seen_poses(self) -> list[Pose]:
+        """The keypoints that are `seen`, as poses; the others are missing. `pose2id.parts.part_boxes` takes them."""
+        return [Pose(points) for points in np.where(self.seen[:, :, None], self.keypoints, np.nan)]
+
     def select(self, rows: Any) -> SyntheticSet:
         """The pictures with these indices, or where a mask (N,) is True, or of a slice; in this order."""
         if not isinstance(rows, slice):
             rows = np.atleast_1d(np.asarray(rows))
             rows = rows if rows.size else rows.astype(np.int64)
-        return SyntheticSet(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return SyntheticSet(**{name: values[rows] for name, values in known.items() if values is not None})
 
 
 def make_set(
@@ -71,6 +84,7 @@ def make_set(
     width: int = 32,
     occlusion: float = 0.25,
     infrared_cams: int = 0,
+    masks: bool = False,
     progress: bool = False,
 ) -> SyntheticSet:
     """Synthetic pictures of some people, by identity, then camera, then shot.
@@ -95,6 +109,8 @@ def make_set(
     infrared_cams : int
         So many of the cameras are infrared, evenly spaced and the last one among them: with 2 of 6 the third and the
         sixth, as in SYSU-MM01.
+    masks : bool
+        Also say which part of the person each pixel shows, `SyntheticSet.masks`.
     progress : bool
         Show a progress bar.
 
@@ -116,6 +132,8 @@ def make_set(
     >>> people = make_set([1, 2, 3], cams=2)
     >>> people.images.shape, people.ids.tolist()
     ((12, 64, 32, 3), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3])
+    >>> make_set([1], cams=1, masks=True).masks.shape
+    (2, 64, 32)
     """
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
         raise TypeError(f"ids must be integers, such as range(1, 11); received {ids!r}")
@@ -134,12 +152,16 @@ def make_set(
         cams=np.array([cam for _, cam, _ in shots], np.int64),
         yaws=np.empty(count, np.float32),
         occluded=np.empty(count, np.bool_),
+        seen=np.empty((count, 18), np.bool_),
+        masks=np.empty((count, world.height, world.width), np.uint8) if check_flag(masks, "masks") else None,
     )
     bar = tqdm(shots, desc="synthetic", unit="picture", disable=not check_flag(progress, "progress"))
     for row, (number, cam, shot) in enumerate(bar):
         picture, yaw = world.take(number, cam, shot, occlusion)
         result.images[row], result.keypoints[row] = picture.image, picture.pose.keypoints
-        result.yaws[row], result.occluded[row] = yaw, picture.occluded
+        result.yaws[row], result.occluded[row], result.seen[row] = yaw, picture.occluded, picture.seen
+        if result.masks is not None:
+            result.masks[row] = picture.parts
     return result
 
 
@@ -171,11 +193,13 @@ class World:
         bad = Pose((pose.keypoints - 0.5) * zoom + 0.5 + aside)
         return self._render(number, bad, yaw, cam, rng, 0.5)
 
-    def take_nobody(self, number: int, cam: int) -> NDArray[np.uint8]:
+    def take_nobody(self, number: int, cam: int) -> Picture:
         """A false detection: the background alone."""
         rng = np.random.default_rng([5, self.seed, number, cam])
         size = (self.width, self.height)
-        return expose(draw_background(self.cameras[cam], rng, canvas_size(size)), self.cameras[cam], rng, size)
+        image = expose(draw_background(self.cameras[cam], rng, canvas_size(size)), self.cameras[cam], rng, size)
+        nothing = np.zeros(image.shape[:2], np.uint8)
+        return Picture(image, Pose(np.full((18, 2), np.nan)), nothing > 0, False, nothing, np.zeros(18, np.bool_))
 
     def _render(
         self, number: int, pose: Pose, yaw: float, cam: int, rng: np.random.Generator, occlusion: float

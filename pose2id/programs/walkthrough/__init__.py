@@ -35,11 +35,13 @@ from pose2id.programs.walkthrough.material import (
     switch_off,
 )
 from pose2id.programs.walkthrough.pictures import (
+    CUT,
     MAP,
     SHEET,
     compare_with_poses,
     count_right_people,
     draw_map,
+    draw_parts,
     draw_sheet,
 )
 from pose2id.study import FeatureSet, Row, Setting, run_study
@@ -47,6 +49,7 @@ from pose2id.synthetic import SyntheticSet
 from pose2id.tables import as_dicts, format_text
 
 __all__ = [
+    "CUT",
     "FEWEST",
     "MAP",
     "SHEET",
@@ -59,6 +62,7 @@ __all__ = [
     "compare_with_poses",
     "count_right_people",
     "draw_map",
+    "draw_parts",
     "draw_people",
     "draw_sheet",
     "encode",

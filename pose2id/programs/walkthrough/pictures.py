@@ -10,16 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pose2id import images, plots
 from pose2id.centralization import centralize
 from pose2id.distances import unit
+from pose2id.parts import part_boxes
 from pose2id.poses import Pose, pose_direction, representative_poses
 from pose2id.programs.walkthrough.material import ETAS, Encoder, Features, Images
-from pose2id.synthetic import SyntheticSet, make_camera, make_person, render
+from pose2id.synthetic import PARTS, Picture, SyntheticSet, make_camera, make_person, render
+from pose2id.synthetic.folders import PALETTE
 
-SHEET, MAP = "generated.png", "generated-identities.png"
+SHEET, MAP, CUT = "generated.png", "generated-identities.png", "parts.png"
 _SHOWN = 8
+_STRIPES = 6
 
 
 def draw_sheet(people: SyntheticSet, drawn: Images, path: str | os.PathLike[str], *, count: int = _SHOWN) -> Path:
@@ -30,6 +34,49 @@ def draw_sheet(people: SyntheticSet, drawn: Images, path: str | os.PathLike[str]
     rows = [[None, *pose_maps], *([people.images[row], *drawn[row]] for row in chosen)]
     sheet = images.draw_sheet(rows, (3 * width, 3 * height), resampling="nearest")
     return plots.write_picture(path, partial(sheet.save, format="PNG"))
+
+
+def draw_parts(path: str | os.PathLike[str], *, who: int = 4, seed: int = 2) -> Path:
+    """Draw how a person is cut in parts: joints, stripes, boxes, masks; below, with something before the person.
+
+    `who` is a person of world 0, `seed` that of the two pictures, in which only that thing differs.
+    """
+    pose = representative_poses()[0]
+    yaw = pose_direction(pose, aspect=0.5)
+    take = partial(render, make_person(0, who), pose, yaw, make_camera(0, 3))
+    shown = [take(np.random.default_rng(seed), occlusion=share) for share in (0, 1)]
+    boxes = "7 boxes around joints"
+    labels = [
+        ["the joints", f"{_STRIPES} stripes", boxes, f"masks: {', '.join(PARTS)}"],
+        ["the joints; those not seen are hollow", f"{_STRIPES} stripes", boxes + " that are seen", "masks"],
+    ]
+    rows = [_cut(picture) for picture in shown]
+    return plots.write_picture(
+        path, partial(images.draw_sheet(rows, rows[0][0].size, labels=labels).save, format="PNG")
+    )
+
+
+def _cut(picture: Picture) -> list[Image.Image]:
+    """A picture, enlarged: with its joints, in stripes, with boxes around the joints seen, under its masks."""
+    height, width = picture.parts.shape
+    size = 5 * width, 5 * height
+    large = Image.fromarray(picture.image).resize(size, Image.Resampling.NEAREST)
+
+    def tint(labels: NDArray[np.integer]) -> Image.Image:
+        colors = np.where(labels[:, :, None] > 0, np.array(PALETTE, np.uint8)[labels], picture.image)
+        return Image.blend(large, Image.fromarray(colors).resize(size, Image.Resampling.NEAREST), 0.5)
+
+    joints, boxes = large.copy(), large.copy()
+    pen = ImageDraw.Draw(joints)
+    for (x, y), seen in zip(picture.pose.keypoints * size, picture.seen, strict=True):
+        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=PALETTE[1] if seen else None, outline="white")
+    pen = ImageDraw.Draw(boxes)
+    poses = Pose(np.where(picture.seen[:, None], picture.pose.keypoints, np.nan))
+    for color, box, seen in zip(PALETTE[1:], *(of[0] for of in part_boxes(poses, size[::-1])), strict=True):
+        if seen:
+            pen.rectangle(tuple(box), outline=color, width=3)
+    stripes = 1 + np.arange(height)[:, None] * _STRIPES // height + np.zeros(width, int)
+    return [joints, tint(stripes), boxes, tint(picture.parts)]
 
 
 def draw_map(
