@@ -172,10 +172,11 @@ def _shrink(parts: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _seen(pose: Pose, cover: Image.Image | None = None) -> NDArray[np.bool_]:
     """Which keypoints lie inside of the picture, and not where `cover` is drawn."""
-    seen: NDArray[np.bool_] = ((pose.keypoints >= 0) & (pose.keypoints < 1)).all(axis=1)  # a missing one is NaN
+    points = pose.keypoints
+    seen: NDArray[np.bool_] = np.all((points >= 0) & (points < 1), axis=1)  # a missing one is NaN
     if cover is not None:
         inside = np.flatnonzero(seen)
-        x, y = (pose.keypoints[inside] * cover.size).astype(np.int64).T
+        x, y = (points[inside] * cover.size).astype(np.int64).T
         seen[inside] = np.asarray(cover)[y, x] == 0
     return seen
 
