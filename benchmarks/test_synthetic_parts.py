@@ -1,10 +1,10 @@
 """Part features of synthetic people, whose masks and joints the drawing program knows: ways of pooling, and NFC.
 
 Maps are those of a `SmallEncoder`, twice as fine by leaving out its last stride, in the space of its features: of the
-package's own ("strong"), or of one that is trained here for a minute, with another start and on other people for each
-seed. They are pooled by stripes, in boxes around joints, and under masks. The mean map of training people is taken
-away before: what is typical of a location outweighs people by far, and would tell where a mask lies. Each part is then
-standardized as on training people, and of length 1.
+package's own ("strong"), or of one that is trained here for 200 steps, with another start and on other people for each
+seed ("weak"). They are pooled by stripes, in boxes around joints, and under masks. The mean map of training people is
+taken away before: what is typical of a location outweighs people by far, and would tell where a mask lies. Each part is
+then standardized as on training people, and of length 1.
 
 In the set "free" nobody is hidden; in "occluded" something stands before every query and before half of the gallery.
 All settings are scored by the parts that both pictures show. Generated pictures, eta = 1 and with `fill`, come from an
@@ -12,7 +12,7 @@ oracle: the world itself draws the person in the eight poses, the same for all p
 could know. Or they come from the tiny generator, which sees one picture and draws two poses. Its joints are those of
 the pose it was asked for, its masks those of another person in that pose.
 
-By default one set of people, by the strong encoder. `--full`: three sets, both encoders, and the tiny generator; seven
+By default one set of people, by the strong encoder. `--full`: three sets, both encoders, and the tiny generator; six
 minutes of one core.
 """
 
@@ -55,16 +55,19 @@ DRAWN = (0, 4)
 """Poses that the tiny generator draws: from the front and from behind."""
 SOMEBODY = 9999
 """Whose masks stand for those of generated pictures."""
+KNOWN = TRAINED[:100]
+"""People of the strong encoder, on whom its parts are standardized."""
+TESTED, OTHERS, STEPS = 30, 200, 200
+"""So many people are tested; on so many others, so many steps, the weak encoder is trained."""
 LEAD = 0.02
-"""So much mAP part by part must be above flattened: occluded people, parts with a visibility."""
+"""So much more mAP is asserted of what is better."""
 
 
 class Shown(NamedTuple):
-    """Pictures as parts are pooled from them: maps (N, C, H, W), poses with all joints and with those seen, masks."""
+    """Pictures as parts are pooled from them: maps (N, C, H, W), joints that are seen, masks."""
 
     maps: np.ndarray
     poses: list
-    seen_poses: list
     masks: np.ndarray
 
 
@@ -83,14 +86,12 @@ def pool_seen_stripes(shown):
 
 
 def pool_joints(shown):
-    """Boxes around the joints that are seen; hidden regions hold what stands there."""
-    boxes, visible = part_boxes(shown.seen_poses, SIZE)
-    boxes = np.where(visible[:, :, None], boxes, part_boxes(shown.poses, SIZE)[0])
+    boxes, visible = part_boxes(shown.poses, SIZE)
     return pool_boxes(shown.maps, boxes, SIZE, reduce="mean"), visible
 
 
 def pool_labels(shown):
-    """Masks as shares of each location of the map; hidden parts are zeros."""
+    """Masks as shares of each location of the map; visible are parts that cover most of one."""
     single = (shown.masks[:, None] == np.arange(1 + len(PARTS))[:, None, None]).astype(np.float32)
     soft = functional.adaptive_avg_pool2d(torch.from_numpy(single), shown.maps.shape[2:]).numpy()
     return pool_masks(shown.maps, soft[:, 1:]), mask_visibility(soft)
@@ -99,12 +100,10 @@ def pool_labels(shown):
 POOLINGS = {
     "whole picture": pool_whole,
     "6 stripes": pool_all_stripes,
-    "6 stripes, hidden ones known": pool_seen_stripes,
+    "6 stripes, visibility from masks": pool_seen_stripes,
     "7 boxes of joints": pool_joints,
     "7 masks": pool_labels,
 }
-HIDING = tuple(POOLINGS)[2:]
-"""Those with a visibility."""
 
 
 class Maps:
@@ -124,6 +123,7 @@ class Maps:
         blocks = (images[start : start + 128] for start in range(0, len(images), 128))
         return np.concatenate([self.one_block(block) for block in blocks]) - self.mean
 
+    @torch.no_grad()
     def one_block(self, images):
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = self.network.stages(self.network.stem(pixels))
@@ -134,7 +134,7 @@ class Maps:
 
 
 def show(maps, people):
-    return Shown(maps.of(people.images), people.poses, people.seen_poses, people.masks)
+    return Shown(maps.of(people.images), people.seen_poses, people.masks)
 
 
 def draw_clean(number):
@@ -154,14 +154,14 @@ def show_oracle(maps, people):
     images, masks = map(np.stack, zip(*map(draw_clean, names), strict=True))
     each = maps.of(images.reshape(-1, *images.shape[2:])).reshape(len(names), 8, -1, 16, 8)
     poses = POSES * len(at)
-    return Shown(each[at].reshape(-1, *each.shape[2:]), poses, poses, masks[at].reshape(-1, *SIZE))
+    return Shown(each[at].reshape(-1, *each.shape[2:]), poses, masks[at].reshape(-1, *SIZE))
 
 
 def show_generated(maps, people, images):
     """What the tiny generator drew of each picture, (N x 2)."""
     poses = [POSES[i] for i in DRAWN] * len(people)
     masks = np.tile(draw_clean(SOMEBODY)[1][list(DRAWN)], (len(people), 1, 1))
-    return Shown(maps.of(images.reshape(-1, *SIZE, 3)), poses, poses, masks)
+    return Shown(maps.of(images.reshape(-1, *SIZE, 3)), poses, masks)
 
 
 class Pooling:
@@ -210,14 +210,14 @@ def score_settings(people, sides, generated):
 
 def run(seed, pipe, full):
     """mAP by (encoder, set, pooling, setting), and the share of parts that are seen by (encoder, set, pooling)."""
-    own = make_set(TRAINED[:100], per_cam=1, masks=True)
+    own = make_set(KNOWN, per_cam=1, masks=True)
     encoders = {"strong": (pipe.identity_encoder, own)}
     if full:
-        others = make_set(range(10_000 + 1000 * seed, 10_000 + 1000 * seed + 300), per_cam=1, masks=True)
-        encoders["trained here"] = train_encoder(others.images, others.ids, steps=400, seed=seed), others
+        others = make_set(range(10_000 + 1000 * seed, 10_000 + 1000 * seed + OTHERS), per_cam=1, masks=True)
+        encoders["weak"] = train_encoder(others.images, others.ids, steps=STEPS, seed=seed), others
     people, drawn = {}, {}
     for title, shares in SETS.items():
-        ids = range(100 * seed, 100 * seed + 30)
+        ids = range(100 * seed, 100 * seed + TESTED)
         people[title] = [
             make_set(ids, occlusion=share, masks=True).select(slice(shot, None, 2)) for shot, share in enumerate(shares)
         ]
@@ -247,15 +247,19 @@ def run(seed, pipe, full):
 @pytest.fixture(scope="module")
 def results(full):
     pipe = IPGPipeline.from_pretrained("tiny")
-    with torch.no_grad():
-        return [run(seed, pipe, full) for seed in range(3 if full else 1)]
+    return [run(seed, pipe, full) for seed in range(3 if full else 1)]
 
 
-def test_part_by_part_is_above_flattened(results):
+def test_what_the_documentation_says_of_hidden_people(results):
     for found, _ in results:
-        for name in HIDING:
-            lead = found["strong", "occluded", name, "part by part"] - found["strong", "occluded", name, "flattened"]
-            assert lead > LEAD, (name, lead)
+        base = [found["strong", "occluded", name, "base"] for name in POOLINGS]
+        assert base[0] + LEAD < min(base[1:])  # parts are better than the whole
+        assert max(base[:-1]) + LEAD < base[-1]  # and masks the best
+        flat, parts = (
+            found["strong", "occluded", "6 stripes, visibility from masks", setting]
+            for setting in ("flattened", "part by part")
+        )
+        assert flat + LEAD < parts
 
 
 def test_report(results, report):
