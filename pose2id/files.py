@@ -29,7 +29,9 @@ from pose2id.validation import is_tensor, take_labels, take_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 PART_NAMES = ("parts", "visibility", "generated_parts", "generated_visibility")
-NAMES = ("features", "ids", "cams", "generated", *PART_NAMES)
+LABELS = ("ids", "cams", "groups", "paths")
+"""One of each row, integers or strings; they go with the rows into what is written."""
+NAMES = ("features", *LABELS, "generated", *PART_NAMES)
 _OWNERS = {
     "generated": "features",
     "visibility": "parts",
@@ -51,6 +53,10 @@ class FeatureFile:
         One row per image.
     ids, cams : (N,) integers or strings, optional
         Identities and cameras.
+    groups : (N,) integers or strings, optional
+        Rows of one group are never neighbours, such as the people in one frame of a video.
+    paths : (N,) strings, optional
+        The photographs; anything else of that name in a file is passed over.
     generated : (N, M, D) or (N, D) array, optional
         Features of generated images, or their mean.
     parts : (N, P, D) array, optional
@@ -67,6 +73,8 @@ class FeatureFile:
     features: Any = None
     ids: Any = None
     cams: Any = None
+    groups: Any = None
+    paths: Any = None
     generated: Any = None
     parts: Any = None
     visibility: Any = None
@@ -140,6 +148,8 @@ def read_features(
                 remedy = f"a {path.suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
             raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}; {remedy}")
     taken = {name: arrays[name] for name in ("features", *names) if name in arrays}
+    if is_tensor(paths := taken.get("paths")) or getattr(paths, "dtype", np.dtype(object)).kind != "U":
+        taken.pop("paths", None)
     for name, axes in (("features", "(N, D)"), ("parts", "(N, P, D)")):  # before the labels, which their rows count
         if name in taken and taken[name].ndim != axes.count(",") + 1:
             shape = tuple(taken[name].shape)
@@ -154,7 +164,7 @@ def read_features(
         if name in taken and owner not in taken:
             allowed = ", ".join(map(repr, PART_NAMES))
             raise ValueError(f"{path} holds {name!r} but no {owner!r}; the arrays of part features are {allowed}")
-    for name in {"ids", "cams"} & taken.keys():
+    for name in set(LABELS) & taken.keys():
         taken[name] = _take_labels(taken[name], n, main, f"{path}: {name}")
     return FeatureFile(path, **taken)
 
@@ -259,7 +269,12 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _take_member(archive: Mapping[str, Any], name: str) -> Any:
-    array = _load(lambda: archive[name], f", as {name!r}")
+    try:
+        array = _load(lambda: archive[name], f", as {name!r}")
+    except ValueError:
+        if name == "paths":  # nothing depends on them, and many programs keep objects under that name
+            return None
+        raise
     if not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
         raise ValueError(f"{name!r} in it is not a numpy array")
     return array

@@ -19,6 +19,9 @@ class Session(Protocol):
     def get_inputs(self) -> Sequence[Any]:
         """The inputs, each with `name` and `shape`."""
 
+    def get_modelmeta(self) -> Any:
+        """What the file says of itself, with `custom_metadata_map`."""
+
     def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Any]) -> Sequence[Any]:
         """All outputs for the named inputs."""
 

@@ -47,6 +47,8 @@ class FeatureSet:
         Features of generated images, as `centralize` takes them; of parts (N, M, P, D).
     visibility, generated_visibility : (N, P) and (N, M, P) arrays, optional
         How well each part is seen, as `centralize_parts` takes it.
+    groups : (N,) integers or strings, optional
+        Rows of one group are never neighbours, such as the people in one frame of a video.
     """
 
     features: Array
@@ -55,6 +57,7 @@ class FeatureSet:
     generated: Array | Sequence[Array] | None = None
     visibility: Array | None = None
     generated_visibility: Array | None = None
+    groups: Labels | None = None
 
     @property
     def has_parts(self) -> bool:
@@ -77,7 +80,7 @@ class Setting:
     k1, k2, alpha : int, int and float
         As in `pose2id.centralize`; k1 = 0 or k2 = 0 leaves the neighbours out.
     other_cameras : bool
-        Whether neighbours come from other cameras only (``exclude=cams``).
+        Whether neighbours come from other cameras only (``exclude=cams``), whatever the groups.
     normalize : bool
         False: nothing is scaled, so without neighbours and generated features the rows stay as given.
     reranked : bool
@@ -368,7 +371,7 @@ def _centralize(data: FeatureSet, how: Setting, **options: Any) -> Any:
     if not (how.normalize or added):
         return data.features
     generated: Any = data.generated if how.eta else None
-    exclude = data.cams if how.other_cameras else None
+    exclude = data.cams if how.other_cameras else data.groups
     options |= {"alpha": how.alpha, "normalize": how.normalize, "exclude": exclude}
     if not data.has_parts:
         return centralize(data.features, generated, how.eta, how.k1, how.k2, **options)

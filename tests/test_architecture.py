@@ -184,6 +184,8 @@ def test_a_circle_is_found(late: str) -> None:
 LATE_IMPORTS = {
     ("pose2id.ipg.weights.conversion", "pose2id.ipg.weights"),  # loading needs diffusers, the list of weights does not
     ("pose2id.neighbors._faiss", "faiss"),  # optional, and only after torch
+    ("pose2id.cli.extract", "pose2id.ipg"),  # the generator needs diffusers, photographs and ONNX models do not
+    ("pose2id.programs.extraction.encoders", "pose2id.ipg"),  # likewise
 }
 
 

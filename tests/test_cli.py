@@ -36,7 +36,7 @@ RNG = np.random.default_rng(0)
 IDS = np.arange(8)
 CENTRES = RNG.standard_normal((8, 6)) * 2
 COMMANDS = (
-    *("demo", "centralize", "density", "rerank", "evaluate", "generate", "weights", "train", "ipg-train"),
+    *("demo", "extract", "centralize", "density", "rerank", "evaluate", "generate", "weights", "train", "ipg-train"),
     "synthetic",
     "doctor",
 )
@@ -899,8 +899,8 @@ def test_one_word_has_one_meaning():
     assert meanings["--k1"] == {"a neighbour is among the K1 nearest rows of a row"}
     several = {option for option, words in meanings.items() if len(words) > 1}
     # What is drawn from a seed, replaced, or computed in a format is said by each command for itself; pictures have a
-    # width, and so have features.
-    assert several <= {"--seed", "--overwrite", "--rerank", "--width"}
+    # width, and so have features; --generate names weights, and in `demo` it is all there is to draw with.
+    assert several <= {"--seed", "--overwrite", "--rerank", "--width", "--generate"}
 
 
 def test_every_option_says_what_it_is():

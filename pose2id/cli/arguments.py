@@ -11,8 +11,9 @@ from typing import Any
 
 from pose2id import __version__
 from pose2id.cli.choices import DTYPES, LAYOUTS, PRESETS, SHELLS, SOLVERS
+from pose2id.cli.extract_arguments import add_extract
 from pose2id.cli.feature_arguments import add_features
-from pose2id.cli.options import SHARE, Option, Parser, add_common, count
+from pose2id.cli.options import BATCHES_SAY, PRESETS_SAY, SHARE, Option, Parser, add_common, count
 from pose2id.errors import require
 from pose2id.validation import check_count, check_number
 
@@ -56,6 +57,7 @@ def build_parser() -> Parser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands)
+    add_extract(commands)
     add_features(commands)
     _add_generate(commands)
     _add_weights(commands)
@@ -154,8 +156,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--preset",
         choices=PRESETS,
-        help="steps, guidance and noise by name: published (20, 3.5), balanced (4, 2, shared), fast (2, 2, shared), "
-        "draft (1, no guidance); what is given beside it goes before (default: as the weights say)",
+        help=PRESETS_SAY,
     )
     for name, words in (
         ("rescale", "share, 0 to 1, in which guided predictions keep the contrast of unguided ones (default 0)"),
@@ -204,7 +205,7 @@ def _add_generate(commands: Any) -> None:
         check=count(1),
         type=int,
         default=8,
-        help="pictures drawn at once; fewer need less memory (default 8)",
+        help=f"{BATCHES_SAY} (default 8)",
     )
     generate.add_argument(
         "--layout",

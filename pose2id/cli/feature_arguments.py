@@ -116,7 +116,8 @@ def _add_method(
         needs=needs,
         nargs=0,
         default=False,
-        help="take neighbours from other cameras only; the file must have 'cams'",
+        help="take neighbours from other cameras only; the file must have 'cams' (rows with equal 'groups', if it has "
+        "those, are never neighbours anyway)",
     )
     _add_engine(parser, needs=engine_needs)
 

@@ -15,7 +15,7 @@ from pose2id.cli.inputs import check_alike, check_part_options, note_parts, read
 from pose2id.cli.printing import say, say_json, tell
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import PROTOCOLS, Scores
-from pose2id.files import NAMES, FeatureFile, check_output, write_arrays
+from pose2id.files import LABELS, NAMES, FeatureFile, check_output, write_arrays
 from pose2id.parts import centralize_parts, part_density, rerank_parts
 from pose2id.reranking import rerank
 from pose2id.study import FeatureSet, Setting, run_study
@@ -39,7 +39,7 @@ def run_centralize(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {
         "alpha": arguments.alpha,
         "normalize": not arguments.no_normalize,
-        "exclude": file.cams if arguments.exclude_cams else None,
+        "exclude": file.cams if arguments.exclude_cams else file.groups,
         "engine": arguments.engine,
         "progress": arguments.progress,
     }
@@ -54,8 +54,8 @@ def run_centralize(arguments: argparse.Namespace) -> None:
     else:
         arrays = {"features": centralize(file.features, file.generated, *method, **options)}
     result = next(iter(arrays.values()))
-    for name, labels in (("ids", file.ids), ("cams", file.cams)):
-        if labels is not None:
+    for name in LABELS:
+        if (labels := getattr(file, name)) is not None:
             take_labels(labels, len(given.rows), f"{file.path}: {name}")  # they go into the output as they are
             arrays[name] = labels
     path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
@@ -140,7 +140,16 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     files = [given.file for given in inputs]
     # Of tensors: the two files may be of different kinds.
     sets = [
-        FeatureSet(x.rows, x.file.ids, x.file.cams, x.generated, x.visibility, x.generated_visibility) for x in inputs
+        FeatureSet(
+            x.rows,
+            x.file.ids,
+            x.file.cams,
+            x.generated,
+            x.visibility,
+            x.generated_visibility,
+            groups=x.file.groups,
+        )
+        for x in inputs
     ]
     of_parts = inputs[0].has_parts  # which are scored by their directions, as the models do that have them
     settings = [Setting("length 1") if of_parts else Setting("as given", normalize=False)]

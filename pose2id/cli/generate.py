@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pose2id.cli.devices import take_device
 from pose2id.cli.printing import say, tell
 from pose2id.ipg import named
 from pose2id.ipg.folders import FolderSettings, collect_poses, collect_references, generate_folder
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`pose2id generate`; returns the exit code: 1 when photographs were skipped."""
     progress = arguments.progress
     output = check_path(arguments.output, "--output")
-    device = _take_device(arguments.device)
+    device = take_device(arguments.device)
     dtype = arguments.dtype or ("float16" if device.type == "cuda" else "float32")
     references, missing = collect_references(arguments.references, output)
     poses = None if arguments.poses is None else collect_poses(arguments.poses, _take_size(arguments.pose_size))
@@ -97,17 +98,3 @@ def _take_size(text: str | None) -> tuple[float, float] | None:
     if not match:
         raise ValueError(f"--pose-size must be WIDTHxHEIGHT in pixels, such as 640x480, received {text!r}")
     return float(match[1]), float(match[2])
-
-
-def _take_device(name: str | None) -> Any:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or the like, received {name!r}") from error
-    kind: Any = getattr(torch, device.type, None)  # such as torch.cuda
-    there = device.type == "cpu" or (hasattr(kind, "is_available") and kind.is_available())
-    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"--device {name} is not there; leave it out to use what there is")
-    return device

@@ -66,6 +66,11 @@ def count(minimum: int, maximum: int | None = None) -> Callable[[Any, str], Any]
     return partial(check_count, minimum=minimum, maximum=maximum)
 
 
+PRESETS_SAY = (
+    "steps, guidance and noise by name: published (20, 3.5), balanced (4, 2, shared), fast (2, 2, shared), "
+    "draft (1, no guidance); what is given beside it goes before (default: as the weights say)"
+)
+BATCHES_SAY = "pictures worked on at once; fewer need less memory"
 SHARE = partial(check_number, high=1)
 """A check for numbers from 0 to 1."""
 

@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from pose2id.errors import require
-from pose2id.images import PURPOSE, take_image
+from pose2id.images import PURPOSE, read_image, take_image
+from pose2id.ipg.folders.pictures import find_pictures
 from pose2id.ipg.presets import PRESETS, SHARED_BATCHES
 from pose2id.poses import Pose, representative_poses
 from pose2id.validation import check_choice, check_count, is_tensor
@@ -158,7 +159,7 @@ shared_noise, seed, decode_chunk_size, decoder
             pictures = [picture for row in rows for picture in row]
             if len(pictures) != len(chunk) * m:
                 raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")
-            features.append(_encode(encoder, pictures, flip=flip, like=features[0] if features else None))
+            features.append(encode_pictures(encoder, pictures, flip=flip, like=features[0] if features else None))
             if on_images is not None:
                 for key, row in zip(keys, rows, strict=True):
                     on_images(key, list(row))
@@ -197,7 +198,83 @@ def _chunks(people: Iterable[Any], keys: Iterable[Key] | None, size: int) -> Ite
         raise ValueError("reference_keys must have one key for each reference, received another number") from None
 
 
-def _encode(encoder: Callable[[list[Image.Image]], Any], pictures: list[Any], *, flip: bool, like: Any) -> Any:
+def encode_folder(
+    encoder: Callable[[list[Image.Image]], Any],
+    folder: str | os.PathLike[str],
+    keys: Sequence[str],
+    *,
+    flip: bool = False,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Any:
+    """Features of generated pictures that lie in a folder, as `pose2id.centralize` takes them.
+
+    Parameters
+    ----------
+    encoder : callable
+        As for `generate_features`.
+    folder : path
+        As `pose2id generate` wrote it, or laid out like that: see `pose2id.ipg.folders.find_pictures`.
+    keys : sequence of str
+        The N photographs, in the order of your features, by their paths below the folder that `generate` was given.
+    flip : bool
+        Add the features of the mirrored pictures.
+    batch_size : int
+        Pictures encoded at once.
+    progress : bool
+        A bar on stderr.
+
+    Returns
+    -------
+    array or tensor, shape (N, M, D)
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, TypeError
+        For a photograph without pictures, or with more or fewer than others; for an encoder as in `generate_features`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from pose2id.ipg.features import encode_folder
+    >>> def encoder(pictures):
+    ...     return np.stack([np.asarray(picture).mean(axis=(0, 1)) for picture in pictures])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pathlib.Path(folder, "ann").mkdir()
+    ...     for pose in (1, 2):
+    ...         Image.new("RGB", (32, 64), "red").save(pathlib.Path(folder, "ann", f"{pose}.png"))
+    ...     encode_folder(encoder, folder, ["ann.jpg"]).shape
+    (1, 2, 3)
+    """
+    check_count(batch_size, "batch_size", 1)
+    found = find_pictures(folder, keys)
+    counts = {key: len(paths) for key, paths in found.items()}
+    most = max(counts.values(), default=0)
+    if short := [key for key, count in counts.items() if count != most or not count]:
+        raise ValueError(
+            f"{os.fspath(folder)} must hold equally many pictures of each of {len(keys):,} photographs, it holds "
+            f"{counts[short[0]]} of {short[0]!r}" + (f" and {most} of others" if most else "")
+        )
+    paths = [path for key in keys for path in found[key]]
+    if not paths:
+        raise ValueError("keys must hold at least one photograph, received none")
+    rows: list[Any] = []
+    for start in tqdm(range(0, len(paths), batch_size), desc="encoding", unit="batch", disable=not progress):
+        pictures = [read_image(path) for path in paths[start : start + batch_size]]
+        rows.append(encode_pictures(encoder, pictures, flip=flip, like=rows[0] if rows else None))
+    joined = torch.cat(rows) if is_tensor(rows[0]) else np.concatenate(rows)
+    return joined.reshape(len(keys), most, -1)
+
+
+def encode_pictures(
+    encoder: Callable[[list[Image.Image]], Any], pictures: list[Any], *, flip: bool = False, like: Any = None
+) -> Any:
+    """Features (n, D) of n PIL images by an encoder, checked; with `flip` those of the mirrored ones are added.
+
+    `like` are features that it gave before: these must be of the same kind.
+    """
     with torch.no_grad():  # a graph for the gradient would hold all of the encoder's layers for every picture
         features = _check_features(encoder(list(pictures)), len(pictures), like)
         if flip:

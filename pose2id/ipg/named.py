@@ -11,11 +11,14 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.utils import logging
 
+from pose2id.documents import read_json
 from pose2id.errors import one_line
 from pose2id.hub import hash_file
 from pose2id.ipg.components import NAMED_SOLVERS
+from pose2id.ipg.networks import SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.weights import FILES, REPOSITORY, TINY, tiny_folder
+from pose2id.ipg.weights import FILES, REPOSITORY, TINY, from_hub, tiny_folder
+from pose2id.ipg.weights.loading import load_encoder
 from pose2id.ipg.weights.parts import check_part
 
 
@@ -46,6 +49,21 @@ def load_decoder(folder: Path | str, device: Any, dtype: str) -> Any:
     check_part(Path(folder), AutoencoderTiny, kinds=(AutoencoderKL,))  # whose block_out_channels it notes down
     decoder: Any = AutoencoderTiny.from_pretrained(folder)
     return decoder.to(device, getattr(torch, dtype)).eval()
+
+
+def load_identity_encoder(source: Path | str) -> Any:
+    """The identity encoder alone, on the CPU: of a folder that `save_pretrained` wrote, or of released files."""
+    folder = from_hub() if isinstance(source, str) else source
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return load_encoder(folder)
+    _, name = read_json(index).get("identity_encoder", ("", ""))
+    kinds = {kind.__name__: kind for kind in (SmallEncoder, TransReID)}
+    if name not in kinds:
+        raise ValueError(f"{index} must name an identity_encoder, one of {', '.join(kinds)}; received {name!r}")
+    check_part(folder / "identity_encoder", kinds[name])
+    encoder: Any = kinds[name].from_pretrained(folder / "identity_encoder")
+    return encoder.eval().requires_grad_(False)
 
 
 def load_pipeline(source: Path | str, device: Any, dtype: str, *, solver: str | None = None, progress: bool) -> Any:

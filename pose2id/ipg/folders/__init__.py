@@ -11,12 +11,22 @@ at all. What is there when a run ends does not depend on how often it was killed
 - `plan`: which units are still to be drawn
 - `output`: the folder on the disk: where each picture goes, what is there, how it is written
 - `sheets`: contact sheets
+- `pictures`: what such a folder holds of some photographs
 """
 
 from __future__ import annotations
 
 from pose2id.ipg.folders.generation import Report, generate_folder
 from pose2id.ipg.folders.manifest import LAYOUTS, FolderSettings
+from pose2id.ipg.folders.pictures import find_pictures
 from pose2id.ipg.folders.sources import collect_poses, collect_references
 
-__all__ = ["LAYOUTS", "FolderSettings", "Report", "collect_poses", "collect_references", "generate_folder"]
+__all__ = [
+    "LAYOUTS",
+    "FolderSettings",
+    "Report",
+    "collect_poses",
+    "collect_references",
+    "find_pictures",
+    "generate_folder",
+]

@@ -87,17 +87,18 @@ def place_pictures(units: Iterable[Unit], layout: str) -> dict[tuple[str, str], 
 
 def sheet_path(key: str) -> str:
     """The path of a reference's contact sheet."""
-    return f"sheets/{_without_suffix(key)}.png"
+    return f"sheets/{without_suffix(key)}.png"
 
 
 def _picture_path(key: str, name: str, layout: str) -> str:
     if layout == "reference":
-        return f"{_without_suffix(key)}/{name}.png"
+        return f"{without_suffix(key)}/{name}.png"
     folder = f"pose{name}" if name.isdecimal() else name
-    return f"{folder}/{key if key.lower().endswith(('.jpg', '.jpeg', '.png')) else _without_suffix(key) + '.png'}"
+    return f"{folder}/{key if key.lower().endswith(('.jpg', '.jpeg', '.png')) else without_suffix(key) + '.png'}"
 
 
-def _without_suffix(key: str) -> str:
+def without_suffix(key: str) -> str:
+    """The key of a photograph without the suffix of its format."""
     stem, suffix = posixpath.splitext(key)
     return stem if suffix.lower() in SUFFIXES else key
 

@@ -1,0 +1,205 @@
+"""Encoders by name: a list of PIL images to features (n, D), as everywhere in this package."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pose2id.documents import parse_json
+from pose2id.errors import one_line, require
+from pose2id.hub import hash_file
+from pose2id.images import PURPOSE
+from pose2id.onnx import load_session, read_input
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+WEIGHTS = {"tiny": "tiny", "pose2id": "yuanc3/Pose2ID"}
+"""Encoders inside the generator's weights, by the weights' names."""
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of RGB in [0, 1] that most ReID models are trained with."""
+
+
+class Encoder(NamedTuple):
+    """What turns pictures into features, and which it is: `identity` changes when it does."""
+
+    call: Callable[[list[Image.Image]], Any]
+    identity: dict[str, Any]
+
+
+def load_encoder(
+    name: str,
+    *,
+    device: str = "cpu",
+    size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Encoder:
+    """An encoder by its name.
+
+    Parameters
+    ----------
+    name : str
+        A file ``.onnx``; ``package.module:function``, a callable from a list of PIL images (RGB) to an (n, D) array or
+        tensor, also of a module in the current folder; "tiny" or "pose2id", the encoder in these weights of the
+        generator.
+    device : str
+        Where it computes; a function of yours knows itself.
+    size : (height, width), optional
+        Of an ONNX model's input. None: what the model says, by its shape or its metadata.
+    mean, std : three floats each, optional
+        Of RGB from 0 to 1, for an ONNX model. None: what the model's metadata say, else ImageNet's.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError, ImportError
+        For a name that is none of these, a model that takes no pictures, settings that do not fit.
+    """
+    settings = {"size": size, "mean": mean, "std": std}
+    given = [f"--{key}" for key, value in settings.items() if value is not None]
+    if name.lower().endswith(".onnx"):
+        model = OnnxEncoder(name, device=device, size=size, mean=mean, std=std)
+        return Encoder(model, {"onnx": hash_file(Path(name)), **model.settings()})
+    if given:
+        raise ValueError(f"{', '.join(given)} are for an .onnx model; encoder {name} does its own resizing and scaling")
+    if name in WEIGHTS:
+        return _load_own(name, device)
+    if ":" in name:
+        return _load_function(name)
+    raise ValueError(
+        f"encoder must be a file .onnx, package.module:function, tiny or pose2id, received {name!r}"
+        + ("; a folder holds no encoder that this version reads" if Path(name).is_dir() else "")
+    )
+
+
+def _load_own(name: str, device: str) -> Encoder:
+    from pose2id.ipg import named, require_packages
+
+    require_packages(f"the encoder {name!r}")
+    source, identity = named.find_weights(WEIGHTS[name])
+    network = named.load_identity_encoder(source).to(device)
+
+    def encode(images: list[Image.Image]) -> torch.Tensor:
+        pixels = network.preprocess(images).to(device, network.dtype)
+        features: torch.Tensor = network(pixels)
+        return features
+
+    return Encoder(encode, {"weights": identity})
+
+
+def _load_function(name: str) -> Encoder:
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path:  # as `python -m` has it: a module in the current folder
+        sys.path.insert(0, "")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise ImportError(
+            f"encoder {name}: there is no module {error.name!r} in {Path.cwd()} or among the installed packages"
+        ) from error
+    found: Any = module
+    for part in function_name.split("."):
+        if not hasattr(found, part):
+            names = [own for own, value in vars(module).items() if callable(value) and own[0] != "_"]
+            raise ValueError(
+                f"encoder {name}: {module_name} has no {function_name!r}; it has {', '.join(names) or 'none'}"
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise TypeError(f"encoder {name} must be callable, it is a {type(found).__name__}")
+    source = inspect.getsourcefile(module)
+    content = hash_file(Path(source)) if source and Path(source).is_file() else ""
+    return Encoder(found, {"function": name, "source": content})
+
+
+class OnnxEncoder:
+    """A ReID model in an ONNX file: RGB, resized bilinearly, from 0 to 1, less `mean` and over `std`, (n, 3, H, W).
+
+    Its metadata may hold ``size`` ("256,128"), ``mean`` and ``std`` ("0.485,0.456,0.406"), as JSON lists too.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        kind = device.partition(":")[0]
+        chosen = None if kind == "cuda" else ["CPUExecutionProvider"]
+        self.path = path
+        self.session: Any = load_session(path, providers=chosen, purpose="an ONNX encoder")
+        self.input, shape = read_input(self.session)
+        entry = self.session.get_inputs()[0]
+        if len(shape) != 4 or shape[1] not in (3, None) or entry.type not in ("tensor(float)", "tensor(float16)"):
+            raise ValueError(
+                f"{path} must take pictures (N, 3, H, W) of floats, its input {self.input!r} is {entry.type} of shape "
+                f"{list(entry.shape)}; export the whole model with that input"
+            )
+        self.dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+        self.batch = shape[0]
+        notes = dict(self.session.get_modelmeta().custom_metadata_map)
+        fixed = (shape[2], shape[3]) if shape[2] and shape[3] else None
+        noted = _read_numbers(notes, "size", 2, path)
+        wanted = size or fixed or (None if noted is None else (int(noted[0]), int(noted[1])))
+        if wanted is None:
+            raise ValueError(f"{path} takes pictures of any size and its metadata name none; pass --size HEIGHTxWIDTH")
+        if fixed is not None and wanted != fixed:
+            raise ValueError(
+                f"{path} takes pictures of {fixed[0]}x{fixed[1]} only, received --size {wanted[0]}x{wanted[1]}"
+            )
+        self.size = wanted
+        self.mean = tuple(mean or _read_numbers(notes, "mean", 3, path) or IMAGENET[0])
+        self.std = tuple(std or _read_numbers(notes, "std", 3, path) or IMAGENET[1])
+
+    def settings(self) -> dict[str, Any]:
+        """Size, mean and deviation that are used."""
+        return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
+
+    def __call__(self, images: list[Image.Image]) -> np.ndarray[Any, Any]:
+        """Features (n, D) of n pictures."""
+        height, width = self.size
+        method = require("PIL.Image", "ipg", PURPOSE).Resampling.BILINEAR
+        pixels = np.stack([np.asarray(image.resize((width, height), method), np.float32) for image in images])
+        scaled = (pixels / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        batch = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2).astype(self.dtype))
+        step = self.batch or len(batch)
+        rows = []
+        for start in range(0, len(batch), step):
+            part = batch[start : start + step]
+            fill = np.repeat(part[-1:], step - len(part), axis=0)  # the model takes just so many
+            try:
+                found = self.session.run(None, {self.input: np.concatenate([part, fill])})[0]
+            except Exception as error:  # onnxruntime has classes of its own
+                raise ValueError(f"{self.path} failed on {len(part)} pictures: {one_line(error, 200)}") from error
+            found = np.asarray(found)
+            if found.ndim > 2 and set(found.shape[2:]) == {1}:  # pooled maps
+                found = found.reshape(found.shape[:2])
+            rows.append(found[: len(part)])
+        return np.concatenate(rows)
+
+
+def _read_numbers(notes: dict[str, str], name: str, count: int, path: str) -> tuple[float, ...] | None:
+    """Numbers that the metadata of a model hold under a name; None where there is none."""
+    text = notes.get(name)
+    if text is None:
+        return None
+    listed = text if text.lstrip().startswith("[") else f"[{text}]"
+    try:
+        values = tuple(float(value) for value in parse_json(listed.encode()))
+    except (ValueError, TypeError):
+        values = ()
+    if len(values) != count or not all(np.isfinite(values)):
+        raise ValueError(f"{path}: its metadata {name!r} must be {count} numbers, received {text!r}")
+    return values

@@ -1,0 +1,160 @@
+"""What is to be encoded: photographs by key, a row each, with what their names or a data set's reader say of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pose2id.validation import check_flag
+
+if TYPE_CHECKING:
+    from pose2id.datasets import ImageSet
+
+LABELS = ("id", "cam", "frame", "tracklet")
+"""Groups that a pattern of names may have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photographs:
+    """Rows of a feature file to be, in order.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        One a row, a relative path with "/"; of a tracklet, that of its first picture.
+    files : sequence of tuples of pathlib.Path
+        The pictures of each row; several are averaged.
+    labels : dict of str to (N,) array
+        What goes into the file beside features and paths: of "ids", "cams" and "groups" those that are known.
+    """
+
+    keys: tuple[str, ...]
+    files: Sequence[tuple[Path, ...]]
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def from_files(paths: Mapping[str, Path], names: str | None = None, *, tracklets: bool = False) -> Photographs:
+    """Photographs by key, in the order of the keys.
+
+    Parameters
+    ----------
+    paths : mapping of str to path
+        As `pose2id.ipg.folders.collect_references` gives them.
+    names : str, optional
+        A regular expression with named groups that is searched in each key: ``(?P<id>...)`` and ``(?P<cam>...)`` become
+        identities and cameras, ``(?P<frame>...)`` (with cam, if there is one) the rows' groups, ``(?P<tracklet>...)``
+        says which pictures belong together. Whole numbers become integers where all of them are.
+    tracklets : bool
+        A row for each tracklet, not for each picture: pictures of one ``tracklet``, or of one folder where the pattern
+        has no such group, in the order of their keys.
+
+    Raises
+    ------
+    ValueError
+        For a pattern that is none, has none of the groups, or does not fit a key; for a tracklet with two identities or
+        cameras.
+    """
+    check_flag(tracklets, "tracklets")
+    keys = sorted(paths)
+    found = _search(keys, names)
+    if not tracklets:
+        rows = [[at] for at in range(len(keys))]
+    else:
+        which = found.get("tracklet", [key.rpartition("/")[0] for key in keys])
+        places: dict[tuple[str, ...], list[int]] = {}
+        for at, name in enumerate(which):
+            # the same number may be given by several cameras, and in several folders
+            places.setdefault((*(found[of][at] for of in ("cam", "id") if of in found), name), []).append(at)
+        rows = sorted(places.values())
+    labels: dict[str, Any] = {}
+    for of, name in (("id", "ids"), ("cam", "cams")):
+        if of in found:
+            labels[name] = _as_labels([found[of][row[0]] for row in rows])
+    if tracklets:
+        labels["groups"] = np.arange(len(rows))
+    elif "frame" in found:
+        cams = found.get("cam", [""] * len(keys))
+        labels["groups"] = np.unique(
+            np.array([f"{cam}/{frame}" for cam, frame in zip(cams, found["frame"], strict=True)]), return_inverse=True
+        )[1]
+    files = [tuple(paths[keys[at]] for at in row) for row in rows]
+    return Photographs(tuple(keys[row[0]] for row in rows), files, labels)
+
+
+def from_set(images: ImageSet, root: Path, *, tracklets: bool = False) -> Photographs:
+    """A part of a data set, in the order of the paths below `root`; its tracklets as rows.
+
+    Raises
+    ------
+    ValueError
+        For tracklets where `tracklets` is False, or the other way round.
+    """
+    if (images.frames is not None) != check_flag(tracklets, "tracklets"):
+        held, remedy = ("tracklets", "take") if images.frames is not None else ("single pictures", "do not take")
+        raise ValueError(f"the data set holds {held}; {remedy} --pool tracklet")
+    keys = [
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in images.paths
+    ]
+    order = sorted(range(len(keys)), key=lambda at: (keys[at], at))
+    files: Sequence[tuple[Path, ...]] = _Chosen(images, order)
+    labels: dict[str, Any] = {"ids": images.ids[order], "cams": images.cams[order]}
+    if tracklets:
+        labels["groups"] = np.arange(len(order))
+    return Photographs(tuple(keys[at] for at in order), files, labels)
+
+
+class _Chosen(Sequence[tuple[Path, ...]]):
+    """The pictures of the rows of a set in another order, made when they are asked for."""
+
+    def __init__(self, images: ImageSet, order: Sequence[int]) -> None:
+        self._images, self._order = images, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[at] for at in range(len(self))[row]]
+        at = self._order[row]
+        return (self._images.paths[at],) if self._images.frames is None else self._images.frames[at]
+
+    def __iter__(self) -> Iterator[tuple[Path, ...]]:
+        return (self[row] for row in range(len(self)))
+
+
+def _search(keys: Sequence[str], names: str | None) -> dict[str, list[str]]:
+    """What the pattern finds in each key, by group."""
+    if names is None:
+        return {}
+    try:
+        pattern = re.compile(names)
+    except re.error as error:
+        raise ValueError(f"names must be a regular expression, received {names!r}: {error}") from error
+    groups = list(pattern.groupindex)
+    if not groups or not set(groups) <= set(LABELS):
+        allowed = ", ".join(f"(?P<{name}>...)" for name in LABELS)
+        raise ValueError(f"names must have one or more of the groups {allowed} and no others, received {names!r}")
+    found: dict[str, list[str]] = {group: [] for group in groups}
+    for key in keys:
+        match = pattern.search(key)
+        for group in groups:
+            text = match and match[group]
+            if text is None:
+                raise ValueError(f"names {names!r} finds no {group} in {key!r}; mend it, or name other photographs")
+            found[group].append(text)
+    return found
+
+
+def _as_labels(texts: Sequence[str]) -> Any:
+    """Integers where all are whole numbers that come back as they were but for zeros in front, else strings."""
+    if all(re.fullmatch(r"-?\d{1,18}", text) for text in texts):
+        return np.array([int(text) for text in texts], dtype=np.int64)
+    return np.array(texts)

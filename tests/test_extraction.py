@@ -1,0 +1,443 @@
+"""From photographs to a feature file: rows, encoders, what is written, and runs that are killed."""
+
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.killing import Moments, fork
+from support.onnx import stripes_model
+from support.pictures import smooth_pictures
+
+from pose2id.cli import main
+from pose2id.datasets import ImageSet, read_dataset
+from pose2id.files import read_features
+from pose2id.ipg.features import encode_folder
+from pose2id.ipg.folders import find_pictures
+from pose2id.programs import extraction
+from pose2id.programs.extraction import Encoder, extract, from_files, from_set, load_encoder, unfinished
+
+
+def colours(pictures):
+    """Mean colours of both halves, (n, 6)."""
+    halves = [np.asarray(picture, np.float32).reshape(2, -1, 3) for picture in pictures]
+    return np.stack([half.mean(axis=1).reshape(6) for half in halves])
+
+
+COLOURS = Encoder(colours, {"name": "colours"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nine photographs of three people by three cameras."""
+    place = tmp_path / "photographs"
+    place.mkdir()
+    for i, picture in enumerate(smooth_pictures(9)):
+        Image.fromarray(picture).save(place / f"{i // 3:04}_c{i % 3 + 1}_{i:03}.png")
+    return place
+
+
+def by_key(folder):
+    return {path.name: path for path in folder.iterdir()}
+
+
+def mirrored(picture):
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def test_features_are_those_of_the_encoder(folder, tmp_path):
+    said = []
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, batch_size=2, on_skip=said.append)
+    keys = sorted(by_key(folder))
+    pictures = [Image.open(folder / key).convert("RGB") for key in keys]
+    file = read_features(report.path)
+    assert file.paths.tolist() == keys
+    assert (file.ids, file.cams, file.groups, file.generated, said) == (None, None, None, None, [])
+    np.testing.assert_array_equal(file.features, colours(pictures))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "photographs"]
+    assert (report.shape, report.generated, report.skipped) == ((9, 6), 0, {})
+    both = extract(from_files(by_key(folder)), tmp_path / "b.npz", COLOURS, flip=True)
+    expected = colours(pictures) + colours(map(mirrored, pictures))
+    np.testing.assert_array_equal(read_features(both.path).features, expected)
+
+
+def test_tensors_of_any_width(folder, tmp_path):
+    for dtype, wanted in ((torch.bfloat16, np.float32), (torch.float16, np.float16), (torch.float64, np.float64)):
+        encoder = Encoder(lambda pictures, dtype=dtype: torch.tensor(colours(pictures)).to(dtype).requires_grad_(), {})
+        report = extract(from_files(by_key(folder)), tmp_path / f"{wanted.__name__}.npz", encoder, overwrite=True)
+        assert read_features(report.path).features.dtype == wanted
+
+
+def test_labels_from_names(folder):
+    rows = from_files(by_key(folder), r"(?P<id>-?\d+)_c(?P<cam>\d)_(?P<frame>\d+)")
+    assert rows.labels["ids"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert rows.labels["cams"].tolist() == [1, 2, 3] * 3
+    assert len(set(rows.labels["groups"].tolist())) == 9
+    rows = from_files(by_key(folder), r"(?P<frame>c\d)")  # three people in each frame
+    assert rows.labels["groups"].tolist() == [0, 1, 2] * 3
+    assert from_files(by_key(folder), r"_(?P<id>c\d)").labels["ids"].tolist() == ["c1", "c2", "c3"] * 3
+    for pattern, words in (
+        ("(", "must be a regular expression, received '\\('"),
+        (r"\d+", r"one or more of the groups \(\?P<id>...\)"),
+        (r"(?P<who>\d+)", "and no others"),
+        (r"(?P<id>x)", "finds no id in '0000_c1_000.png'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            from_files(by_key(folder), pattern)
+
+
+def test_a_row_for_each_tracklet(folder, tmp_path):
+    paths = by_key(folder)
+    rows = from_files(paths, r"(?P<tracklet>\d+)_", tracklets=True)
+    assert rows.keys == tuple(sorted(paths)[::3])
+    assert rows.labels["groups"].tolist() == [0, 1, 2]
+    report = extract(rows, tmp_path / "a.npz", COLOURS, batch_size=2)
+    pictures = [Image.open(paths[key]).convert("RGB") for key in sorted(paths)]
+    expected = colours(pictures).astype(np.float64).reshape(3, 3, 6).mean(axis=1)
+    found = read_features(report.path).features
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+    by_folder = from_files({f"a/{i}/{key}": paths[key] for i, key in enumerate(sorted(paths))}, tracklets=True)
+    assert len(by_folder) == 9
+    cams = from_files(paths, r"(?P<tracklet>\d+)_c(?P<cam>\d)", tracklets=True)  # numbers of each camera's own
+    assert len(cams) == 9
+    (folder / "0000_c2_001.png").write_bytes(b"broken")
+    report = extract(from_files(by_key(folder), r"(?P<tracklet>\d+)_", tracklets=True), tmp_path / "b.npz", COLOURS)
+    assert report.skipped.keys() == {"0000_c1_000.png: 0000_c2_001.png"}  # the others of it are averaged
+    np.testing.assert_allclose(
+        read_features(report.path).features[0], colours(pictures)[[0, 2]].mean(axis=0), rtol=1e-6
+    )
+
+
+def test_rows_of_a_data_set(folder):
+    paths = tuple(sorted(folder.iterdir(), reverse=True))
+    images = ImageSet(paths, np.arange(9), np.arange(9) + 10)
+    rows = from_set(images, folder.parent)
+    assert list(rows.keys) == [f"photographs/{path.name}" for path in reversed(paths)]
+    assert rows.labels["ids"].tolist() == list(range(8, -1, -1))
+    assert rows.labels["cams"].tolist() == list(range(18, 9, -1))
+    assert next(iter(rows.files)) == (paths[-1],)
+    tracklets = ImageSet(paths[:2], [0, 1], [1, 2], frames=(paths[:3], paths[3:]))
+    rows = from_set(tracklets, folder.parent, tracklets=True)
+    assert [len(files) for files in rows.files] == [6, 3]
+    with pytest.raises(ValueError, match="holds tracklets; take --pool tracklet"):
+        from_set(tracklets, folder.parent)
+    with pytest.raises(ValueError, match="holds single pictures; do not take --pool tracklet"):
+        from_set(images, folder.parent, tracklets=True)
+
+
+def test_unreadable_photographs_are_skipped(folder, tmp_path):
+    (folder / "0001_c1_003.png").write_bytes(b"no picture")
+    said = []
+    rows = from_files(by_key(folder), r"(?P<id>\d+)")
+    report = extract(rows, tmp_path / "a.npz", COLOURS, on_skip=lambda *words: said.append(words))
+    assert report.skipped.keys() == {"0001_c1_003.png"}
+    assert [key for key, _ in said] == ["0001_c1_003.png"]
+    file = read_features(report.path)
+    assert file.ids.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert "0001_c1_003.png" not in file.paths
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 9 photographs could be encoded; the first: .*0000_c1_000\.png"):
+        extract(rows, tmp_path / "b.npz", COLOURS)
+
+
+def draw_folder(place, keys, poses=("1", "2", "10")):
+    for at, key in enumerate(keys):
+        for step, pose in enumerate(poses):
+            path = place / key.removesuffix(".png") / f"{pose}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(smooth_pictures(1, seed=100 + 10 * at + step)[0]).save(path)
+
+
+def test_generated_pictures_of_a_folder(folder, tmp_path):
+    keys = sorted(by_key(folder))
+    draw_folder(tmp_path / "drawn", keys)
+    expected = np.stack(
+        [
+            colours([Image.open(tmp_path / "drawn" / key.removesuffix(".png") / f"{pose}.png") for pose in (1, 2, 10)])
+            for key in keys
+        ]
+    )
+    found = find_pictures(tmp_path / "drawn", keys)
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, generated=found, batch_size=4)
+    assert report.generated == 3
+    np.testing.assert_array_equal(read_features(report.path).generated, expected)
+    np.testing.assert_array_equal(encode_folder(colours, tmp_path / "drawn", keys, batch_size=4), expected)
+    # by paths from a folder above, and in the layout of the released demo
+    above = find_pictures(tmp_path / "drawn", [f"world/query/{key}" for key in keys])
+    assert list(above.values()) == list(found.values())
+    for key, paths in found.items():
+        for path in paths:
+            (tmp_path / "released" / f"pose{path.stem}").mkdir(parents=True, exist_ok=True)
+            path.rename(tmp_path / "released" / f"pose{path.stem}" / key)
+    np.testing.assert_array_equal(encode_folder(colours, tmp_path / "released", keys), expected)
+    (tmp_path / "released" / "pose2" / keys[4]).unlink()
+    with pytest.raises(ValueError, match=rf"equally many pictures .* it holds 2 of '{keys[4]}' and 3 of others"):
+        encode_folder(colours, tmp_path / "released", keys)
+    with pytest.raises(ValueError, match=r"it holds 0 of 'nobody\.png'$"):
+        encode_folder(colours, tmp_path / "released", ["nobody.png"])
+
+
+def test_a_photograph_without_generated_pictures_is_skipped(folder, tmp_path):
+    keys = sorted(by_key(folder))
+    draw_folder(tmp_path / "drawn", keys[1:])
+    found = find_pictures(tmp_path / "drawn", keys)
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, generated=found)
+    assert report.skipped == {keys[0]: "there are no generated pictures of it"}
+    assert read_features(report.path).generated.shape == (8, 3, 6)
+
+
+def test_drawn_features(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "DRAWN_ROWS", 4)
+    asked = []
+
+    def draw(people, keys):
+        asked.append(keys)
+        return np.stack([[colours([person])[0] * (n + 1) for n in range(2)] for person in people])
+
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, draw=draw)
+    file = read_features(report.path)
+    np.testing.assert_array_equal(file.generated, file.features[:, None] * np.array([1, 2], np.float32)[:, None])
+    assert [len(keys) for keys in asked] == [4, 4, 1]
+    assert [key for keys in asked for key in keys] == sorted(by_key(folder))
+    with pytest.raises(ValueError, match="give one"):
+        extract(from_files(by_key(folder)), tmp_path / "b.npz", COLOURS, draw=draw, generated={})
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stopping(after):
+    """An encoder that fails after some calls."""
+    calls = []
+
+    def encode(pictures):
+        calls.append(len(pictures))
+        if len(calls) > after:
+            raise StoppedError
+        return colours(pictures)
+
+    return Encoder(encode, COLOURS.identity), calls
+
+
+def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "ROWS", 2)
+    rows = from_files(by_key(folder))
+    whole = extract(rows, tmp_path / "whole.npz", COLOURS, batch_size=2).path.read_bytes()
+    encoder, _ = stopping(3)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "a.npz", encoder, batch_size=2)
+    assert not (tmp_path / "a.npz").exists()
+    with pytest.raises(ValueError, match=r"other settings \(flip False then, True now\); run it with those, remove"):
+        extract(rows, tmp_path / "a.npz", COLOURS, batch_size=2, flip=True)
+    encoder, calls = stopping(99)
+    said = []
+    report = extract(rows, tmp_path / "a.npz", encoder, batch_size=2, on_skip=lambda *words: said.append(words))
+    assert len(calls) == 2  # three of five blocks were there
+    assert report.path.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "photographs", "whole.npz"]
+    encoder, _ = stopping(3)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "b.npz", encoder, batch_size=2)
+    changed = folder / "0000_c1_000.png"
+    Image.fromarray(smooth_pictures(1, seed=9)[0]).save(changed)
+    os.utime(changed, ns=(1, 1))
+    encoder, calls = stopping(99)
+    report = extract(rows, tmp_path / "b.npz", encoder, batch_size=2)
+    assert len(calls) == 3  # the first block anew
+    np.testing.assert_array_equal(read_features(report.path).features[:1], colours([Image.open(changed)]))
+    encoder, _ = stopping(3)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "c.npz", encoder, batch_size=2)
+    extract(rows, tmp_path / "c.npz", COLOURS, batch_size=4, overwrite=True)  # anew
+    assert not (tmp_path / "c.npz.unfinished").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills forked processes")
+@pytest.mark.parametrize("moment", [1, 2, 4, 5, 8, 9, 10])
+def test_killed_runs(folder, tmp_path, monkeypatch, moment):
+    """SIGKILL before or after a block, the joining and the end; whatever is left, the same bytes come out."""
+    monkeypatch.setattr(extraction, "ROWS", 3)
+    rows = from_files(by_key(folder))
+    whole = extract(rows, tmp_path / "whole.npz", COLOURS).path.read_bytes()
+
+    def killed():
+        moments = Moments(moment)
+        for owner, name in (
+            (unfinished.Unfinished, "write"),
+            (extraction, "write_arrays"),
+            (unfinished.Unfinished, "end"),
+        ):
+            setattr(owner, name, moments.watched(getattr(owner, name), name))
+        extract(rows, tmp_path / "a.npz", COLOURS)
+
+    assert fork(killed) == -signal.SIGKILL
+    done = (tmp_path / "a.npz").exists()
+    assert done == (moment >= 8)
+    if done:  # complete, the folder beside it is all that is left
+        assert (tmp_path / "a.npz").read_bytes() == whole
+        with pytest.raises(ValueError, match="exists already"):
+            extract(rows, tmp_path / "a.npz", COLOURS)
+    extract(rows, tmp_path / "a.npz", COLOURS, overwrite=done)
+    assert (tmp_path / "a.npz").read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == [
+        "a.npz",
+        "photographs",
+        "whole.npz",
+    ]
+
+
+def test_onnx_models(folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pictures = [Image.open(folder / key).convert("RGB") for key in sorted(by_key(folder))]
+    content, kernel = stripes_model()
+    (tmp_path / "a.onnx").write_bytes(content)
+
+    def expected(mean, std):
+        pixels = np.stack([np.asarray(x.resize((32, 64), Image.Resampling.BILINEAR), np.float64) for x in pictures])
+        scaled = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
+        return np.einsum("nchw,dchw->nd", scaled, kernel)
+
+    usual = expected((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    encoder = load_encoder(str(tmp_path / "a.onnx"))
+    np.testing.assert_allclose(encoder.call(pictures), usual, atol=1e-5)
+    half = load_encoder(str(tmp_path / "a.onnx"), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    np.testing.assert_allclose(half.call(pictures), expected(0.5, 0.5), atol=1e-5)
+    assert half.identity != encoder.identity
+    (tmp_path / "fixed.onnx").write_bytes(stripes_model((4, 3, 64, 32))[0])  # four at a time, so the last are filled up
+    np.testing.assert_allclose(load_encoder(str(tmp_path / "fixed.onnx")).call(pictures), usual, atol=1e-5)
+    notes = {"mean": "0.5,0.5,0.5", "std": "[0.5, 0.5, 0.5]", "size": "64,32"}
+    (tmp_path / "noted.onnx").write_bytes(stripes_model((None, 3, None, None), **notes)[0])
+    np.testing.assert_allclose(load_encoder(str(tmp_path / "noted.onnx")).call(pictures), expected(0.5, 0.5), atol=1e-5)
+    (tmp_path / "open.onnx").write_bytes(stripes_model((None, 3, None, None))[0])
+    found = load_encoder(str(tmp_path / "open.onnx"), size=(64, 32)).call(pictures)
+    np.testing.assert_allclose(found, usual, atol=1e-5)
+    for name, options, words in (
+        ("open", {}, r"its metadata name none; pass --size HEIGHTxWIDTH"),
+        ("a", {"size": (128, 64)}, "takes pictures of 64x32 only, received --size 128x64"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load_encoder(str(tmp_path / f"{name}.onnx"), **options)
+    (tmp_path / "bad.onnx").write_bytes(stripes_model(mean="1,2")[0])
+    with pytest.raises(ValueError, match="metadata 'mean' must be 3 numbers, received '1,2'"):
+        load_encoder(str(tmp_path / "bad.onnx"))
+    (tmp_path / "grey.onnx").write_bytes(stripes_model((None, 1, 64, 32))[0])
+    with pytest.raises(ValueError, match=r"grey\.onnx (must take pictures \(N, 3, H, W\)|cannot be loaded)"):
+        load_encoder(str(tmp_path / "grey.onnx"))
+
+
+def test_functions_by_name(tmp_path, monkeypatch):
+    (tmp_path / "my_own_model.py").write_text(
+        "import numpy as np\nclass Model:\n    def encode(self, pictures):\n"
+        "        return np.ones((len(pictures), 2), np.float32)\nmodel = Model()\nnumber = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    encoder = load_encoder("my_own_model:model.encode")
+    assert encoder.call([None] * 3).shape == (3, 2)
+    assert encoder.identity["function"] == "my_own_model:model.encode"
+    for name, error, words in (
+        ("my_own_model:modle", ValueError, "has no 'modle'; it has Model"),
+        ("my_own_model:number", TypeError, "must be callable, it is a int"),
+        ("no_such_module:f", ImportError, "there is no module 'no_such_module'"),
+        ("resnet50", ValueError, r"\.onnx, package\.module:function, tiny or pose2id, received 'resnet50'"),
+    ):
+        with pytest.raises(error, match=words):
+            load_encoder(name)
+    with pytest.raises(ValueError, match=r"--mean are for an \.onnx model; encoder my_own_model:model does its own"):
+        load_encoder("my_own_model:model", mean=(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "error", "words"),
+    [
+        (lambda pictures: [1.0] * len(pictures), TypeError, "must give a numpy array or a torch tensor"),
+        (lambda pictures: colours(pictures)[:1], ValueError, r"must give shape \(9, D\)"),
+        (lambda pictures: colours(pictures) * np.nan, ValueError, "must give finite features"),
+    ],
+)
+def test_encoders_that_give_something_else(folder, tmp_path, encoder, error, words):
+    with pytest.raises(error, match=words):
+        extract(from_files(by_key(folder)), tmp_path / "a.npz", Encoder(encoder, {}))
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_bad_arguments(folder, tmp_path):
+    rows = from_files(by_key(folder))
+    with pytest.raises(ValueError, match=r"must be an \.npz file, which holds the paths too"):
+        extract(rows, tmp_path / "a.npy", COLOURS)
+    with pytest.raises(ValueError, match="at least one, received none"):
+        extract(from_files({}), tmp_path / "a.npz", COLOURS)
+    (tmp_path / "a.npz").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="exists already"):
+        extract(rows, tmp_path / "a.npz", COLOURS)
+    assert (tmp_path / "a.npz").read_bytes() == b"mine"
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_command(folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(stripes_model()[0])
+    (folder / "0002_c1_006.png").write_bytes(b"")
+    options = ["photographs", "--encoder", "model.onnx", "--names", r"(?P<id>\d+)_c(?P<cam>\d)"]
+    assert run("extract", *options, "-o", "a.npz") == 1
+    said = capsys.readouterr()
+    assert said.out == "a.npz: 8 x 5, and ids, cams, paths\n"
+    assert "skipped 1 of 9 photographs:\n  0002_c1_006.png" in said.err
+    assert run("evaluate", "--query", "a.npz", "--gallery", "a.npz", "--protocol", "all") == 0
+    assert run("centralize", "a.npz", "-o", "b.npz") == 0
+    assert read_features(tmp_path / "b.npz").paths.tolist() == read_features(tmp_path / "a.npz").paths.tolist()
+    capsys.readouterr()
+    for arguments, words in (
+        (["--part", "query"], "--part goes with --dataset"),
+        ([], "name photographs"),
+        (["--dataset", "market1501", "."], "needs --part"),
+        (["photographs", "--dataset", "market1501", ".", "--part", "query"], "received photographs too"),
+        (["photographs", "--size", "64"], "must be HEIGHTxWIDTH"),
+        (["photographs", "--preset", "fast"], "--preset goes with --generate"),
+        (["photographs", "--generated", "nowhere"], "nowhere is not a folder"),
+    ):
+        assert run("extract", *arguments, "--encoder", "model.onnx", "-o", "c.npz") == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_encoder_of_the_tiny_weights(tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    assert run("synthetic", "-o", tmp_path / "world", "--ids", 4, "--cams", 2, "--per-cam", 2, "-q") == 0
+    output = tmp_path / "q.npz"
+    world = tmp_path / "world"
+    assert run("extract", "--dataset", "synthetic", world, "--part", "query", "--encoder", "tiny", "-o", output) == 0
+    query = read_dataset("synthetic", world).query
+    file = read_features(output)
+    assert file.ids.tolist() == query.ids[np.argsort(query.paths)].tolist()
+    from pose2id.ipg import IPGPipeline
+
+    encoder = IPGPipeline.from_pretrained("tiny").identity_encoder
+    with torch.no_grad():
+        expected = encoder(encoder.preprocess([Image.open(path) for path in sorted(query.paths)]))
+    np.testing.assert_allclose(file.features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert re.match(r".*q\.npz: \d+ x 256, and ids, cams, paths", capsys.readouterr().out.splitlines()[-1])
+
+
+def test_rows_of_one_group_are_no_neighbours(tmp_path):
+    """Two people of one frame are alike; without groups they would be each other's neighbours."""
+    x = np.array([[1, 0.0], [0.99, 0.1], [0, 1.0], [0.1, 0.99]], np.float32)
+    for name, more in (("with", {"groups": np.array([0, 0, 1, 2])}), ("without", {})):
+        np.savez(tmp_path / f"{name}.npz", features=x, ids=np.arange(4), **more)
+        assert (
+            run("centralize", tmp_path / f"{name}.npz", "--k1", 1, "--k2", 1, "-o", tmp_path / f"{name}_out.npz") == 0
+        )
+    kept, pulled = (read_features(tmp_path / f"{name}_out.npz") for name in ("with", "without"))
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    np.testing.assert_allclose(kept.features[:2], unit[:2], rtol=1e-6)
+    assert not np.allclose(pulled.features[:2], unit[:2])
+    np.testing.assert_array_equal(kept.features[2:], pulled.features[2:])
+    assert kept.groups.tolist() == [0, 0, 1, 2]
