@@ -227,6 +227,7 @@ def encode_folder(
     Returns
     -------
     array or tensor, shape (N, M, D)
+        Container and dtype of what the encoder gives.
 
     Raises
     ------

@@ -98,6 +98,7 @@ def extract(
     Returns
     -------
     Report
+        The file, its shape, and what was skipped.
 
     Raises
     ------

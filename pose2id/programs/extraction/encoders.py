@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -57,10 +56,21 @@ def load_encoder(
     mean, std : three floats each, optional
         Of RGB from 0 to 1, for an ONNX model. None: what the model's metadata say, else ImageNet's.
 
+    Returns
+    -------
+    Encoder
+        With an identity that tells it, and what it depends on, from others.
+
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ImportError
         For a name that is none of these, a model that takes no pictures, settings that do not fit.
+
+    Examples
+    --------
+    >>> from pose2id.programs.extraction import load_encoder
+    >>> load_encoder("builtins:len").call(["a", "list", "of pictures"])  # any callable
+    3
     """
     settings = {"size": size, "mean": mean, "std": std}
     given = [f"--{key}" for key, value in settings.items() if value is not None]
@@ -116,7 +126,7 @@ def _load_function(name: str) -> Encoder:
         found = getattr(found, part)
     if not callable(found):
         raise TypeError(f"encoder {name} must be callable, it is a {type(found).__name__}")
-    source = inspect.getsourcefile(module)
+    source = getattr(module, "__file__", None)  # built-in ones have none
     content = hash_file(Path(source)) if source and Path(source).is_file() else ""
     return Encoder(found, {"function": name, "source": content})
 

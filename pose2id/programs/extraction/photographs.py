@@ -42,7 +42,7 @@ class Photographs:
 
 
 def from_files(paths: Mapping[str, Path], names: str | None = None, *, tracklets: bool = False) -> Photographs:
-    """Photographs by key, in the order of the keys.
+    r"""Photographs by key, in the order of the keys.
 
     Parameters
     ----------
@@ -56,11 +56,24 @@ def from_files(paths: Mapping[str, Path], names: str | None = None, *, tracklets
         A row for each tracklet, not for each picture: pictures of one ``tracklet``, or of one folder where the pattern
         has no such group, in the order of their keys.
 
+    Returns
+    -------
+    Photographs
+        With the labels "ids", "cams" and "groups" that the pattern tells; of tracklets every row is a group.
+
     Raises
     ------
     ValueError
-        For a pattern that is none, has none of the groups, or does not fit a key; for a tracklet with two identities or
-        cameras.
+        For a pattern that is none, has none of the groups, or does not fit a key.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pose2id.programs.extraction import from_files
+    >>> paths = {name: Path(name) for name in ("0007_c2_1.jpg", "0007_c1_1.jpg", "0009_c1_1.jpg")}
+    >>> rows = from_files(paths, r"(?P<id>\d+)_c(?P<cam>\d)")
+    >>> rows.keys[0], rows.labels["ids"].tolist(), rows.labels["cams"].tolist()
+    ('0007_c1_1.jpg', [7, 7, 9], [1, 2, 1])
     """
     check_flag(tracklets, "tracklets")
     keys = sorted(paths)
@@ -92,10 +105,34 @@ def from_files(paths: Mapping[str, Path], names: str | None = None, *, tracklets
 def from_set(images: ImageSet, root: Path, *, tracklets: bool = False) -> Photographs:
     """A part of a data set, in the order of the paths below `root`; its tracklets as rows.
 
+    Parameters
+    ----------
+    images : ImageSet
+        Such as ``data.query`` of what `read_dataset` gives.
+    root : path
+        ``data.root``.
+    tracklets : bool
+        True for sets of tracklets, and for no others.
+
+    Returns
+    -------
+    Photographs
+        With the labels "ids" and "cams"; of tracklets every row is a group.
+
     Raises
     ------
     ValueError
         For tracklets where `tracklets` is False, or the other way round.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from pose2id.datasets import ImageSet
+    >>> from pose2id.programs.extraction import from_set
+    >>> images = ImageSet((Path("set/query/b.jpg"), Path("set/query/a.jpg")), [7, 9], [1, 2])
+    >>> rows = from_set(images, Path("set"))
+    >>> rows.keys, rows.labels["ids"].tolist()
+    (('query/a.jpg', 'query/b.jpg'), [9, 7])
     """
     if (images.frames is not None) != check_flag(tracklets, "tracklets"):
         held, remedy = ("tracklets", "take") if images.frames is not None else ("single pictures", "do not take")
