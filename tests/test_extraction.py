@@ -258,6 +258,26 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "c.npz.unfinished").exists()
 
 
+def test_damaged_blocks_and_foreign_folders(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(extraction, "ROWS", 2)
+    rows = from_files(by_key(folder))
+    whole = extract(rows, tmp_path / "whole.npz", COLOURS, batch_size=2).path.read_bytes()
+    encoder, _ = stopping(3)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "a.npz", encoder, batch_size=2)
+    first, second, _ = sorted((tmp_path / "a.npz.unfinished").glob("0*.npz"))
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_bytes(second.read_bytes().replace(b"notes", b"nodes"))
+    assert extract(rows, tmp_path / "a.npz", COLOURS, batch_size=2).path.read_bytes() == whole
+    assert sum("is damaged" in line for line in caplog.messages) == 2
+    (tmp_path / "b.npz.unfinished").mkdir()
+    (tmp_path / "b.npz.unfinished" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="in the way, and not of `extract`"):
+        extract(rows, tmp_path / "b.npz", COLOURS, overwrite=True)
+    (tmp_path / "b.npz.unfinished" / "mine.txt").unlink()  # empty: a run was killed before it wrote what it was asked
+    assert extract(rows, tmp_path / "b.npz", COLOURS, batch_size=2).path.read_bytes() == whole
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills forked processes")
 @pytest.mark.parametrize("moment", [1, 2, 4, 5, 8, 9, 10])
 def test_killed_runs(folder, tmp_path, monkeypatch, moment):

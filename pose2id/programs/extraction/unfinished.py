@@ -7,17 +7,23 @@ is a file, whole or not at all. So what is written in the end does not depend on
 from __future__ import annotations
 
 import json
+import logging
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from pose2id.atomic import clear_leftovers, remove_folder, write_file
 from pose2id.documents import parse_json, read_json
+from pose2id.errors import one_line
 
 REQUEST = "request.json"
+
+log = logging.getLogger(__name__)
 
 
 class Block(NamedTuple):
@@ -40,10 +46,12 @@ class Unfinished:
         """Go on with what is there, or begin; ValueError where it is of another request, unless `restart`."""
         path = self.folder / REQUEST
         if self.folder.exists():
+            clear_leftovers(self.folder)
             old = read_json(path) if path.is_file() else None
             if old == self.request:
-                clear_leftovers(self.folder)
                 return
+            if old is None and any(self.folder.iterdir()):
+                raise ValueError(f"{self.folder} is in the way, and not of `extract`; move it, or name another output")
             if old is not None and not restart:
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({_tell_difference(old, self.request)}); run it with "
@@ -59,12 +67,16 @@ class Unfinished:
         path = self._path(number)
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as held:
-            notes = parse_json(str(held["notes"]).encode())
-            if notes["stamps"] != _as_read(stamps):
-                return None
-            generated = held["generated"] if "generated" in held.files else None
-            return Block(held["rows"], held["features"], generated, notes["skipped"])
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
+                notes = parse_json(str(held["notes"]).encode())
+                if notes["stamps"] != _as_read(stamps):
+                    return None
+                generated = held["generated"] if "generated" in held.files else None
+                return Block(held["rows"], held["features"], generated, notes["skipped"])
+        except (OSError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+            log.warning("%s is damaged (%s) and made anew", path, one_line(error))
+            return None
 
     def write(self, number: int, block: Block, stamps: Sequence[Any]) -> None:
         """Keep a finished block."""
