@@ -15,7 +15,7 @@ from pose2id.distances import Frame, pair_distances, squared_norms
 from pose2id.neighbors import check_engine, find_neighbors
 from pose2id.reciprocal import SharedWeights, encode_neighbors
 from pose2id.threads import fit_threads
-from pose2id.validation import check_count, check_flag
+from pose2id.validation import check_count, check_flag, check_number
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
@@ -25,7 +25,13 @@ logger = logging.getLogger("pose2id")
 
 @fit_threads
 def jaccard_distances(
-    features: Array, k1: int = 30, k2: int = 6, *, engine: str = "auto", progress: bool = False
+    features: Array,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    max_distance: float = 0.8,
+    engine: str = "auto",
+    progress: bool = False,
 ) -> sparse.csr_matrix:
     """Jaccard distances of k-reciprocal neighbours within one set, as a sparse matrix for scikit-learn's `DBSCAN`.
 
@@ -40,6 +46,9 @@ def jaccard_distances(
         Length of the lists of neighbours, the row itself included, at least 1.
     k2 : int
         Rows averaged in local query expansion, the row itself included, at least 1 (no expansion); at most k1 count.
+    max_distance : float
+        Larger distances are not stored, from 0 to 1: at least the `eps` of `DBSCAN`. 1 stores all pairs that share a
+        neighbour, in sets without structure half of all pairs.
     engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
         Who searches neighbours; see `knn_graph`. The first three give the same answer, the others are approximate.
     progress : bool
@@ -48,14 +57,14 @@ def jaccard_distances(
     Returns
     -------
     scipy.sparse.csr_matrix, (N, N)
-        Distances from 0 to below 1, float64 for float64 features, else float32. **What is not stored is 1**: pairs that
-        share no neighbour. Zeros, such as on the diagonal, are stored. Each row is sorted by distance, ties by index,
-        as scikit-learn wants neighbours; `sort_indices()` puts columns in order.
+        Distances, float64 for float64 features, else float32. **What is not stored is larger than `max_distance`**, or
+        1: pairs that share no neighbour. Zeros, such as on the diagonal, are stored. Each row is sorted by distance,
+        ties by index, as scikit-learn wants neighbours; `sort_indices()` puts columns in order.
 
     Raises
     ------
     TypeError, ValueError
-        For anything but finite floating-point features (N, D) and integers k1 and k2 of at least 1.
+        For anything but finite floating-point features (N, D) and numbers in range.
     MissingExtraError
         When the engine is not installed.
 
@@ -81,6 +90,7 @@ def jaccard_distances(
     [[(0, 0.0), (1, 0.01)], [(1, 0.0), (0, 0.01)], [(2, 0.0)]]
     """
     k1, k2 = check_count(k1, "k1", 1), check_count(k2, "k2", 1)
+    most = check_number(max_distance, "max_distance", 0, 1)
     check_engine(engine)
     check_flag(progress, "progress")
     rows, _ = take_features(features)
@@ -91,7 +101,7 @@ def jaccard_distances(
     if not n:
         return sparse.csr_matrix(torch.empty(0, 0, dtype=dtype).numpy())
     encoded = _encode(rows.to(dtype), k1, k2, engine, progress=progress)
-    return _compare(encoded, rows.device, progress=progress)
+    return _compare(encoded, most, rows.device, progress=progress)
 
 
 def _encode(rows: torch.Tensor, k1: int, k2: int, engine: str, *, progress: bool) -> sparse.csr_matrix:
@@ -110,8 +120,8 @@ def _encode(rows: torch.Tensor, k1: int, k2: int, engine: str, *, progress: bool
     return encoded
 
 
-def _compare(encoded: sparse.csr_matrix, device: torch.device, *, progress: bool) -> sparse.csr_matrix:
-    """J of all pairs where it is below 1, each row sorted by it."""
+def _compare(encoded: sparse.csr_matrix, most: float, device: torch.device, *, progress: bool) -> sparse.csr_matrix:
+    """J of all pairs where it is below 1 and at most `most`, each row sorted by it."""
     n = encoded.shape[0]
     weights = SharedWeights(encoded, encoded, device)
     counts, indices, values = [], [], []
@@ -121,7 +131,8 @@ def _compare(encoded: sparse.csr_matrix, device: torch.device, *, progress: bool
             row, column = at // n, at % n
             found = (1 - shared / (2 - shared)).clamp_(min=0)
             found[row + block.start == column] = 0  # shared are 1 to rounding
-            part, ids, distances = (each[found < 1].cpu().numpy() for each in (row, column, found))
+            kept = (found < 1) & (found <= most)
+            part, ids, distances = (each[kept].cpu().numpy() for each in (row, column, found))
             order = np.lexsort((distances, part))  # stable: ties stay in the order of columns
             counts.append(np.bincount(part, minlength=block.stop - block.start))
             indices.append(ids[order].astype(np.int32))

@@ -142,6 +142,7 @@ TAKES_REALS = {
     ("centralize", "eta"): lambda value: centralize(X, X, value),
     ("centralize", "alpha"): lambda value: centralize(X, alpha=value),
     ("rerank", "lambda_value"): lambda value: rerank(Q, G, lambda_value=value),
+    ("jaccard_distances", "max_distance"): lambda value: jaccard_distances(X, max_distance=value),
 }
 
 ENGINES = {

@@ -1,5 +1,7 @@
 """jaccard_distances: the sparse matrix against the dense formula, and what DBSCAN makes of both."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from support.arrays import ArrayKind, as_float64
 from pose2id import jaccard, jaccard_distances, knn_graph, reciprocal
 
 F32 = ArrayKind("numpy", "float32")
+everything = functools.partial(jaccard_distances, max_distance=1)
 
 
 def unit(x):
@@ -46,42 +49,53 @@ def check(matrix, expected, atol):
 )
 def test_equals_reference(engine, k1, k2):
     x = people()
-    check(jaccard_distances(x, k1, k2, engine=engine), reference(x, k1=k1, k2=k2, single=False), 1e-12)
+    check(everything(x, k1, k2, engine=engine), reference(x, k1=k1, k2=k2, single=False), 1e-12)
 
 
 def test_defaults():
-    x = people(90)
-    np.testing.assert_allclose(dense(jaccard_distances(x)), reference(x, k1=30, k2=6, single=False), atol=1e-12)
+    x = people(90, spread=0.6)
+    whole = reference(x, k1=30, k2=6, single=False)
+    assert ((whole > 0.8) & (whole < 1)).any()
+    np.testing.assert_allclose(dense(jaccard_distances(x)), np.where(whole <= 0.8, whole, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [0, 0.3, 1])
+def test_larger_distances_are_not_stored(most):
+    x = people(spread=0.6).astype(np.float32)
+    whole = dense(everything(x, 12, 4))
+    matrix = jaccard_distances(x, 12, 4, max_distance=most)
+    np.testing.assert_array_equal(dense(matrix), np.where(whole <= most, whole, 1))
+    assert matrix.nnz == ((whole <= most) & (whole < 1)).sum() >= 60
 
 
 def test_every_kind(array_kind, engine):
     x = array_kind.rounded(people(seed=1))
-    matrix = jaccard_distances(array_kind.make(x), k1=8, k2=3, engine=engine)
+    matrix = everything(array_kind.make(x), k1=8, k2=3, engine=engine)
     assert (matrix.format, matrix.dtype) == ("csr", array_kind.distance_dtype)
     check(matrix, reference(x, k1=8, k2=3, single=array_kind.single), 2e-6)
 
 
 def test_devices(device):
     x = torch.tensor(people(), dtype=torch.float32, device=device)
-    check(jaccard_distances(x, k1=8, k2=3), reference(as_float64(x), k1=8, k2=3), 2e-6)
+    check(everything(x, k1=8, k2=3), reference(as_float64(x), k1=8, k2=3), 2e-6)
 
 
 @given(n=st.integers(1, 25), k1=st.integers(1, 30), k2=st.integers(1, 10), seed=st.integers(0, 10**6))
 def test_any_k_and_size(n, k1, k2, seed):
     x = people(n, 3, seed=seed)
-    check(jaccard_distances(x, k1, k2), reference(x, k1=k1, k2=k2, single=False), 1e-12)
+    check(everything(x, k1, k2), reference(x, k1=k1, k2=k2, single=False), 1e-12)
 
 
 def test_no_rows():
     for dtype in (np.float32, np.float64):
-        matrix = jaccard_distances(np.empty((0, 4), dtype))
+        matrix = everything(np.empty((0, 4), dtype))
         assert (matrix.shape, matrix.nnz, matrix.dtype) == ((0, 0), 0, dtype)
 
 
 def test_a_list_of_k1_holds_the_row_itself():
     """Three in a row: with lists of two the middle one and its nearer neighbour are alike, the third is alone."""
     x = np.array([[0.0], [1.0], [2.1]])
-    two, three = (dense(jaccard_distances(x, k1=k1, k2=1)) for k1 in (2, 3))
+    two, three = (dense(everything(x, k1=k1, k2=1)) for k1 in (2, 3))
     assert (two[0, 1] < 1, two[1, 2], two[0, 2]) == (True, 1, 1)
     assert (three < 1).all()
 
@@ -91,14 +105,14 @@ def test_distances_are_not_divided_by_the_largest():
     share = np.array([1, np.exp(-1.0)]) / (1 + np.exp(-1.0))
     shared = 2 * share[1]
     for far in (10.0, 1000.0):
-        matrix = dense(jaccard_distances(np.array([[0.0], [1.0], [far], [far + 1]]), k1=2, k2=1))
+        matrix = dense(everything(np.array([[0.0], [1.0], [far], [far + 1]]), k1=2, k2=1))
         assert matrix[0, 1] == pytest.approx(1 - shared / (2 - shared))
 
 
 def test_zeros_are_stored():
     """Of duplicates and of the row itself: what is not stored would not be a neighbour."""
     x = np.repeat(people(20, seed=3), 3, axis=0).astype(np.float32)
-    matrix = jaccard_distances(x, k1=3, k2=1)
+    matrix = everything(x, k1=3, k2=1)
     check(matrix, reference(x.astype(float), k1=3, k2=1), 1e-6)
     np.testing.assert_array_equal(np.diff(matrix.indptr), 3)
     assert (matrix.data < 1e-6).all()
@@ -109,12 +123,12 @@ def test_zeros_are_stored():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_is_symmetric_and_the_same_in_any_pieces(monkeypatch, dtype):
     x = people(150, seed=4).astype(dtype)
-    whole = jaccard_distances(x, k1=12, k2=4)
+    whole = everything(x, k1=12, k2=4)
     assert (dense(whole) == dense(whole).T).all()
     monkeypatch.setattr(reciprocal, "QUERY_TILE", 1)
     monkeypatch.setattr(reciprocal, "MEETINGS", 7)
     monkeypatch.setattr(reciprocal, "PRODUCT", 100)
-    again = jaccard_distances(x, k1=12, k2=4)
+    again = everything(x, k1=12, k2=4)
     for one, other in zip(
         (whole.data, whole.indices, whole.indptr), (again.data, again.indices, again.indptr), strict=True
     ):
@@ -123,7 +137,7 @@ def test_is_symmetric_and_the_same_in_any_pieces(monkeypatch, dtype):
 
 @pytest.mark.parametrize(("length", "warned"), [(0.4, True), (0.6, False), (1.0, False), (1.9, False), (14.0, True)])
 def test_the_log_warns_of_other_lengths(caplog, length, warned):
-    jaccard_distances(length * people())
+    everything(length * people())
     assert [record.message for record in caplog.records] == [
         f"features are {length:.3g} long; clustering wants rows of length 1, so normalise them first"
     ] * warned
@@ -133,7 +147,7 @@ def test_the_log_warns_of_other_lengths(caplog, length, warned):
 def test_lengths_far_from_one(engine, scale):
     """All weights are alike, or that of the row itself is all there is."""
     x = F32.rounded(scale * people(seed=5))
-    matrix = jaccard_distances(F32.make(x), k1=8, k2=3, engine=engine)
+    matrix = everything(F32.make(x), k1=8, k2=3, engine=engine)
     np.testing.assert_allclose(dense(matrix), reference(x, k1=8, k2=3), atol=2e-6, rtol=0)
 
 
@@ -151,14 +165,14 @@ def test_neighbours_that_were_not_found(monkeypatch):
     x = people(seed=6)
     monkeypatch.setattr(jaccard, "find_neighbors", find)
     halves = reference(x, k1=5, k2=3, single=False), reference(x, k1=6, k2=3, single=False)
-    found = dense(jaccard_distances(x, k1=5, k2=3))
+    found = dense(everything(x, k1=5, k2=3))
     np.testing.assert_allclose(found, halves[0], atol=1e-12)
-    assert np.isfinite(dense(jaccard_distances(x, k1=9, k2=7))).all()
+    assert np.isfinite(dense(everything(x, k1=9, k2=7))).all()
 
 
 def test_progress_changes_nothing(capsys):
     x = people()
-    plain, shown = jaccard_distances(x), jaccard_distances(x, progress=True)
+    plain, shown = everything(x), everything(x, progress=True)
     assert "Jaccard distances" in capsys.readouterr().err
     np.testing.assert_array_equal(plain.data, shown.data)
 
@@ -191,7 +205,7 @@ def test_nothing_of_the_size_of_all_pairs(monkeypatch):
     monkeypatch.setattr(jaccard, "find_neighbors", search)
     monkeypatch.setattr(reciprocal, "QUERY_TILE", 64)
     with Watch():
-        matrix = jaccard_distances(x, k1=10, k2=4)
+        matrix = everything(x, k1=10, k2=4)
     assert matrix.nnz < 100 * n
     assert 0 < largest < n * n  # bytes: a quarter of the pairs in float32
 
