@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -226,6 +227,15 @@ class Encoder(torch.nn.Module):
         return pixels
 
 
+@pytest.fixture(scope="module")
+def cleaned(tmp_path_factory):
+    """Records, and the folder of their cleaning."""
+    records = read_records(WorldData([0, 10], cams=2, per_cam=3, occluded_targets=True), Settings(height=32, width=16))
+    folder = tmp_path_factory.mktemp("cleaned")
+    clean_records(Encoder(), records, 0.1, folder)
+    return records, folder
+
+
 def test_cleaning_is_done_once(tmp_path):
     settings = Settings(height=32, width=16)
     records = read_records(WorldData([0, 10], cams=2, per_cam=3, occluded_targets=True), settings)
@@ -268,9 +278,9 @@ def test_cleaning_is_done_once(tmp_path):
         ('{"quantile": 1e400}', "1e400"),
     ],
 )
-def test_a_damaged_cleaning_is_named(tmp_path, change, words):
-    records = read_records(WorldData([0, 10], cams=2, per_cam=3, occluded_targets=True), Settings(height=32, width=16))
-    clean_records(Encoder(), records, 0.1, tmp_path)
+def test_a_damaged_cleaning_is_named(cleaned, tmp_path, change, words):
+    records = cleaned[0]
+    shutil.copytree(cleaned[1], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "cleaning.json"
     if isinstance(change, str):
         path.write_text(change)
