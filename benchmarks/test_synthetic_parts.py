@@ -12,7 +12,7 @@ oracle: the world itself draws the person in the eight poses, the same for all p
 could know. Or they come from the tiny generator, which sees one picture and draws two poses. Its joints are those of
 the pose it was asked for, its masks those of another person in that pose.
 
-By default one set of people, by the strong encoder. `--full`: three sets, both encoders, and the tiny generator; six
+By default one set of people, by the strong encoder. `--full`: three sets, both encoders, and the tiny generator; seven
 minutes of one core.
 """
 
@@ -251,15 +251,16 @@ def results(full):
 
 
 def test_what_the_documentation_says_of_hidden_people(results):
-    for found, _ in results:
-        base = [found["strong", "occluded", name, "base"] for name in POOLINGS]
-        assert base[0] + LEAD < min(base[1:])  # parts are better than the whole
-        assert max(base[:-1]) + LEAD < base[-1]  # and masks the best
-        flat, parts = (
-            found["strong", "occluded", "6 stripes, visibility from masks", setting]
-            for setting in ("flattened", "part by part")
-        )
-        assert flat + LEAD < parts
+    """Means over seeds."""
+
+    def mean(name, setting):
+        return np.mean([found["strong", "occluded", name, setting] for found, _ in results])
+
+    whole, *others, masks = (mean(name, "base") for name in POOLINGS)
+    assert whole + LEAD < min(others)  # parts are better than the whole
+    assert max(others) + LEAD < masks
+    stripes = "6 stripes, visibility from masks"
+    assert mean(stripes, "flattened") + LEAD < mean(stripes, "part by part") < mean(stripes, "gallery filled")
 
 
 def test_report(results, report):
