@@ -2,7 +2,11 @@
 
 import os
 import re
+import shlex
 import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -461,3 +465,34 @@ def test_rows_of_one_group_are_no_neighbours(tmp_path):
     assert not np.allclose(pulled.features[:2], unit[:2])
     np.testing.assert_array_equal(kept.features[2:], pulled.features[2:])
     assert kept.groups.tolist() == [0, 0, 1, 2]
+
+
+PAGE = Path(__file__).parents[1].joinpath("docs", "photographs.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_for_a_tracker(tmp_path, monkeypatch, capsys):
+    """With a stand-in that gives boxes back as boxmot's trackers do: corners, tracklet, confidence, class, index."""
+
+    class ByteTrack:
+        def update(self, boxes, picture):
+            assert picture.shape == (16, 20, 3)
+            return np.array([[*box[:4], at, *box[4:], at] for at, box in enumerate(boxes)])
+
+    monkeypatch.setitem(sys.modules, "boxmot", SimpleNamespace(ByteTrack=ByteTrack))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tracked_model.py").write_text(
+        "import numpy as np\ndef encode(pictures):\n"
+        "    return np.stack([np.asarray(x, np.float32).mean((0, 1)) for x in pictures])\n"
+    )
+    code = next(block for block in re.findall(r"^```py\n(.*?)^```$", PAGE, re.M | re.S) if "boxmot" in block)
+    boxes = np.array([[-2, 1, 6.4, 15, 0.9, 0], [10.2, 0, 20, 16, 0.8, 0]])
+    video = [(np.full((16, 20, 3), 10 * frame, np.uint8), boxes) for frame in range(3)]
+    exec(compile(code, "recipe", "exec"), {"video": video})
+    commands = list(re.findall(r"^pose2id (extract crops .*)$", PAGE, re.M))
+    for command in commands:
+        assert main(shlex.split(command.replace("my_model", "my_tracked_model"))) == 0
+    tracklets, boxes = read_features("tracklets.npz"), read_features("boxes.npz")
+    np.testing.assert_array_equal(tracklets.features, np.full((2, 3), 10))
+    assert tracklets.paths.tolist() == ["0000/000000.png", "0001/000000.png"]
+    assert boxes.groups.tolist() == [0, 1, 2, 0, 1, 2]
+    assert capsys.readouterr().out.count("and groups, paths") == 2
