@@ -89,6 +89,10 @@ def cached_blocks(rows: torch.Tensor) -> Iterator[slice]:
     return cut(len(rows), cached_rows(rows))
 
 
+PARTS_GO_TO = (
+    "part features (N, P, D) are for pose2id.parts: centralize_parts, evaluate_parts, rerank_parts, part_neighbors, "
+    "part_density"
+)
 FLOATS = "float16, bfloat16, float32 or float64 values"
 _NUMBERS = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
 _NUMBERS |= {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16, torch.int32}
@@ -131,7 +135,10 @@ def take_floats(array: Any, name: str = "features", shape: str = "(N, D)") -> tu
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"{name} must hold {FLOATS}, received dtype {kind.dtype}; convert to float32 first")
     if tensor.ndim != shape.count(",") + 1:
-        raise ValueError(f"{name} must have shape {shape}, received {tuple(tensor.shape)}")
+        words = f"{name} must have shape {shape}, received {tuple(tensor.shape)}"
+        if shape.count(",") == 1 and tensor.ndim == 3 and min(tensor.shape) > 1:  # flattening them would do harm
+            words += f"; {PARTS_GO_TO}"
+        raise ValueError(words)
     if tensor.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one column (D >= 1), received shape {tuple(tensor.shape)}")
     return tensor, kind

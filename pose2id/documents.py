@@ -1,22 +1,27 @@
-"""JSON and TOML, read with every check, by all of this package: what cannot be is a ValueError that names the file."""
+"""JSON, TOML and lines of text, read with every check, by all of this package; a ValueError names the file."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
+import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pose2id.errors import one_line
 
-__all__ = ["parse_json", "read_json", "read_toml"]
+__all__ = ["BLANKS", "parse_json", "read_json", "read_lines", "read_text", "read_toml"]
 
 _DEEPEST = 100
 """Levels of lists and objects; what walks through the content afterwards, `copy.deepcopy` say, bears these."""
+BLANKS = " \t"
+"""What may stand around the text of a line."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
 
 
@@ -67,6 +72,40 @@ def _read(path: str | os.PathLike[str], form: str, parse: Callable[[bytes], Any]
         return parse(content)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as {form}: {error}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """What a text file holds, with line ends as Python has them; UTF-8, with or without a byte order mark.
+
+    ValueError for a file that is none, another encoding, and control characters other than tabs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} must be a text file, it is {'a folder' if path.is_dir() else 'none'}")
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} must be a text file in UTF-8, it is in UTF-16; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file in UTF-8: {error}") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if control := _CONTROL.search(text):
+        line = text.count("\n", 0, control.start()) + 1
+        raise ValueError(
+            f"{path} must be a text file, found the control character {control[0]!r} in line {line}; UTF-16 has "
+            "them too: save it as UTF-8"
+        )
+    return text
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, str]]:
+    """The lines of a text file that are not empty: how many so far, the number of the line, its text."""
+    number = 0
+    for line, words in enumerate(read_text(path).split("\n"), start=1):
+        if stripped := words.strip(BLANKS):
+            number += 1
+            yield number, line, stripped
 
 
 def parse_json(content: bytes, *, finite: bool = True) -> Any:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["MissingExtraError", "escape", "explain_write", "is_out_of_memory", "one_line", "require"]
+__all__ = [
+    "MissingExtraError",
+    "escape",
+    "explain_write",
+    "is_out_of_memory",
+    "nearest",
+    "one_line",
+    "require",
+    "suggest",
+]
 
 
 class MissingExtraError(ImportError):
@@ -163,3 +174,31 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     'KeyboardInterrupt'
     """
     return escape(" ".join(str(error).split())[:limit])[:limit] or type(error).__name__
+
+
+def nearest(word: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Which of the names was probably meant by a word that is none of them, or None.
+
+    Examples
+    --------
+    >>> from pose2id.errors import nearest
+    >>> nearest("Market", ["market1501", "mars"]), nearest("hnsw", ["faiss", "faiss-hnsw"]), nearest("x", ["mars"])
+    ('market1501', 'faiss-hnsw', None)
+    """
+    folded = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=likeness)
+    close += [name for name in folded if len(word) > 2 and word.casefold() in name][:1]
+    return folded[close[0]] if close else None
+
+
+def suggest(word: object, names: Iterable[str]) -> str:
+    """What an error on an unknown name ends with: the nearest one, or nothing.
+
+    Examples
+    --------
+    >>> from pose2id.errors import suggest
+    >>> suggest("exat", ["auto", "exact"]), suggest("magic", ["auto", "exact"])
+    ("; did you mean 'exact'?", '')
+    """
+    name = nearest(word, names) if isinstance(word, str) else None
+    return f"; did you mean {name!r}?" if name else ""

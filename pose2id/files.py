@@ -5,7 +5,12 @@
 | `.npz`         | `features` or `parts`, and what else `NAMES` has                 | the same names, or the result |
 | `.npy`         | the features alone                                               | the result alone              |
 | `.safetensors` | as `.npz`, or a single tensor of any name; extra `ipg`           | as `.npz`                     |
-| `.pt`          | one plain tensor, the features alone                             | the result alone              |
+| `.pt`, `.pth`  | as `.safetensors`: a dictionary of plain tensors, or one tensor  | the result alone, as `.pt`    |
+| `.mat`         | as `.npz`; MATLAB's versions 5 to 7                              | never                         |
+
+A file may hold both sides, queries and gallery: its names begin with `query_` and `gallery_` then. `f`, `label` and
+`cam` after that stand for `features`, `ids` and `cams`, as programs write them that descend from
+Person_reID_baseline_pytorch.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,10 +29,13 @@ import numpy as np
 import torch
 
 from pose2id.atomic import clear_leftovers, write_file
-from pose2id.errors import MissingExtraError, one_line, require
-from pose2id.validation import is_tensor, take_labels, take_tensor
+from pose2id.errors import MissingExtraError, nearest, one_line, require
+from pose2id.labels import take_stored_labels
+from pose2id.matlab import Other, read_variables
+from pose2id.validation import check_choice, is_tensor, take_tensor
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
+"""Of files that are written; read are `.pth` and `.mat` files too."""
 PART_NAMES = ("parts", "visibility", "generated_parts", "generated_visibility")
 LABELS = ("ids", "cams", "groups", "paths")
 """One of each row, integers or strings; they go with the rows into what is written."""
@@ -39,6 +47,14 @@ _OWNERS = {
     "generated_visibility": "generated_parts",
 }
 """What says nothing without another array."""
+SIDES = ("query", "gallery")
+"""What the names of a file that holds both begin with."""
+_SHORT = {"f": "features", "label": "ids", "cam": "cams"}
+"""What else they are called after that."""
+_LARGEST_MATLAB = 2**33
+"""Bytes of a `.mat` file, and of what is packed in one: MSMT17's gallery is 1.3 GB in float64."""
+_TOLD = 10
+"""How many names an error lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +83,8 @@ class FeatureFile:
         Parts of generated images.
     generated_visibility : (N, M, P) bools or floats, optional
         How well each of these is seen.
+    others : tuple of str
+        Names of arrays that the file holds and that none of these is.
     """
 
     path: Path
@@ -80,10 +98,15 @@ class FeatureFile:
     visibility: Any = None
     generated_parts: Any = None
     generated_visibility: Any = None
+    others: tuple[str, ...] = ()
 
 
 def read_features(
-    path: str | os.PathLike[str], needs: tuple[str, ...] = (), *, names: tuple[str, ...] = NAMES
+    path: str | os.PathLike[str],
+    needs: tuple[str, ...] = (),
+    *,
+    names: tuple[str, ...] = NAMES,
+    side: str | None = None,
 ) -> FeatureFile:
     """Read a feature file.
 
@@ -93,23 +116,27 @@ def read_features(
     Parameters
     ----------
     path : path
-        `.npz`, `.npy`, `.safetensors` or `.pt`; the table at the head of this module says what each holds.
+        `.npz`, `.npy`, `.safetensors`, `.pt`, `.pth` or `.mat`; the table at the head of this module says what each
+        holds.
     needs : tuple of str
         Names that must be there, such as "ids"; one of "features" and "parts" must be anyway.
     names : tuple of str
         What to take from the file beside the features; all else stays unread and unchecked. Without "parts" there
         must be features.
+    side : {"query", "gallery"}, optional
+        Which one to take of a file that holds both, such as `pytorch_result.mat` with `query_f`, `query_label`,
+        `query_cam`, `gallery_f` and so on. Files of one set, without such names, are read as they are.
 
     Returns
     -------
     FeatureFile
-        numpy arrays, or torch tensors for `.safetensors` and `.pt`.
+        numpy arrays, or torch tensors for `.safetensors`, `.pt` and `.pth`.
 
     Raises
     ------
     ValueError
-        For an unknown suffix, a missing name, features or parts of another shape, labels that are none, or a file that
-        is damaged or holds pickled objects.
+        For an unknown suffix, a missing name, features or parts of another shape, labels that are none, a file that
+        holds both sides and no `side`, or one that is damaged or holds pickled objects.
     FileNotFoundError
         When there is no such file.
     MissingExtraError
@@ -126,27 +153,29 @@ def read_features(
     [1, 2]
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} must be a {', '.join(SUFFIXES)} file, received suffix {path.suffix!r}")
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path} must be a {', '.join(_READERS)} file, received suffix {path.suffix!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
+    sides = SIDES if side is None else (check_choice(side, "side", SIDES),)
+    spelled = {one: _spell(one, ("features", *names)) for one in sides}
     try:
-        arrays = _READERS[path.suffix](path, ("features", *names))
+        held = _READERS[path.suffix](path, {"features", *names}.union(*spelled.values()))
     except MissingExtraError:
         raise
     except Exception as error:  # damaged files raise nearly everything: KeyError, TokenError, struct.error, ...
         words = _reason(error)
         if isinstance(error.__cause__, pickle.UnpicklingError):
-            words = "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead"
+            words = (
+                "it holds pickled objects, which are never loaded, or is damaged; save one plain tensor instead, or "
+            )
+            words += "a dictionary of them (numpy arrays by torch.from_numpy)"
         raise ValueError(f"{path} cannot be read as {path.suffix}: {words}") from error
+    arrays = _take_side(path, held, spelled)
     main = "parts" if "parts" in names and "parts" in arrays and "features" not in arrays else "features"
     for name in (main, *needs):
         if name not in arrays:
-            held = ", ".join(sorted(arrays)) or "nothing"
-            remedy = f"store it under that name, as in np.savez(..., {name}=...)"
-            if path.suffix in (".npy", ".pt"):
-                remedy = f"a {path.suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
-            raise ValueError(f"{path} must hold an array {name!r}, it holds: {held}; {remedy}")
+            raise ValueError(f"{path} must hold an array {name!r}, {_tell_missing(path.suffix, name, held)}")
     taken = {name: arrays[name] for name in ("features", *names) if name in arrays}
     if is_tensor(paths := taken.get("paths")) or getattr(paths, "dtype", np.dtype(object)).kind != "U":
         taken.pop("paths", None)
@@ -164,34 +193,54 @@ def read_features(
         if name in taken and owner not in taken:
             allowed = ", ".join(map(repr, PART_NAMES))
             raise ValueError(f"{path} holds {name!r} but no {owner!r}; the arrays of part features are {allowed}")
+    remedy = f"store one integer or string for each row of {main!r}"
     for name in set(LABELS) & taken.keys():
-        taken[name] = _take_labels(taken[name], n, main, f"{path}: {name}")
-    return FeatureFile(path, **taken)
+        taken[name] = take_stored_labels(taken[name], n, f"{path}: {name}", remedy)
+    known = {*NAMES}.union(*(_spell(one, NAMES) for one in SIDES))
+    return FeatureFile(path, **taken, others=tuple(name for name in held if name not in known))
 
 
-def _take_labels(labels: Any, rows: int, main: str, name: str) -> Any:
-    """Labels as (N,) integers or strings in their container; ValueError with the remedy for what is no label."""
-    shape = tuple(labels.shape)
-    if labels.dtype.is_floating_point if is_tensor(labels) else labels.dtype.kind == "f":
-        floats = (torch if is_tensor(labels) else np).finfo(labels.dtype)
-        exact, dtype = min(int(2 / floats.eps), 2**63 - 1), floats.dtype  # up to there they tell labels apart
-        values = np.ravel(labels.double().numpy() if is_tensor(labels) else labels)
-        wrong = np.flatnonzero(~((values == np.floor(values)) & (np.abs(values) <= exact)))
-        if len(wrong):
-            value, row = values[wrong[0]], wrong[0]
-            why = f"; {dtype} cannot hold all whole numbers beyond {exact}" if exact < abs(value) < np.inf else ""
-            raise ValueError(
-                f"{name} must be integers or strings, received {value} in row {row}{why}; "
-                "store them as int64 or as strings"
-            )
-        labels = labels.long() if is_tensor(labels) else labels.astype(np.int64)
-    if shape in ((1, rows), (rows, 1)):
-        labels = labels.reshape(-1)
-    try:
-        take_labels(labels, rows, name)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{error}; store one integer or string for each row of {main!r}") from error
-    return labels
+def _spell(side: str, names: Iterable[str]) -> dict[str, str]:
+    """What the arrays of one side are called in a file that holds both, each with our name for it."""
+    wanted = set(names)
+    words = {name: name for name in NAMES} | _SHORT
+    return {f"{side}_{word}": name for word, name in words.items() if name in wanted}
+
+
+def _take_side(path: Path, held: Mapping[str, Any], spelled: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """The arrays by our names: those of one of the sides, unless the file is of one set."""
+    if not {"features", "parts"}.isdisjoint(held):
+        return dict(held)
+    there = {side: names for side, names in spelled.items() if not names.keys().isdisjoint(held)}
+    other = [side for side in SIDES if side not in spelled and not _spell(side, NAMES).keys().isdisjoint(held)]
+    if other and not there:
+        raise ValueError(
+            f"{path} holds the {other[0]}, and no {next(iter(spelled))}: {', '.join(sorted(held)[:_TOLD])}"
+        )
+    if len(there) > 1:
+        raise ValueError(f"{path} holds two sets, {' and '.join(SIDES)}; say which to take: --side, or side= in Python")
+    arrays: dict[str, Any] = {}
+    for word, name in next(iter(there.values()), {}).items():
+        if word in held:
+            if name in arrays:
+                raise ValueError(f"{path} holds {name} twice, under several names, one of them {word}; leave one out")
+            arrays[name] = held[word]
+    return arrays or dict(held)
+
+
+def _tell_missing(suffix: str, name: str, held: Collection[str]) -> str:
+    """What a file holds instead of an array, and what to do about it."""
+    names = sorted(held)
+    listed = ", ".join(names[:_TOLD]) or "nothing"
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    near = nearest(name, names, likeness=0.7)
+    meant = f"is {near!r} meant? " if near else ""
+    remedy = f"{meant}store it under that name, as in np.savez(..., {name}=...)"
+    if suffix == ".mat":
+        remedy = f"{meant}store it under that name"
+    if suffix in (".npy", ".pt", ".pth") and names == ["features"]:
+        remedy = f"a {suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
+    return f"it holds: {listed}{more}; {remedy}"
 
 
 def read_tensors(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
@@ -259,7 +308,7 @@ def _reason(error: Exception) -> str:
     return words if type(error) is ValueError else f"{type(error).__name__}: {words}"
 
 
-def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+def _read_npz(path: Path, names: Collection[str]) -> dict[str, Any]:
     with path.open("rb") as stream:
         _check_start(stream, (b"PK\x03\x04", b"PK\x05\x06"), "not a zip archive")
         with np.load(stream, allow_pickle=False) as archive:
@@ -268,11 +317,16 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
             return {name: _take_member(archive, name) if name in names else None for name in archive.files}
 
 
+def _is_path(name: str) -> bool:
+    """Whether it names photographs: nothing depends on them, and many programs keep objects under that name."""
+    return name.rpartition("_")[2] == "paths"
+
+
 def _take_member(archive: Mapping[str, Any], name: str) -> Any:
     try:
         array = _load(lambda: archive[name], f", as {name!r}")
     except ValueError:
-        if name == "paths":  # nothing depends on them, and many programs keep objects under that name
+        if _is_path(name):
             return None
         raise
     if not isinstance(array, np.ndarray):  # numpy gives back the bytes of any other member
@@ -280,7 +334,7 @@ def _take_member(archive: Mapping[str, Any], name: str) -> Any:
     return array
 
 
-def _read_npy(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
+def _read_npy(path: Path, _: Collection[str]) -> dict[str, Any]:
     with path.open("rb") as stream:
         _check_start(stream, (b"\x93NUMPY",), "not a numpy array file")
         return {"features": _load(lambda: np.load(stream, allow_pickle=False))}
@@ -297,18 +351,53 @@ def _load(load: Callable[[], Any], where: str = "") -> Any:
         raise ValueError(words) from error
 
 
-def _read_safetensors(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
-    tensors: dict[str, Any] = read_tensors(path)
-    if len(tensors) == 1 and not {"features", "parts"} & tensors.keys():
-        return {"features": next(iter(tensors.values()))}
-    return tensors
+def _read_safetensors(path: Path, _: Collection[str]) -> dict[str, Any]:
+    return _take_single(read_tensors(path))
 
 
-def _read_pt(path: Path, _: tuple[str, ...]) -> dict[str, Any]:
-    tensor = read_tensors(path)
-    if not is_tensor(tensor):
-        raise ValueError(f"it must hold one plain tensor, it holds a {type(tensor).__name__}")
-    return {"features": tensor}
+def _read_pt(path: Path, names: Collection[str]) -> dict[str, Any]:
+    content = read_tensors(path)
+    if is_tensor(content):
+        return {"features": content}
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"it must hold one plain tensor, it holds a {type(content).__name__}; a dictionary of tensors is read too"
+        )
+    return _take_single({str(name): _take_value(value, name, name in names) for name, value in content.items()})
+
+
+def _take_single(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a file; a single one of any name, unless it tells what it is, is the features."""
+    telling = {"features", "parts"}.union(*(_spell(side, NAMES) for side in SIDES))
+    if len(arrays) == 1 and telling.isdisjoint(arrays) and is_tensor(next(iter(arrays.values()))):
+        return {"features": next(iter(arrays.values()))}
+    return arrays
+
+
+def _take_value(value: Any, name: object, wanted: bool) -> Any:
+    """A tensor of a dictionary, or a list of labels as an array; all else only where nobody depends on it."""
+    if wanted and isinstance(value, list | tuple) and all(isinstance(each, int | str) for each in value):
+        return np.array(value, dtype=str if all(isinstance(each, str) for each in value) else object)
+    if wanted and not is_tensor(value) and not _is_path(str(name)):
+        raise ValueError(f"{name!r} in it is a {type(value).__name__}, it must be a tensor")
+    return value
+
+
+def _read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
+    found = read_variables(path, names, largest=_LARGEST_MATLAB)
+    arrays: dict[str, Any] = {}
+    for name, value in found:
+        if name in names:
+            if name in arrays:
+                raise ValueError(f"it holds {name} twice")
+            if _is_path(name):
+                value = None  # text is not read
+            elif isinstance(value, Other) or value.dtype.hasobject:
+                what = value.what if isinstance(value, Other) else "cells"
+                raise ValueError(f"{name!r} in it is {what}, it must be an array of numbers")
+        # MATLAB stores column by column, and everything here goes by rows; a copy, so that the file's bytes can go.
+        arrays[name] = value if value is None else np.array(value, order="C")
+    return arrays
 
 
 def _check_start(stream: BinaryIO, starts: tuple[bytes, ...], otherwise: str) -> None:
@@ -318,7 +407,14 @@ def _check_start(stream: BinaryIO, starts: tuple[bytes, ...], otherwise: str) ->
     stream.seek(0)
 
 
-_READERS = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors, ".pt": _read_pt}
+_READERS = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".safetensors": _read_safetensors,
+    ".pt": _read_pt,
+    ".pth": _read_pt,
+    ".mat": _read_mat,
+}
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

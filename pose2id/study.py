@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -162,13 +162,15 @@ def run_study(
     encoder: str = "",
     engine: str = "auto",
     progress: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Centralize both sides, re-rank or not, score, ID²: for every setting.
 
     Part features are centralized, re-ranked and scored by the functions of `pose2id.parts`.
 
     Query and gallery are centralized separately, as published: no feature of one ever enters the other. Settings that
-    ask for the same features of a side share them; they are held only as long as one needs them.
+    ask for the same features of a side share them; they are held only as long as one needs them. Settings that come to
+    the same are scored, and re-ranked, once.
 
     Parameters
     ----------
@@ -184,6 +186,8 @@ def run_study(
         Noted in the rows.
     engine, progress
         As for `pose2id.centralize`, in every step.
+    report : callable, optional
+        Is told what begins, such as "length 1: re-ranking".
 
     Returns
     -------
@@ -222,21 +226,29 @@ def run_study(
     options: dict[str, Any] = {"engine": engine, "progress": progress}
     uses = Counter(side for setting in settings for side in _sides(setting)[: len(sets)])
     features: dict[_Side, Any] = {}
+    known: dict[Any, dict[str, Any]] = {}
     rows = []
     for setting in settings:
         sides = _sides(setting)[: len(sets)]
-        for side, data in zip(sides, sets, strict=True):
-            if side not in features:
-                features[side] = _centralize(data, side[1], **options)
-        found = [features[side] for side in sides]
-        if setting.reranked:
-            scores = evaluate(_rerank(found[0], found[1], setting, **options), *of_labels, **rules)
-        else:
-            score = partial(_score_parts, normalize=setting.normalize) if query.has_parts else evaluate_features
-            scores = score(*[*found, None][:2], *of_labels, **rules, metric=metric, progress=progress)
-        id2 = _measure_density(found, [data.ids for data in sets], setting) if density else {}
-        rows.append(Row(setting, scores, error=standard_error(scores, query.ids), encoder=encoder, **id2))
-        del found  # as the distances: not held while the next setting is worked on
+        how = (setting.rerank_k1, setting.rerank_k2, setting.rerank_lambda) if setting.reranked else ()
+        if (*sides, how) not in known:
+            begin = partial(_report, report, setting.name)
+            for side, data in zip(sides, sets, strict=True):
+                if side not in features:
+                    begin(f"the {side[0]} side")
+                    features[side] = _centralize(data, side[1], **options)
+            found = [features[side] for side in sides]
+            if setting.reranked:
+                begin("re-ranking")
+                scores = evaluate(_rerank(found[0], found[1], setting, **options), *of_labels, **rules)
+            else:
+                begin("scoring")
+                score = partial(_score_parts, normalize=setting.normalize) if query.has_parts else evaluate_features
+                scores = score(*[*found, None][:2], *of_labels, **rules, metric=metric, progress=progress)
+            id2 = _measure_density(found, [data.ids for data in sets], setting) if density else {}
+            known[(*sides, how)] = {"scores": scores, "error": standard_error(scores, query.ids), **id2}
+            del found  # as the distances: not held while the next setting is worked on
+        rows.append(Row(setting, encoder=encoder, **known[(*sides, how)]))
         uses.subtract(sides)
         features = {side: array for side, array in features.items() if uses[side]}
     return rows
@@ -323,11 +335,15 @@ def standard_error(scores: Scores, ids: Labels) -> float:
 def _sides(setting: Setting) -> tuple[_Side, _Side]:
     """What is done to the queries, and to the gallery; settings that agree in it share the features."""
     plain = Setting("", normalize=setting.normalize)
-    method = replace(
-        plain, eta=setting.eta, k1=setting.k1, k2=setting.k2, alpha=setting.alpha, other_cameras=setting.other_cameras
-    )
+    k1, k2 = (0, 0) if min(setting.k1, setting.k2) == 0 else (setting.k1, setting.k2)  # either 0 leaves all out
+    method = replace(plain, eta=setting.eta, k1=k1, k2=k2, alpha=setting.alpha, other_cameras=setting.other_cameras)
     query, gallery = replace(method, fill_query=setting.fill_query), replace(method, fill_gallery=setting.fill_gallery)
     return ("query", query if setting.query else plain), ("gallery", gallery if setting.gallery else plain)
+
+
+def _report(report: Callable[[str], None] | None, name: str, step: str) -> None:
+    if report:
+        report(f"{name}: {step}")
 
 
 def _check(setting: Setting, *sets: FeatureSet) -> None:

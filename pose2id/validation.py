@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pose2id.errors import suggest
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,7 +66,8 @@ def check_choice(value: object, name: str, allowed: tuple[str, ...]) -> str:
     """One of the `allowed` names."""
     if not isinstance(value, str) or value not in allowed:
         wrong = ValueError if isinstance(value, str) else TypeError
-        raise wrong(f"{name} must be one of {', '.join(map(repr, allowed))}, received {value!r}")
+        choices = ", ".join(map(repr, allowed))
+        raise wrong(f"{name} must be one of {choices}, received {value!r}{suggest(value, allowed)}")
     return value
 
 

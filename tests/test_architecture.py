@@ -19,8 +19,8 @@ PACKAGE = Path(pose2id.__file__).parent
 # A room is a module or a folder directly under pose2id. Rooms stand in layers and may import lower layers only, of
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
-    {"errors", "arrays", "validation", "atomic", "documents", "tables", "threads"},
-    {"distances", "duplicates", "images", "poses", "files", "hub", "onnx"},
+    {"errors", "arrays", "validation", "atomic", "documents", "matlab", "tables", "threads"},
+    {"distances", "duplicates", "images", "labels", "poses", "files", "hub", "onnx"},
     {"neighbors", "reciprocal"},
     {"centralization", "density", "jaccard", "reranking", "evaluation", "parts", "attributes"},
     {"study", "gallery", "distributed"},
@@ -37,7 +37,7 @@ SAME_LAYER = {
     "validation": {"errors"},
     "poses": {"files", "hub", "images", "onnx"},
     "onnx": {"hub"},
-    "files": {"images"},
+    "files": {"images", "labels"},
     "parts": {"centralization", "density", "evaluation", "reranking"},
     "report": {"programs"},
 }

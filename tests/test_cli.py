@@ -27,6 +27,7 @@ from pose2id.cli import choices, features, main
 from pose2id.cli.arguments import DEMO_FOLDER, build_parser
 from pose2id.cli.doctor import read_extras
 from pose2id.evaluation import METRICS, PROTOCOLS
+from pose2id.files import SIDES
 from pose2id.ipg.folders import LAYOUTS
 from pose2id.neighbors import ENGINES, _exact, choose_engine
 from pose2id.neighbors.engines import Engine
@@ -375,7 +376,8 @@ def test_evaluate_before_and_after(capsys, protocol, metric):
     # The rows differ, so none can stand for another; only the cosine does not care for length.
     assert len({row["mAP"] for row in expected}) == (6 if metric == "euclidean" else 5)
 
-    head, *lines = run(capsys, "evaluate", *arguments).splitlines()
+    head, *lines, legend = run(capsys, "evaluate", *arguments).splitlines()
+    assert legend == "length 1: the rows as given, only each scaled to that length, as centralizing leaves them"
     assert head.split() == ["mAP", "mINP", "R1", "R5", "R10", "queries", "tied", "R1"]
     for line, row in zip(lines, expected, strict=True):
         assert line.startswith(row["name"] + " ")
@@ -584,7 +586,7 @@ def test_folder_instead_of_file(reading, capsys):
 def test_wrong_suffix(reading, capsys):
     Path("x.csv").write_text("1,2\n")
     message = refuse(capsys, *reading("x.csv"))
-    assert message == "x.csv must be a .npz, .npy, .safetensors, .pt file, received suffix '.csv'"
+    assert message == "x.csv must be a .npz, .npy, .safetensors, .pt, .pth, .mat file, received suffix '.csv'"
 
 
 def test_missing_features(reading, capsys):
@@ -844,11 +846,35 @@ def test_an_unknown_choice_is_told_with_those_there_are(capsys, command, option,
     assert all(name in captured.err for name in names)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("centralise x.npz", "centralize"),
+        ("eval --query x", "evaluate"),
+        ("evaluate --query x --gallery x --protocol market", "market1501"),
+        ("evaluate --query x --gallery x --protocol SYSU", "sysu-mm01"),
+        ("evaluate --query x --gallery x --engine exat", "exact"),
+        ("rerank --query x --gallery x -o y --engine hnsw", "faiss-hnsw"),
+        ("generate x -o y --preset publishd", "published"),
+        ("weights downlod", "download"),
+        ("evaluate --query x --gallery x --protocl all", "--protocol"),
+        ("density x --jnk", "--junk"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_asked_for(capsys, arguments, meant):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    captured = capsys.readouterr()
+    assert (stopped.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
+    assert f"; did you mean '{meant}'?; see pose2id" in captured.err
+
+
 def test_choices_are_those_there_are():
     shtab = pytest.importorskip("shtab")
     assert ("auto", *ENGINES) == choices.ENGINES
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert choices.METRICS == METRICS
+    assert choices.SIDES == SIDES
     assert choices.LAYOUTS == LAYOUTS
     assert set(choices.SHELLS) <= set(shtab.SUPPORTED_SHELLS)
     assert all(getattr(torch, name).is_floating_point for name in choices.DTYPES)
@@ -899,8 +925,10 @@ def test_one_word_has_one_meaning():
     assert meanings["--k1"] == {"a neighbour is among the K1 nearest rows of a row"}
     several = {option for option, words in meanings.items() if len(words) > 1}
     # What is drawn from a seed, replaced, or computed in a format is said by each command for itself; pictures have a
-    # width, and so have features; --generate names weights, and in `demo` it is all there is to draw with.
-    assert several <= {"--seed", "--overwrite", "--rerank", "--width", "--generate"}
+    # width, and so have features; people and cameras are counted where they are drawn, and else a file has them;
+    # --generate names weights, and in `demo` it is all there is to draw with.
+    assert several <= {"--seed", "--overwrite", "--rerank", "--width", "--generate", "--ids", "--cams"}
+    assert len(meanings["--ids"]) == len(meanings["--cams"]) == 2
 
 
 def test_every_option_says_what_it_is():
@@ -1093,6 +1121,30 @@ def test_progress_is_for_terminals(capsys, monkeypatch, terminal, options, shown
     captured = capsys.readouterr()
     assert captured.out == "out.npz: 16 x 6, float32\n"
     assert bool(captured.err) == shown
+
+
+@pytest.mark.usefixtures("here")
+def test_long_steps_are_told_where_no_bar_shows_them(capsys, monkeypatch):
+    """A line for each, once: settings that come to the same are worked on once."""
+    command = ["evaluate", *BOTH, "--centralize", "--rerank"]
+    run(capsys, *command)  # short ones are not told
+    monkeypatch.setattr("pose2id.cli.inputs.LONG", 0)
+    names = ("as given", "length 1", "centralized")
+    steps = [f"{name}: {step}" for name in names for step in ("the query side", "the gallery side", "scoring")]
+    steps += [f"{name}, re-ranked: re-ranking" for name in names]
+    for options, expected in (([], steps), (["--k1", "0"], [*steps[:6], *steps[9:11]])):
+        assert main([*command, *options]) == 0
+        captured = capsys.readouterr()
+        assert captured.err.splitlines() == [f"pose2id evaluate: {step}" for step in expected]
+        assert main([*command, *options, "-q"]) == 0
+        assert capsys.readouterr() == (captured.out, "")
+    assert main(["centralize", "query.npz", "-o", "out.npz"]) == 0
+    assert capsys.readouterr().err == "pose2id centralize: centralizing 16 x 6\n"
+    assert main(["rerank", *BOTH, "-o", "out.npy"]) == 0
+    assert capsys.readouterr().err == "pose2id rerank: re-ranking 16 queries and 40 gallery rows\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(command) == 0
+    assert "pose2id evaluate: " not in capsys.readouterr().err
 
 
 # --- demo ---------------------------------------------------------------------------------------------------------

@@ -216,7 +216,8 @@ def test_evaluate_before_and_after(capsys):
     assert len({row["mAP"] for row in expected}) == 6  # so none can stand for another
 
     options = "--protocol all --metric cosine"
-    table = run(capsys, "evaluate", *BOTH, *options.split()).splitlines()[1:]
+    *table, legend = run(capsys, "evaluate", *BOTH, *options.split()).splitlines()[1:]
+    assert legend == "length 1: the parts as given, only each scaled to that length"
     scores = scores_of(*before, protocol="all", metric="cosine")
     assert [line.split() for line in table] == [["length", "1", *map(str, scores.cells())]]
 
@@ -377,6 +378,26 @@ def test_what_does_not_go_with_parts(capsys):
     with pytest.raises(SystemExit):
         main(["centralize", "query.npz", "-o", "out.npz", "--fill", "--whole"])
     assert "--whole: not allowed with argument --fill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", EVERY)
+@pytest.mark.usefixtures("here")
+def test_advice_where_memory_is_short_is_about_parts(capsys, monkeypatch, command):
+    def fail(*_, **__):
+        raise MemoryError("too much")
+
+    for name in ("centralize_parts", "centralize", "rerank_parts", "rerank", "run_study", "part_density", "id_density"):
+        monkeypatch.setattr(f"pose2id.cli.features.{name}", fail)
+    message = refuse(capsys, *EVERY[command])
+    assert message.startswith("out of memory (too much): ")
+    assert "where files hold 'features' too, --whole needs less" in message
+    assert "engine" not in message
+    assert "rerank_top" not in message
+    for name, side in (("query", QUERY), ("gallery", GALLERY)):
+        np.savez(f"{name}.npz", features=WHOLE[name], ids=side["ids"], cams=side["cams"])
+    message = refuse(capsys, *EVERY[command])
+    assert ("another --engine may need less" in message) == (command != "density")
+    assert "--whole" not in message
 
 
 @pytest.mark.usefixtures("here")

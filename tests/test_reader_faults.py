@@ -125,6 +125,11 @@ TREES = {
         ("query", ["0005_c2_f0046985.jpg"]),
         ("bounding_box_test", ["0005_c8_f0000001.jpg", "0006_c1_f0000001.jpg"]),
     ),
+    "cuhk03-np": plant_named(
+        ("detected/bounding_box_train", ["0001_c1_1.png"]),
+        ("detected/query", ["0003_c1_22.png", "0003_c2_1.png"]),
+        ("detected/bounding_box_test", ["0003_c1_21.png", "0007_c2_27.png"]),
+    ),
     "occluded-reid": plant_named(*((part, ["001/001_01.tif", "200/200_1.tif", "200/200_02.tif"]) for part in OCCLUDED)),
     "veri-776": plant_veri,
     "msmt17": plant_msmt17,
@@ -135,6 +140,7 @@ TREES = {
 PARTS = {  # those of which every image must be a row
     "market1501": ("bounding_box_train", "query", "bounding_box_test"),
     "dukemtmc": ("bounding_box_train", "query", "bounding_box_test"),
+    "cuhk03-np": ("detected/bounding_box_train", "detected/query", "detected/bounding_box_test"),
     "occluded-reid": (None, *OCCLUDED),
     "veri-776": ("image_train", "image_query", None),
 }

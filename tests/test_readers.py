@@ -24,6 +24,7 @@ from pose2id.datasets import (
     READERS,
     DataSet,
     ImageSet,
+    read_cuhk03_np,
     read_dataset,
     read_dukemtmc,
     read_market1501,
@@ -81,6 +82,16 @@ def plant_duke(root):
         "bounding_box_train/0001_c2_f0046182.jpg",
         "query/0005_c2_f0046985.jpg",
         "bounding_box_test/0005_c8_f0000001.jpg",
+    )
+
+
+def plant_cuhk03(root, boxes="detected", first=3):
+    return plant(
+        root,
+        f"{boxes}/bounding_box_train/0001_c1_1.png",
+        f"{boxes}/query/{first:04d}_c1_22.png",
+        f"{boxes}/bounding_box_test/{first:04d}_c1_21.png",
+        f"{boxes}/bounding_box_test/{first:04d}_c2_27.png",
     )
 
 
@@ -173,9 +184,11 @@ def plant_synthetic(root):
     return root
 
 
+MARKET = ("bounding_box_train", "query", "bounding_box_test")
 TREES = {
     "market1501": (plant_market, "Market-1501-v15.09.15", ("bounding_box_train", "query", "bounding_box_test")),
     "dukemtmc": (plant_duke, "DukeMTMC-reID", ("bounding_box_train", "query", "bounding_box_test")),
+    "cuhk03-np": (plant_cuhk03, "cuhk03-np", tuple(f"detected/{each}" for each in MARKET)),
     "msmt17": (plant_msmt17, "MSMT17_V1", ("train", "test", "list_query.txt", "list_val.txt")),
     "occluded-reid": (plant_occluded, "Occluded_REID", OCCLUDED),
     "sysu-mm01": (plant_sysu, "SYSU-MM01", ("cam1", "cam6", "exp/train_id.txt", "exp/val_id.txt", "exp/test_id.txt")),
@@ -304,6 +317,16 @@ def test_unknown_names_and_options(tmp_path):
         read_dataset("Market", tmp_path)
     with pytest.raises(TypeError, match=r"dukemtmc has no option 'trial', it has: none"):
         read_dataset("dukemtmc", tmp_path, trial=1)
+    for name, meant in (
+        ("Duke", "dukemtmc"),
+        ("MSMT-17", "msmt17"),
+        ("cuhk03", "cuhk03-np"),
+        ("occluded", "occluded-reid"),
+    ):
+        with pytest.raises(ValueError, match=rf", received '{name}'; did you mean '{meant}'\?$"):
+            read_dataset(name, tmp_path)
+    with pytest.raises(TypeError, match=r"regdb has no option 'trail', it has: trial, direction; did you mean 'trial'"):
+        read_dataset("regdb", tmp_path, trail=1)
     with pytest.raises(TypeError, match=r"regdb has no option 'root2', it has: trial, direction"):
         read_dataset("regdb", tmp_path, root2=1)
     plant_regdb(tmp_path)
@@ -544,6 +567,101 @@ def test_both_versions_of_msmt17(tmp_path):
     plant_msmt17(tmp_path / "MSMT17_V1")
     assert read_msmt17(tmp_path).root.name == "MSMT17_V1"
     assert read_msmt17(tmp_path / "MSMT17_V2").root.name == "MSMT17_V2"
+
+
+def plant_as_market(root, names):
+    return plant(root, *(f"{part}/{name}" for part, name in zip((*MARKET, "bounding_box_test"), names, strict=True)))
+
+
+AS_MARKET = {
+    "short": ("0000_c1_0002.jpg", "0000_c14_0030.jpg", "0000_c15_0003.jpg", "3059_c1_0000.jpg"),
+    "long": ("0000_c1s1_000002_00.jpg", "0000_c14s2_1_0.jpg", "0000_c15s1_000003_01.jpg", "3059_c1s1_000000_00.jpg"),
+    "its own": (
+        "0000_000_01_0303morning_0008_0.jpg",
+        *("0000_004_14_0303afternoon_0007_0.jpg", "0000_005_15_0303noon_0007_2.jpg"),
+        "3059_000_01_0113morning_0001_0.jpg",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", AS_MARKET.values(), ids=AS_MARKET.keys())
+@pytest.mark.parametrize("name", ["msmt17", "market1501"])
+def test_msmt17_in_the_layout_of_market1501(tmp_path, name, names):
+    data = read_dataset(name, plant_as_market(tmp_path, names))
+    assert [each[1:] for each in rows(data.train, tmp_path)] == [(0, 1)]
+    assert [each[1:] for each in rows(data.query, tmp_path)] == [(0, 14)]
+    assert [each[1:] for each in rows(data.gallery, tmp_path)] == [(0, 15), (3059, 1)]
+    assert (data.root, data.protocol) == (tmp_path, "market1501")
+    assert (data.notes, data.name) == (
+        (("In the layout of Market-1501.",), "MSMT17") if name == "msmt17" else ((), "Market-1501")
+    )
+
+
+def test_msmt17_in_the_layout_of_market1501_is_not_whole(tmp_path):
+    plant_as_market(tmp_path / "msmt17", AS_MARKET["short"])
+    assert read_msmt17(tmp_path).root == tmp_path / "msmt17"
+    with pytest.raises(FileNotFoundError, match=r"has no train or mask_train_v2 .* and no list_train.txt"):
+        read_msmt17(tmp_path, validation=False)
+    remove(tmp_path / "msmt17/query")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"MSMT17: \S*/msmt17 has no query; expected train or .*list_val.txt; or bounding_box_train, query, boun",
+    ):
+        read_msmt17(tmp_path)
+    plant_msmt17(tmp_path / "msmt17")
+    assert "visible" in read_msmt17(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("msmt17", ["MSMT17_V1/MSMT17_V1", "MSMT17/MSMT17_V1", "msmt17/MSMT17_V2", "msmt17/MSMT17/MSMT17_V1"]),
+        ("market1501", ["market1501/Market-1501-v15.09.15", "Market-1501-v15.09.15/Market-1501-v15.09.15"]),
+        ("dukemtmc", ["dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID/DukeMTMC-reID"]),
+        ("cuhk03-np", ["cuhk03-np/cuhk03-np", "CUHK03-NP", "cuhk03/CUHK03_NP", "cuhknp"]),
+        ("veri-776", ["VeRi-776/VeRi", "veri"]),
+        ("mars", ["mars/MARS", "Mars"]),
+    ],
+)
+def test_folders_in_folders_of_the_usual_names(tmp_path, name, places):
+    for place in places:
+        root = tmp_path / place.replace("/", "_")
+        TREES[name][0](root / place)
+        data = read_dataset(name, root)
+        assert data.root == root / place
+        assert len(data.query) > 0
+
+
+def test_cuhk03_np(tmp_path):
+    plant_cuhk03(tmp_path)
+    plant_cuhk03(tmp_path, "labeled", first=5)
+    data, other = read_cuhk03_np(tmp_path), read_cuhk03_np(tmp_path, boxes="labeled")
+    assert rows(data.train, tmp_path) == [("detected/bounding_box_train/0001_c1_1.png", 1, 1)]
+    assert rows(data.query, tmp_path) == [("detected/query/0003_c1_22.png", 3, 1)]
+    assert rows(data.gallery, tmp_path) == [
+        ("detected/bounding_box_test/0003_c1_21.png", 3, 1),
+        ("detected/bounding_box_test/0003_c2_27.png", 3, 2),
+    ]
+    assert rows(other.query, tmp_path) == [("labeled/query/0005_c1_22.png", 5, 1)]
+    assert (data.protocol, data.root, data.notes, other.notes) == (
+        *("market1501", tmp_path),
+        *(("Detected boxes.",), ("Labeled boxes.",)),
+    )
+    assert data.unmatched.tolist() == [False]
+    with pytest.raises(ValueError, match="boxes must be one of 'detected', 'labeled', received 'label'; did you mean"):
+        read_dataset("cuhk03-np", tmp_path, boxes="label")
+
+
+@pytest.mark.parametrize("spelled", ["labeled", "Labeled", "labelled"])
+def test_one_of_the_two_folders_of_cuhk03_np(tmp_path, spelled):
+    root = plant_cuhk03(tmp_path, spelled) / spelled
+    for place in (tmp_path, root):
+        data = read_cuhk03_np(place, boxes="labeled")
+        assert rows(data.gallery, root)[1] == ("bounding_box_test/0003_c2_27.png", 3, 2)
+    with pytest.raises(ValueError, match=r"holds the labeled boxes, not the detected ones; pass boxes='labeled'"):
+        read_cuhk03_np(root)
+    with pytest.raises(FileNotFoundError, match=r"CUHK03-NP: .* has no detected/bounding_box_train or Detected/bound"):
+        read_cuhk03_np(tmp_path)
 
 
 def test_lists_from_windows(tmp_path):

@@ -7,6 +7,7 @@ stderr. Bad input ends with one line and exit code 2.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,14 @@ NEEDS_LESS = {
     "ipg-train": "a smaller batch_size in [training] needs less",
 }
 """What to do where a command runs out of memory."""
+_WHOLE = "where files hold 'features' too, --whole needs less"
+NEEDS_LESS_OF_PARTS = {
+    "centralize": _WHOLE,
+    "rerank": f"{_WHOLE}; in Python pose2id.parts.part_neighbors never holds a matrix",
+    "evaluate": f"evaluating without --rerank needs less; {_WHOLE}",
+    "density": _WHOLE,
+}
+"""The same for part features, of which there is one engine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     another signal that asks to end.
     """
     command = name = "pose2id"
+    arguments: argparse.Namespace | None = None
     prepare_streams()
     try:
         with end_on_signals():
@@ -66,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, words = 128 + error.number, f"ended by {error}"
     except Exception as error:
         short = is_out_of_memory(error)
+        advice = NEEDS_LESS_OF_PARTS if getattr(arguments, "of_parts", False) else NEEDS_LESS
         if not short and not isinstance(error, BAD_INPUT):
             raise
         code, words = 2, one_line(error)
-        if short and (name in NEEDS_LESS or str(error)):
-            words = ": ".join([f"out of memory ({words})", *filter(None, [NEEDS_LESS.get(name)])])
+        if short and (name in advice or str(error)):
+            words = ": ".join([f"out of memory ({words})", *filter(None, [advice.get(name)])])
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             code, words = 0, ""
     _give_up_stdout()

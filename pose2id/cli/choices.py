@@ -2,6 +2,7 @@
 
 ENGINES = ("auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw")
 PROTOCOLS = ("market1501", "all", "sysu-mm01", "cuhk03", "vehicleid")
+SIDES = ("query", "gallery")
 METRICS = ("euclidean", "cosine")
 LAYOUTS = ("reference", "pose")
 DTYPES = ("float32", "float16", "bfloat16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pose2id.cli.choices import ENGINES, METRICS, PROTOCOLS
+from pose2id.cli.choices import ENGINES, METRICS, PROTOCOLS, SIDES
 from pose2id.cli.options import SHARE, Option, add_common, count
 from pose2id.validation import check_number
 
@@ -18,6 +18,7 @@ def add_features(commands: Any) -> None:
         metavar="FILE",
         help="feature file; the array 'generated', or of parts 'generated_parts', is used if it has one",
     )
+    _add_labels(centralize)
     _add_output(centralize)
     _add_method(centralize)
     _add_parts(centralize, fill=True)
@@ -35,6 +36,7 @@ def add_features(commands: Any) -> None:
         nargs="+",
         help="feature files with 'ids'; several, such as query and gallery, count as one set",
     )
+    _add_labels(density, several=True)
     _add_parts(density)
     density.add_argument("--junk", action="store_true", help="count the label -1 as one more identity")
     add_common(density, "features:run_density", as_json=True)
@@ -85,12 +87,32 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sides(parser: Any, *, alone: bool = False) -> None:
-    for side in ("query", "gallery"):
+    for side in SIDES:
         parser.add_argument(f"--{side}", metavar="FILE", required=not alone, help=f"feature file of the {side}")
     if alone:
         words = "feature file of one set, instead of the two: each row is a query and never finds itself"
         parser.add_argument("--features", metavar="FILE", help=words)
         parser.one_of = (("query", "gallery"), ("features",))
+        for side in SIDES:
+            for name, what in _LABELS.items():
+                words = f"{what} of the {side}, where its feature file has none: {_LABEL_FILE}"
+                parser.add_argument(f"--{side}-{name}", action=Option, needs=(side,), metavar="FILE", help=words)
+        _add_labels(parser, needs=("features",))
+
+
+_LABELS = {"ids": "identities", "cams": "cameras"}
+_LABEL_FILE = ".npy, .csv or .tsv with a head (id, cam), or text, a label a line"
+
+
+def _add_labels(parser: argparse.ArgumentParser, *, several: bool = False, needs: tuple[str, ...] = ()) -> None:
+    """What is said of one set: files of labels, and which set of a file with two."""
+    for name, what in _LABELS.items():
+        words = f"{what}, where the feature file has none: {_LABEL_FILE}; given once for each feature file"
+        how: dict[str, Any] = {"action": "append"} if several else {"action": Option, "needs": needs}
+        if not (several and name == "cams"):
+            parser.add_argument(f"--{name}", metavar="FILE", help=words, **how)
+    words = "which set to take of files that hold both, such as a .mat with query_f and gallery_f"
+    parser.add_argument("--side", action=Option, needs=needs, choices=SIDES, help=words)
 
 
 def _add_method(

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from pose2id.centralization import centralize
-from pose2id.cli.inputs import check_alike, check_part_options, note_parts, read_input, read_sides
+from pose2id.cli.inputs import (
+    check_alike,
+    check_part_options,
+    note_parts,
+    read_alone,
+    read_input,
+    read_sides,
+    tell_steps,
+)
 from pose2id.cli.printing import say, say_json, tell
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import PROTOCOLS, Scores
@@ -22,6 +30,9 @@ from pose2id.study import FeatureSet, Setting, run_study
 from pose2id.tables import as_dicts, format_text
 from pose2id.validation import JUNK, equal_label, is_tensor, take_labels
 
+_SCALED = "length 1"
+"""The row of features, or parts, that are only scaled."""
+
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
     if arguments.exclude_cams and file.cams is None:
@@ -31,7 +42,7 @@ def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
 def run_centralize(arguments: argparse.Namespace) -> None:
     """`pose2id centralize`."""
     output = check_output(arguments.output, overwrite=arguments.overwrite)
-    given = read_input(arguments, arguments.features)
+    given = read_alone(arguments)
     file = given.file
     check_part_options(arguments, [given])
     _check_cams(arguments, file)
@@ -43,6 +54,7 @@ def run_centralize(arguments: argparse.Namespace) -> None:
         "engine": arguments.engine,
         "progress": arguments.progress,
     }
+    tell_steps(arguments, [given])(f"centralizing {_show_size(given.rows)}")
     if given.has_parts:
         if output.suffix in (".npy", ".pt"):
             raise ValueError(
@@ -60,13 +72,21 @@ def run_centralize(arguments: argparse.Namespace) -> None:
             arrays[name] = labels
     path = write_arrays(arguments.output, arrays, overwrite=arguments.overwrite)
     note_parts(arguments, [given])
-    say(f"{path}: {' x '.join(map(str, result.shape))}, {result.dtype}")
+    say(f"{path}: {_show_size(result)}, {result.dtype}")
 
 
 def run_density(arguments: argparse.Namespace) -> None:
     """`pose2id density`."""
     names = ("ids", "parts", "visibility")
-    inputs = [read_input(arguments, path, needs=("ids",), names=names) for path in arguments.features]
+    count = len(arguments.features)
+    sources = arguments.ids or [None] * count
+    if len(sources) != count:
+        raise ValueError(f"--ids must be given once for each of the {count} feature files, received {len(sources)}")
+    options: dict[str, Any] = {"needs": ("ids",), "names": names, "side": arguments.side}
+    inputs = [
+        read_input(arguments, path, **options, labels={"ids": source})
+        for path, source in zip(arguments.features, sources, strict=True)
+    ]
     check_alike(inputs)
     labels = [take_labels(given.file.ids, len(given.rows), f"{given.file.path}: ids") for given in inputs]
     if len({given.rows.shape[1:] for given in inputs}) > 1 or len({array.dtype.kind for array in labels}) > 1:
@@ -121,10 +141,15 @@ def run_rerank(arguments: argparse.Namespace) -> None:
         "engine": arguments.engine,
         "progress": arguments.progress,
     }
+    tell_steps(arguments, sides)(f"re-ranking {len(sides[0].rows)} queries and {len(sides[1].rows)} gallery rows")
     distances = rerank_parts(*rows, *seen, **options) if of_parts else rerank(*rows, **options)
     path = write_arrays(arguments.output, {"distances": distances}, overwrite=arguments.overwrite)
     note_parts(arguments, sides)
-    say(f"{path}: {' x '.join(map(str, distances.shape))}, {distances.dtype}")
+    say(f"{path}: {_show_size(distances)}, {distances.dtype}")
+
+
+def _show_size(array: Any) -> str:
+    return " x ".join(map(str, array.shape))
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -135,7 +160,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     elif arguments.rerank:
         raise ValueError("--rerank goes with --query and --gallery: re-ranking needs two sets")
     else:
-        inputs = [read_input(arguments, arguments.features, needs=("ids",), names=names)]
+        inputs = [read_alone(arguments, needs=("ids",), names=names)]
     check_part_options(arguments, inputs)
     files = [given.file for given in inputs]
     # Of tensors: the two files may be of different kinds.
@@ -152,10 +177,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         for x in inputs
     ]
     of_parts = inputs[0].has_parts  # which are scored by their directions, as the models do that have them
-    settings = [Setting("length 1") if of_parts else Setting("as given", normalize=False)]
+    settings = [Setting(_SCALED) if of_parts else Setting("as given", normalize=False)]
     if arguments.centralize:
         if not of_parts and not all(_has_length_one(side.features) for side in sets):
-            settings.append(Setting("length 1"))  # so that what centralizing brings is not mixed with this
+            settings.append(Setting(_SCALED))  # so that what centralizing brings is not mixed with this
         for file in files:
             _check_cams(arguments, file)
         eta = arguments.eta * any(side.generated is not None for side in sets)
@@ -171,7 +196,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         settings += [replace(x, name=f"{x.name}, re-ranked", reranked=True, **reranking) for x in settings]
     options = {name: getattr(arguments, name) for name in ("protocol", "metric", "engine")}
     query, gallery = sets if len(sets) > 1 else (sets[0], None)
-    rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, **options)
+    report = tell_steps(arguments, inputs)
+    rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, report=report, **options)
     note_parts(arguments, inputs)
     by_camera = PROTOCOLS[arguments.protocol].same_camera_is_junk
     if by_camera and all(file.cams is None for file in files) and not arguments.quiet:
@@ -182,7 +208,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
         say_json(found)
         return
-    say(*format_text(("", *Scores.HEAD), [(row.name, *row.scores.cells()) for row in rows]).split("\n"))
+    legend = []
+    if any(row.name == _SCALED for row in rows):
+        rest = "" if of_parts else ", as centralizing leaves them"
+        legend = [f"{_SCALED}: the {'parts' if of_parts else 'rows'} as given, only each scaled to that length{rest}"]
+    table = [(row.name, *row.scores.cells()) for row in rows]
+    say(*format_text(("", *Scores.HEAD), table, legend=legend).split("\n"))
 
 
 def _has_length_one(features: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +13,13 @@ import torch
 from pose2id.arrays import take_array, take_features
 from pose2id.centralization.arguments import take_generated
 from pose2id.cli.printing import tell
-from pose2id.files import NAMES, PART_NAMES, FeatureFile, read_features
+from pose2id.errors import nearest
+from pose2id.files import NAMES, PART_NAMES, SIDES, FeatureFile, read_features
+from pose2id.labels import read_labels
 from pose2id.parts import sets
+
+LONG = 10**10
+"""Rows squared times columns: from there on a step takes a second or more, and is told where no bar shows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +42,29 @@ class Input:
 
 
 def read_input(
-    arguments: argparse.Namespace, path: str, needs: tuple[str, ...] = (), names: tuple[str, ...] = NAMES
+    arguments: argparse.Namespace,
+    path: str,
+    needs: tuple[str, ...] = (),
+    names: tuple[str, ...] = NAMES,
+    *,
+    side: str | None = None,
+    labels: Mapping[str, str | None] | None = None,
 ) -> Input:
-    """Read a feature file: its parts if it has some and --whole is not given, else its features."""
+    """Read a feature file: its parts if it has some and --whole is not given, else its features.
+
+    `labels` are files of their own for "ids" and "cams", which go before what the feature file holds.
+    """
+    own = {name: source for name, source in (labels or {}).items() if source is not None}
     if arguments.whole:
         names = tuple(name for name in names if name not in PART_NAMES)
-    file = read_features(path, needs, names=names)
+    names, needs = (tuple(name for name in each if name not in own) for each in (names, needs))
+    file = read_features(path, needs, names=names, side=side)
+    _note_others(arguments, file, ("features", *names))
+    arguments.of_parts = file.parts is not None
+    if own:
+        count = len(file.features if file.parts is None else file.parts)
+        read: dict[str, Any] = {name: read_labels(source, name, rows=count) for name, source in own.items()}
+        file = replace(file, **read)
     if file.parts is None:
         rows, kind = take_features(file.features, f"{file.path}: features")
     try:
@@ -61,7 +84,10 @@ def read_input(
 
 def read_sides(arguments: argparse.Namespace, **options: Any) -> list[Input]:
     """The files of query and gallery: features of equal width, or parts of equal number and width."""
-    sides = [read_input(arguments, path, **options) for path in (arguments.query, arguments.gallery)]
+    sides = []
+    for side in SIDES:
+        labels = {name: getattr(arguments, f"{side}_{name}", None) for name in ("ids", "cams")}
+        sides.append(read_input(arguments, getattr(arguments, side), side=side, labels=labels, **options))
     check_alike(sides)
     query, gallery = sides
     if query.rows.shape[1:] != gallery.rows.shape[1:]:
@@ -71,6 +97,29 @@ def read_sides(arguments: argparse.Namespace, **options: Any) -> list[Input]:
             f"received {tuple(query.rows.shape)} and {tuple(gallery.rows.shape)}; take both from one model"
         )
     return sides
+
+
+def read_alone(arguments: argparse.Namespace, **options: Any) -> Input:
+    """The file of a command on one set."""
+    labels = {name: getattr(arguments, name) for name in ("ids", "cams")}
+    return read_input(arguments, arguments.features, side=arguments.side, labels=labels, **options)
+
+
+def _note_others(arguments: argparse.Namespace, file: FeatureFile, names: Sequence[str]) -> None:
+    """Say on stderr which arrays were probably meant for ones that are not there: their names make a difference."""
+    lacking = {name for name in names if getattr(file, name) is None} - {"paths"}
+    for other in file.others if not arguments.quiet else ():
+        if (meant := nearest(other, NAMES, likeness=0.75)) in lacking:
+            words = f"{file.path} holds {other!r}, which is not read; is {meant!r} meant?"
+            tell(f"pose2id {arguments.command}: {words}")
+
+
+def tell_steps(arguments: argparse.Namespace, inputs: Sequence[Input]) -> Callable[[str], None]:
+    """What says on stderr which step begins, where steps are long and no bars show it."""
+    rows = sum(len(each.rows) for each in inputs)
+    if arguments.quiet or arguments.progress or rows**2 * math.prod(inputs[0].rows.shape[1:]) < LONG:
+        return lambda _: None
+    return lambda step: tell(f"pose2id {arguments.command}: {step}")
 
 
 def check_alike(inputs: Sequence[Input]) -> None:

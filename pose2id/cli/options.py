@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from pose2id.errors import escape
+from pose2id.errors import escape, suggest
 from pose2id.validation import check_count, check_number
 
 
@@ -23,11 +23,20 @@ class Parser(argparse.ArgumentParser):
         """As argparse, but nothing is left over for the parser above, which would point to its own help."""
         namespace, left = super().parse_known_args(args, namespace)
         if left:
-            self.error(f"unrecognized arguments: {' '.join(left)}")
+            near = next(filter(None, (suggest(word, self._option_string_actions) for word in left)), "")
+            self.error(f"unrecognized arguments: {' '.join(left)}{near}")
         given = {name for names in self.one_of for name in names if getattr(namespace, name) is not None}
         if self.one_of and given not in map(set, self.one_of):
             self.error("give " + ", or ".join(" and ".join(f"--{name}" for name in names) for names in self.one_of))
         return namespace, left
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse, with the nearest choice."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += suggest(value, map(str, action.choices or ()))
+            raise
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""

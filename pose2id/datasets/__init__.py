@@ -13,9 +13,17 @@ from typing import Any
 
 from pose2id.datasets.demo import DemoSet, load_demo
 from pose2id.datasets.listed import read_mars, read_msmt17, read_regdb
-from pose2id.datasets.named import read_dukemtmc, read_market1501, read_occluded_reid, read_synthetic, read_veri776
+from pose2id.datasets.named import (
+    read_cuhk03_np,
+    read_dukemtmc,
+    read_market1501,
+    read_occluded_reid,
+    read_synthetic,
+    read_veri776,
+)
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.datasets.sysu import read_sysu_mm01
+from pose2id.errors import suggest
 from pose2id.validation import check_choice
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "DemoSet",
     "ImageSet",
     "load_demo",
+    "read_cuhk03_np",
     "read_dataset",
     "read_dukemtmc",
     "read_market1501",
@@ -39,6 +48,7 @@ __all__ = [
 READERS: dict[str, Callable[..., DataSet]] = {
     "market1501": read_market1501,
     "dukemtmc": read_dukemtmc,
+    "cuhk03-np": read_cuhk03_np,
     "msmt17": read_msmt17,
     "occluded-reid": read_occluded_reid,
     "sysu-mm01": read_sysu_mm01,
@@ -59,10 +69,11 @@ def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Dat
     Parameters
     ----------
     name : str
-        A key of `READERS`: "market1501", "dukemtmc", "msmt17", "occluded-reid", "sysu-mm01", "regdb", "mars",
-        "veri-776" or "synthetic".
+        A key of `READERS`: "market1501", "dukemtmc", "cuhk03-np", "msmt17", "occluded-reid", "sysu-mm01",
+        "regdb", "mars", "veri-776" or "synthetic".
     root : path
-        Its folder, or the one around it by one of its usual names, such as `MSMT17_V1`; errors name these.
+        Its folder, or one around it; between them lie folders by its usual names, such as `MSMT17_V1`, which errors
+        name.
     **options
         Those of its reader, such as `trial`.
 
@@ -101,5 +112,5 @@ def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Dat
     for option in options:
         if option not in known:
             allowed = ", ".join(known) or "none"
-            raise TypeError(f"{name} has no option {option!r}, it has: {allowed}")
+            raise TypeError(f"{name} has no option {option!r}, it has: {allowed}{suggest(option, known)}")
     return reader(root, **options)

@@ -16,23 +16,47 @@ Needed = Sequence[str | tuple[str, ...]]
 """Folders and files that a data set must have; a tuple holds alternatives."""
 _NAMED = 3
 """How many files an error names."""
+_DEEPEST = 3
+"""How many folders by one of the usual names may lie in one another."""
 
 
-def find_root(name: str, root: str | os.PathLike[str], needed: Needed, nested: tuple[str, ...] = ()) -> Path:
-    """The folder that holds all that is `needed`: `root`, or the first of the usual `nested` folders in it."""
+def find_root(name: str, root: str | os.PathLike[str], needed: Needed, nested: Sequence[str] = ()) -> Path:
+    """The folder that holds all that is `needed`: `root`, or one in it by one of the usual names."""
+    return find_layout(name, root, (needed,), nested)[0]
+
+
+def find_layout(
+    name: str, root: str | os.PathLike[str], layouts: Sequence[Needed], nested: Sequence[str] = ()
+) -> tuple[Path, int]:
+    """The nearest folder that holds all of one of the layouts, and which one that is.
+
+    Looked at are `root`, and the folders in it by the `nested` names, in upper or lower case, three deep: archives and
+    toolkits put one into another. FileNotFoundError with what is missing where most is there.
+    """
     top = take_path(root, "root")
     if not top.is_dir():
         raise FileNotFoundError(f"{name}: {top} is not a folder")
-    folders = [top, *(top / inner for inner in nested if (top / inner).is_dir())]
-    missing = [[_words(each) for each in needed if not _find(folder, each)] for folder in folders]
-    best = min(range(len(folders)), key=lambda place: len(missing[place]))
+    folders = level = [top]
+    for _ in range(_DEEPEST):
+        level = [inner for folder in level for inner in _list_named(folder, nested)]
+        folders = [*folders, *level]
+    places = [(folder, number) for folder in folders for number in range(len(layouts))]
+    missing = [[_words(each) for each in layouts[number] if not _find(folder, each)] for folder, number in places]
+    best = min(range(len(places)), key=lambda place: len(missing[place]) / len(layouts[places[place][1]]))
     if not missing[best]:
-        return folders[best]
-    places = f"in the folder given, or in one of these inside it: {', '.join(nested)}" if nested else "in that folder"
+        return places[best]
+    where = f"in the folder given, or in one of these inside it: {', '.join(nested)}" if nested else "in that folder"
+    expected = "; or ".join(", ".join(map(_words, needed)) for needed in layouts)
     raise FileNotFoundError(
-        f"{name}: {folders[best]} has no {' and no '.join(missing[best])}; "
-        f"expected {', '.join(map(_words, needed))} {places}"
+        f"{name}: {places[best][0]} has no {' and no '.join(missing[best])}; expected {expected} {where}"
     )
+
+
+def _list_named(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The folders in a folder that have one of these names, in upper or lower case, in the order of the names."""
+    order = {name.casefold(): place for place, name in reversed(list(enumerate(names)))}
+    found = [each for each in list_folders(folder) if each.name.casefold() in order] if names else []
+    return sorted(found, key=lambda each: order[each.name.casefold()])
 
 
 def take(folder: Path, names: str | tuple[str, ...]) -> Path:

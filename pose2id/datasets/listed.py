@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pose2id.datasets.folders import (
     check_there,
+    find_layout,
     find_root,
     match_names,
     named,
@@ -17,6 +18,7 @@ from pose2id.datasets.folders import (
 )
 from pose2id.datasets.lists import read_labelled, read_names, read_vector, take_whole
 from pose2id.datasets.matlab import read_variable
+from pose2id.datasets.named import MARKET, MARKET_NAME, read_parts
 from pose2id.datasets.records import DataSet, Frames, ImageSet
 from pose2id.validation import check_choice, check_count, check_flag
 
@@ -41,12 +43,15 @@ def read_msmt17(root: str | os.PathLike[str], *, validation: bool = True) -> Dat
     in `mask_train_v2` and `mask_test_v2` (V2, faces blurred). Training and test identities both start at 0 and are
     different people.
 
+    The set is also passed on in the layout of Market-1501: `bounding_box_train`, `query` and `bounding_box_test`, with
+    names such as `0000_c1_0002.jpg`. Where the lists are not there that is read, with training and validation in one.
+
     Parameters
     ----------
     root : path
         The folder with the lists, or the one around it, V1 before V2; for errors and an example see `read_dataset`.
     validation : bool, default True
-        Take the images of `list_val.txt` for training too: they are of the same 1,041 people.
+        Take the images of `list_val.txt` for training too: they are of the same 1,041 people. False needs the lists.
 
     Returns
     -------
@@ -61,7 +66,10 @@ def read_msmt17(root: str | os.PathLike[str], *, validation: bool = True) -> Dat
     name, lists = "MSMT17", ["list_train.txt", "list_query.txt", "list_gallery.txt"]
     needed: list[str | tuple[str, ...]] = [_MSMT_TRAIN, _MSMT_TEST, *lists]
     needed += ["list_val.txt"] if validation else []
-    folder = find_root(name, root, needed, ("MSMT17_V1", "MSMT17_V2", "MSMT17"))
+    layouts = (needed, MARKET) if validation else (needed,)
+    folder, as_market = find_layout(name, root, layouts, ("MSMT17_V1", "MSMT17_V2", "MSMT17"))
+    if as_market:
+        return read_parts(name, folder, MARKET, MARKET_NAME, notes=("In the layout of Market-1501.",))
     train, test = take(folder, _MSMT_TRAIN), take(folder, _MSMT_TEST)
     trained = [folder / file for file in ("list_train.txt", "list_val.txt")[: 1 + validation]]
     return DataSet(

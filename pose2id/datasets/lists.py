@@ -6,9 +6,8 @@ number is rounded, no file is taken twice or from outside of the folder.
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 
 from pose2id.datasets.folders import find_doubles, is_image, named
 from pose2id.datasets.matlab import Other, read_variable
+from pose2id.documents import BLANKS, read_lines
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LABEL = re.compile(r"-?\d{1,9}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-_BLANKS = " \t"
 _LONGEST = 255
 _EXACT = 2**53
 """Up to which whole number float64, in which MATLAB stores all numbers, tells neighbours apart."""
@@ -31,7 +29,7 @@ _EXACT = 2**53
 def read_names(path: Path) -> list[str]:
     """The files that a list names, one a line, by paths from the list's folder of images."""
     names = []
-    for number, line, text in _read_lines(path):
+    for number, line, text in read_lines(path):
         _check_name(text, f"{path}, entry {number}: must be a file below its folder", line, text)
         names.append(text)
     _check_doubles(path, names, "lines of a path")
@@ -41,10 +39,10 @@ def read_names(path: Path) -> list[str]:
 def read_labelled(path: Path) -> tuple[list[str], list[int]]:
     """Paths and labels of a file with lines such as `0001/0001_000_01.jpg 1`."""
     names, labels = [], []
-    for number, line, text in _read_lines(path):
+    for number, line, text in read_lines(path):
         where = f"{path}, entry {number}: must be a path and a label"
-        cut = max(text.rfind(blank) for blank in _BLANKS)
-        name, label = text[: max(cut, 0)].rstrip(_BLANKS), text[cut + 1 :]
+        cut = max(text.rfind(blank) for blank in BLANKS)
+        name, label = text[: max(cut, 0)].rstrip(BLANKS), text[cut + 1 :]
         if not name or not _LABEL.fullmatch(label):
             raise ValueError(f"{where}, found {text[:80]!r} in line {line}")
         _check_name(name, where, line, text)
@@ -59,7 +57,7 @@ def read_people(path: Path) -> list[int]:
     if path.suffix == ".mat":
         return [int(number) for number in read_vector(path, "id")]
     people = []
-    for _, line, text in _read_lines(path):
+    for _, line, text in read_lines(path):
         for word in text.replace(",", " ").split():
             if not _NUMBER.fullmatch(word):
                 raise ValueError(
@@ -90,29 +88,6 @@ def take_whole(values: NDArray[Any] | Other, where: str) -> NDArray[np.int64]:
         at = ", ".join(str(index + 1) for index in place)
         raise ValueError(f"{where} must hold whole numbers, found {values[tuple(place)]} at ({at}), counted from 1")
     return values.astype(np.int64)
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, int, str]]:
-    """The lines of a text file that are not empty: how many so far, the number of the line, its text."""
-    if not path.is_file():
-        raise ValueError(f"{path} must be a text file, it is {'a folder' if path.is_dir() else 'none'}")
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(f"{path} must be a text file in UTF-8, it is in UTF-16; save it as UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a text file in UTF-8: {error}") from error
-    number = 0
-    for line, words in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        if control := _CONTROL.search(words):
-            raise ValueError(
-                f"{path} must be a text file, found the control character {control[0]!r} in line {line}; UTF-16 has "
-                "them too: save it as UTF-8"
-            )
-        if stripped := words.strip(_BLANKS):
-            number += 1
-            yield number, line, stripped
 
 
 def _check_name(name: str, where: str, line: int, text: str) -> None:

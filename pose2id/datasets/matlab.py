@@ -1,40 +1,16 @@
-"""MATLAB files of versions 5 to 7, as far as lists of data sets need them: full numeric arrays, and cells of them.
-
-A reader of its own, because lists are downloaded files: scipy's crashes the process on some damaged ones, and takes
-what it cannot read for something else. Here every length is checked, nothing is run, and what is not a plain array of
-numbers comes out as the name of what it is. The format: *MAT-File Format*, The MathWorks, "Level 5 MAT-File Format".
-"""
+"""MATLAB files of lists: one variable, of a file that is as small as lists are."""
 
 from __future__ import annotations
 
-import math
-import struct
-import zlib
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pose2id.matlab import Other, read_variables
 
-_MATRIX, _COMPRESSED = 14, 15
-_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-_CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-_CELLS = 1
-_OTHERS = {2: "a struct", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function"}
-_OPAQUE = 17
-_COMPLEX = 0x800
+__all__ = ["Other", "read_variable"]
+
 _LARGEST = 2**26
 """Bytes of a file, and of what is packed in one: the largest table of MARS has some hundred thousand."""
-_EMPTY = np.empty((0, 0))
-_DEEPEST = 8
-
-
-class Other(NamedTuple):
-    """What is neither an array of numbers nor one of cells."""
-
-    what: str
 
 
 def read_variable(path: Path, variable: str) -> Any:
@@ -45,114 +21,11 @@ def read_variable(path: Path, variable: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} must be a MATLAB file, it is {'a folder' if path.is_dir() else 'none'}")
     try:
-        found = _read(path, variable)
-    except (ValueError, struct.error, zlib.error) as error:
-        why = str(error) if type(error) is ValueError else "it is damaged or cut off"
-        raise ValueError(f"{path} cannot be read as a MATLAB file: {why}") from error
+        found = read_variables(path, {variable}, largest=_LARGEST)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
     named = [value for name, value in found if name == variable]
     if len(named) != 1:
         held = ", ".join(sorted(name for name, _ in found)) or "nothing"
         raise ValueError(f"{path} must hold a variable {variable!r}, it holds: {held}")
     return named[0]
-
-
-def _read(path: Path, variable: str) -> list[tuple[str, Any]]:
-    """All variables by name, the value of only this one."""
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"it has more than {_LARGEST:,} bytes")
-    content = path.read_bytes()
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None or content[124:126] != struct.pack(f"{order}H", 0x0100):
-        raise ValueError("it is not of version 5 to 7; save it with -v7")
-    found, room = [], _LARGEST
-    for kind, data in _elements(memoryview(content)[128:], order):
-        inner = [(kind, data)]
-        if kind == _COMPRESSED:
-            unpacked = _decompress(data, room)
-            room -= len(unpacked)
-            inner = list(islice(_elements(memoryview(unpacked), order), 2))  # there must be one, there may be millions
-        if [each for each, _ in inner] != [_MATRIX]:
-            raise ValueError("it holds something else where a variable should be")
-        found.append(_take_matrix(inner[0][1], order, variable))
-    return found
-
-
-def _decompress(data: memoryview, room: int) -> bytes:
-    unpacker = zlib.decompressobj()
-    content = unpacker.decompress(data, room + 1)  # 0 would be no limit
-    if len(content) > room:
-        raise ValueError(f"a variable in it has more than {room:,} bytes")
-    if not unpacker.eof:
-        raise ValueError("it is damaged or cut off")
-    return content
-
-
-def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Kind and bytes of one element after the other."""
-    at = 0
-    while at < len(content):
-        (kind,) = struct.unpack_from(f"{order}I", content, at)
-        size, kind = divmod(kind, 2**16)
-        begin = at + 4
-        if size == 0:  # otherwise the short form: size, kind and up to 4 bytes in 8
-            (size,) = struct.unpack_from(f"{order}I", content, at + 4)
-            begin = at + 8
-        elif size > 4:
-            raise ValueError("it is damaged or cut off")
-        if begin + size > len(content):
-            raise ValueError("it is damaged or cut off")
-        yield kind, content[begin : begin + size]
-        at = begin + size if kind == _COMPRESSED else at + -(-(begin + size - at) // 8) * 8
-
-
-def _take_matrix(data: memoryview, order: str, wanted: str | None, depth: int = 0) -> tuple[str, Any]:
-    """Name and value of an array; only the name where another one is wanted."""
-    if not data:  # an empty cell
-        return "", _EMPTY
-    if depth > _DEEPEST:
-        raise ValueError(f"it has cells in cells, more than {_DEEPEST} levels deep")
-    elements = _elements(data, order)
-    flags = _take_numbers(*_next(elements), order)
-    if len(flags) and int(flags[0]) & 0xFF == _OPAQUE:  # has no shape
-        return bytes(_next(elements)[1]).decode("latin-1"), Other("an object")
-    shape = [int(size) for size in _take_numbers(*_next(elements), order)]
-    name = bytes(_next(elements)[1]).decode("latin-1")
-    kind = int(flags[0]) & 0xFF if len(flags) == 2 else 0
-    if len(shape) < 2 or min(shape) < 0 or not (kind in _CLASSES or kind == _CELLS or kind in _OTHERS):
-        raise ValueError("it is damaged or cut off")
-    if wanted is not None and name != wanted:
-        return name, None
-    if kind in _OTHERS:
-        return name, Other(_OTHERS[kind])
-    count = math.prod(shape)
-    if kind == _CELLS:
-        if 8 * count > len(data):  # each has a tag at least
-            raise ValueError("it is damaged or cut off")
-        cells = np.empty(count, dtype=object)
-        for place in range(count):
-            inner, content = _next(elements)
-            if inner != _MATRIX:
-                raise ValueError("it is damaged or cut off")
-            cells[place] = _take_matrix(content, order, None, depth + 1)[1]
-        return name, cells.reshape(shape, order="F")
-    if int(flags[0]) & _COMPLEX:
-        return name, Other("complex numbers")
-    stored = _take_numbers(*_next(elements), order)  # of a narrower type, where that holds all of them
-    with np.errstate(all="ignore"):
-        values = stored.astype(_CLASSES[kind])
-    if len(values) != count or not np.array_equal(values, stored, equal_nan=stored.dtype.kind == "f"):
-        raise ValueError("it is damaged or cut off")
-    return name, values.reshape(shape, order="F")
-
-
-def _next(elements: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
-    found = next(elements, None)
-    if found is None:
-        raise ValueError("it is damaged or cut off")
-    return found
-
-
-def _take_numbers(kind: int, data: memoryview, order: str) -> NDArray[Any]:
-    if kind not in _STORED:
-        raise ValueError(f"it holds an element of kind {kind} where numbers should be")
-    return np.frombuffer(data, dtype=f"{order}{_STORED[kind]}")

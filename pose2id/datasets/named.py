@@ -1,9 +1,10 @@
-"""Data sets whose file names tell identity and camera: Market-1501, DukeMTMC, Occluded-ReID, VeRi-776, synthetic."""
+"""Data sets whose file names tell identity and camera: Market-1501 and those named alike, Occluded-ReID, VeRi-776."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,28 @@ from numpy.typing import NDArray
 from pose2id.datasets.folders import (
     check_some,
     check_there,
+    find_layout,
     find_root,
     is_given,
     list_folders,
     list_images,
     match_names,
     named,
+    take,
 )
 from pose2id.datasets.lists import read_names
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.documents import read_json
-from pose2id.validation import check_flag
+from pose2id.validation import check_choice, check_flag
 
-_MARKET = ("bounding_box_train", "query", "bounding_box_test")
-_MARKET_NAME = r"(-?\d{1,9})_c(\d{1,9})s\d+_\d+_\d+", "0002_c1s1_000451_03.jpg"
+MARKET = ("bounding_box_train", "query", "bounding_box_test")
+# MSMT17 is passed on in this layout too, under names such as 0000_c1_0002.jpg, or those it has at home.
+MARKET_NAME = (
+    r"(-?\d{1,9})_c(\d{1,9})(?:s\d+_\d+)?_\d+|(\d{1,9})_\d+_(\d{1,9})_\d+[a-z]+_\d+_\d+",
+    "0002_c1s1_000451_03.jpg",
+)
+_CUHK03_NAME = r"(\d{1,9})_c(\d{1,9})_\d+", "0003_c1_21.png"
+_CUHK03_BOXES = {"detected": ("detected", "Detected"), "labeled": ("labeled", "Labeled", "labelled", "Labelled")}
 _DUKE_NAME = r"(-?\d{1,9})_c(\d{1,9})_f\d+", "0001_c2_f0046182.jpg"
 _VERI_NAME = r"(\d{1,9})_c(\d{1,9})_\d+_\d+", "0002_c002_00030600_0.jpg"
 _OCCLUDED_NAME = r"(\d{1,9})_\d+", "001_01.tif"
@@ -38,7 +47,8 @@ def read_market1501(root: str | os.PathLike[str], *, junk: bool = True) -> DataS
 
     Read are `bounding_box_train`, `query` and `bounding_box_test`, with names such as `0002_c1s1_000451_03.jpg`:
     identity 2, camera 1. Identity -1 is junk, which belongs to no ranking; 0 is a distractor, an ordinary wrong
-    answer. Training and test identities are different people under different numbers.
+    answer. Training and test identities are different people under different numbers. Sets in this layout with names
+    such as `0000_c1_0002.jpg` are read as well.
 
     Parameters
     ----------
@@ -58,8 +68,8 @@ def read_market1501(root: str | os.PathLike[str], *, junk: bool = True) -> DataS
     Zheng et al., *Scalable Person Re-identification: A Benchmark*, ICCV 2015.
     """
     check_flag(junk, "junk")
-    nested = ("Market-1501-v15.09.15", "Market-1501", "market1501", "market1501/Market-1501-v15.09.15")
-    return _read_three("Market-1501", root, _MARKET, nested, _MARKET_NAME, junk=junk)
+    nested = ("Market-1501-v15.09.15", "Market-1501", "market1501")
+    return _read_three("Market-1501", root, MARKET, nested, MARKET_NAME, junk=junk)
 
 
 def read_dukemtmc(root: str | os.PathLike[str]) -> DataSet:
@@ -90,12 +100,49 @@ def read_dukemtmc(root: str | os.PathLike[str]) -> DataSet:
     """
     nested = (
         "DukeMTMC-reID",
-        "dukemtmc-reid/DukeMTMC-reID",
-        "dukemtmc-reid",
+        "DukeMTMC",
         "Occluded_Duke",
         "Occluded-DukeMTMC-reID",
     )
-    return _read_three("DukeMTMC-reID", root, _MARKET, nested, _DUKE_NAME)
+    return _read_three("DukeMTMC-reID", root, MARKET, nested, _DUKE_NAME)
+
+
+def read_cuhk03_np(root: str | os.PathLike[str], *, boxes: str = "detected") -> DataSet:
+    """CUHK03-NP, the new protocol of CUHK03: 767 people to train, 700 to test, seen by 2 cameras each.
+
+    Read are `bounding_box_train`, `query` and `bounding_box_test` in `detected` or in `labeled`, with names such as
+    `0003_c1_21.png`: identity 3, camera 1. Detected are 7,365 training images, 1,400 queries and 5,332 gallery images;
+    labeled 7,368, 1,400 and 5,328.
+
+    Parameters
+    ----------
+    root : path
+        The folder with `detected` and `labeled`, one of these two, or the one around them; for errors and an example
+        see `read_dataset`.
+    boxes : {"detected", "labeled"}
+        Boxes of a detector, or drawn by hand. Papers report both.
+
+    Returns
+    -------
+    DataSet
+        Protocol "market1501", as the authors of the split score it. The first protocol of CUHK03, with 20 splits and
+        one gallery image of each person, is "cuhk03", for other lists of images.
+
+    References
+    ----------
+    Li et al., *DeepReID: Deep Filter Pairing Neural Network for Person Re-Identification*, CVPR 2014. The split: Zhong
+    et al., *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017, and the authors' page,
+    github.com/zhunzhong07/person-re-ranking.
+    """
+    check_choice(boxes, "boxes", tuple(_CUHK03_BOXES))
+    name, nested = "CUHK03-NP", ("cuhk03-np", "CUHK03_NP", "cuhk03np", "cuhknp", "CUHK03")
+    inner = [tuple(f"{folder}/{part}" for folder in _CUHK03_BOXES[boxes]) for part in MARKET]
+    folder, flat = find_layout(name, root, (inner, MARKET), nested)
+    (other,) = _CUHK03_BOXES.keys() - {boxes}
+    if flat and folder.name in _CUHK03_BOXES[other]:
+        raise ValueError(f"{name}: {folder} holds the {other} boxes, not the {boxes} ones; pass boxes={other!r}")
+    parts = MARKET if flat else [take(folder, each).relative_to(folder).as_posix() for each in inner]
+    return read_parts(name, folder, parts, _CUHK03_NAME, notes=(f"{boxes.capitalize()} boxes.",))
 
 
 def read_veri776(root: str | os.PathLike[str]) -> DataSet:
@@ -189,10 +236,10 @@ def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True) -> DataSe
     >>> data.query.ids.tolist(), data.query.keypoints.shape
     ([2, 2], (2, 18, 2))
     """
-    data = _read_three("synthetic set", root, _MARKET, (), _MARKET_NAME, junk=check_flag(junk, "junk"))
+    data = _read_three("synthetic set", root, MARKET, (), MARKET_NAME, junk=check_flag(junk, "junk"))
     train, query, gallery = (
         replace(images, keypoints=_read_keypoints(data.root, part, images.paths))
-        for part, images in zip(_MARKET, (data.train, data.query, data.gallery), strict=True)
+        for part, images in zip(MARKET, (data.train, data.query, data.gallery), strict=True)
     )
     notes = ("Synthetic: drawn people, no photographs.",)
     return replace(data, train=train, query=query, gallery=gallery, notes=notes)
@@ -208,8 +255,25 @@ def _read_three(
     junk: bool = True,
     lists: bool = False,
 ) -> DataSet:
-    """Train, query and gallery in a folder each; with `lists` also by lists such as `name_train.txt`."""
-    folder = find_root(name, root, parts, nested)
+    """Train, query and gallery in a folder each, below `root` or one of the usual folders in it."""
+    notes = () if junk else ("Junk (identity -1) is left out.",)
+    return read_parts(name, find_root(name, root, parts, nested), parts, pattern, junk=junk, lists=lists, notes=notes)
+
+
+def read_parts(
+    name: str,
+    folder: Path,
+    parts: Sequence[str],
+    pattern: tuple[str, str],
+    *,
+    junk: bool = True,
+    lists: bool = False,
+    notes: tuple[str, ...] = (),
+) -> DataSet:
+    """Train, query and gallery in three parts of a folder; with `lists` also by lists such as `name_train.txt`.
+
+    The groups of `pattern` that match are identity and camera; beside it is an example of such a name.
+    """
     sides = []
     for part in parts:
         source = folder / f"name_{part.rpartition('_')[2]}.txt"
@@ -220,12 +284,12 @@ def _read_three(
         else:
             paths = list_images(folder / part)
         check_some(name, paths, folder / part)
-        labels = [(int(match[1]), int(match[2])) for match in match_names(name, paths, *pattern, folder / part)]
+        matches = match_names(name, paths, *pattern, folder / part)
+        labels = [[int(each) for each in match.groups() if each is not None] for match in matches]
         ids, cams = np.array(labels, dtype=np.int64).T
         kept = np.flatnonzero(junk | (ids != -1))
         sides.append(ImageSet(tuple(paths[row] for row in kept), ids[kept], cams[kept]))
     train, query, gallery = sides
-    notes = () if junk else ("Junk (identity -1) is left out.",)
     return DataSet(name, folder, train, query, gallery, "market1501", notes)
 
 

@@ -65,6 +65,7 @@ class Scores:
     """
 
     HEAD: ClassVar = ("mAP", "mINP", "R1", "R5", "R10", "queries", "tied R1")
+    WIDTHS: ClassVar = (6, 6, 6, 6, 6, 7, 7)  # those of 100.00, so that what is printed one after the other lines up
     mAP: float
     mINP: float
     cmc: npt.NDArray[np.float64]
@@ -82,7 +83,7 @@ class Scores:
         return (*(f"{100 * value:.2f}" for value in fractions), self.valid_queries, self.tied_rank1)
 
     def __str__(self) -> str:
-        return format_text(self.HEAD, [self.cells()], align=">")
+        return format_text(self.HEAD, [self.cells()], align=">", widths=self.WIDTHS)
 
 
 class Ranking(NamedTuple):
