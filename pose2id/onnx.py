@@ -1,4 +1,4 @@
-"""ONNX models: load a file for onnxruntime (extra `poses`), and see what it takes."""
+"""ONNX models: load a file for onnxruntime (extra `poses`, or `onnx`), and see what it takes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ class Session(Protocol):
         """All outputs for the named inputs."""
 
 
-def require_runtime(purpose: str) -> ModuleType:
+def require_runtime(purpose: str, extra: str = "poses") -> ModuleType:
     """The package onnxruntime, or MissingExtraError."""
-    return require("onnxruntime", "poses", purpose)
+    return require("onnxruntime", extra, purpose)
 
 
 def load_session(
-    path: str | os.PathLike[str], *, providers: Sequence[Any] | None = None, purpose: str = "pose2id.onnx"
+    path: str | os.PathLike[str],
+    *,
+    providers: Sequence[Any] | None = None,
+    purpose: str = "pose2id.onnx",
+    extra: str = "poses",
 ) -> Session:
     """Load an ONNX file, as an `onnxruntime.InferenceSession`.
 
@@ -42,6 +46,8 @@ def load_session(
         As onnxruntime takes them. None: CUDA where this onnxruntime has it, else the CPU.
     purpose : str
         Who needs onnxruntime, for the error where it is missing.
+    extra : str
+        What installs it, for that error.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def load_session(
     FileNotFoundError, ValueError
         When there is no such file, or it is no model.
     """
-    runtime = require_runtime(purpose)
+    runtime = require_runtime(purpose, extra)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")

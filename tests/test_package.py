@@ -15,6 +15,7 @@ EXTRAS = {
     "ipg": {"accelerate", "diffusers", "filelock", "huggingface-hub", "pillow", "safetensors"},
     "train": {"tensorboard"},
     "poses": {"onnxruntime"},
+    "onnx": {"onnxruntime", "pillow"},
     "plots": {"matplotlib", "pillow"},
     "dask": {"dask"},
     "completion": {"shtab"},

@@ -149,7 +149,7 @@ class OnnxEncoder:
         kind = device.partition(":")[0]
         chosen = None if kind == "cuda" else ["CPUExecutionProvider"]
         self.path = path
-        self.session: Any = load_session(path, providers=chosen, purpose="an ONNX encoder")
+        self.session: Any = load_session(path, providers=chosen, purpose="an ONNX encoder", extra="onnx")
         self.input, shape = read_input(self.session)
         entry = self.session.get_inputs()[0]
         if len(shape) != 4 or shape[1] not in (3, None) or entry.type not in ("tensor(float)", "tensor(float16)"):
