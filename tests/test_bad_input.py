@@ -622,3 +622,25 @@ def test_rows_that_are_not_finite_are_named_but_not_all(count):
     x = np.ones((5000, 2), dtype=np.float32)
     x[-count:, 1] = np.nan
     check(lambda: centralize(x), ValueError, ("features", str(5000 - count)))
+
+
+PARTED = {
+    "centralize": lambda x: centralize(x),
+    "evaluate_features": lambda x: evaluate_features(x, x, IDS, IDS),
+    "rerank": lambda x: rerank(x, x),
+    "knn_graph": lambda x: knn_graph(x, 2),
+    "id_density": lambda x: id_density(x, IDS),
+    "a gallery": lambda x: evaluate_features(X, x, IDS, IDS),
+    "tensors": lambda x: centralize(torch.tensor(x)),
+}
+
+
+@pytest.mark.parametrize("call", PARTED.values(), ids=PARTED.keys())
+def test_parts_are_told_where_they_go(call):
+    words = r"\(6, 3, 4\); part features \(N, P, D\) are for pose2id\.parts: centralize_parts, evaluate_parts, rerank_"
+    with pytest.raises(ValueError, match=words):
+        call(np.stack([X, X, X], axis=1))
+    for shape in ((1, 6, 4), (6, 1, 4), (6, 4, 1), (24,)):  # these are no parts
+        with pytest.raises(ValueError, match=r"must have shape") as caught:
+            call(X.reshape(shape))
+        assert "parts" not in str(caught.value)

@@ -606,7 +606,8 @@ def test_missing_ids(capsys, command):
     np.save("x.npy", GALLERY["features"])
     for name in ("x.pt", "x.npy"):
         message = refuse(capsys, *READING[command](name))
-        only = f"a {name[1:]} file holds features only, use .npz: np.savez(..., features=..., ids=...)"
+        only = f"a {name[1:]} file holds features only, use .npz: np.savez(..., features=..., ids=...); "
+        only += "or give a file of ids, text, .csv or .npy (--help has the option)"
         assert message == f"{name} must hold an array 'ids', it holds: features; {only}"
 
 

@@ -169,6 +169,20 @@ def test_types_of_the_scores():
         scores.mAP = 1.0
 
 
+def test_what_is_printed_one_after_the_other_lines_up():
+    """Whatever the numbers: 0, 100 and some between them; one query and many."""
+    some = [evaluate(distances(), *labels()), evaluate(np.array([[0.0, 1.0]]), [1], [1, 2])]
+    some += [dataclasses.replace(some[0], mAP=0.0, mINP=0.05, valid_queries=1_234_567, tied_rank1=11_659)]
+    texts = [str(scores).splitlines() for scores in some]
+    assert len({head for head, _ in texts}) == 1
+    ends = [
+        [at for at, pair in enumerate(zip(row, row[1:] + " ", strict=True)) if pair[0] != " " == pair[1]]
+        for _, row in texts
+    ]
+    assert ends[0] == ends[1] == ends[2]
+    assert texts[1][1].split() == ["100.00"] * 5 + ["1", "0"]
+
+
 def test_text_is_a_small_table():
     scores = evaluate(distances(), *labels())
     text = str(scores)

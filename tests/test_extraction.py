@@ -369,6 +369,7 @@ def test_functions_by_name(tmp_path, monkeypatch):
         ("my_own_model:number", TypeError, "must be callable, it is a int"),
         ("no_such_module:f", ImportError, "there is no module 'no_such_module'"),
         ("resnet50", ValueError, r"\.onnx, package\.module:function, tiny or pose2id, received 'resnet50'"),
+        ("Tinny", ValueError, r"tiny or pose2id, received 'Tinny'; did you mean 'tiny'\?$"),
     ):
         with pytest.raises(error, match=words):
             load_encoder(name)

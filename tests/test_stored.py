@@ -182,7 +182,7 @@ def test_damaged_matlab_files(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"it is not of version 5 to 7; save it with -v7"):
         read_features(path)
     path.write_bytes(whole)
-    monkeypatch.setattr("pose2id.files._LARGEST_MATLAB", 1000)
+    monkeypatch.setattr("pose2id.formats._LARGEST", 1000)
     with pytest.raises(ValueError, match=r"x\.mat cannot be read as \.mat: it has more than 1,000 bytes"):
         read_features(path, side="query")
 

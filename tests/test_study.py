@@ -131,6 +131,35 @@ def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
     assert [row.setting for row in rows] == settings
 
 
+def test_what_comes_to_the_same_is_done_once(monkeypatch) -> None:
+    """Scored, and re-ranked, once: settings that differ in their names, or in what does nothing."""
+    calls = []
+
+    def count(function):
+        def call(*arguments, **options):
+            calls.append(function.__name__)
+            return function(*arguments, **options)
+
+        return call
+
+    for function in (rerank, evaluate_features, evaluate, id_density):
+        monkeypatch.setattr(study, function.__name__, count(function))
+    again = [BASE, replace(BASE, name="k2 = 0", k1=3), replace(BASE, name="other re-ranking", rerank_k1=7)]
+    settings = [*again, *(replace(each, reranked=True) for each in again)]
+    told = []
+    rows = run_study(QUERY, GALLERY, settings, report=told.append)
+    assert [row.setting for row in rows] == settings
+    once = ["evaluate_features", "id_density", "id_density"]
+    assert calls == once + 2 * ["rerank", "evaluate", "id_density", "id_density"]
+    assert told == [
+        *(f"{BASE.name}: {step}" for step in ("the query side", "the gallery side", "scoring", "re-ranking")),
+        "other re-ranking: re-ranking",
+    ]
+    alone = [run_study(QUERY, GALLERY, [setting])[0] for setting in settings]
+    assert [numbers(row) for row in rows] == [numbers(row) for row in alone]
+    assert rows[3].mAP == rows[4].mAP != rows[5].mAP
+
+
 def test_settings_are_any_iterable() -> None:
     rows = run_study(QUERY, GALLERY, (setting for setting in (BASE, FULL)))
     assert [row.setting for row in rows] == [BASE, FULL]

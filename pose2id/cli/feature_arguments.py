@@ -95,7 +95,7 @@ def _add_sides(parser: Any, *, alone: bool = False) -> None:
         parser.one_of = (("query", "gallery"), ("features",))
         for side in SIDES:
             for name, what in _LABELS.items():
-                words = f"{what} of the {side}, where its feature file has none: {_LABEL_FILE}"
+                words = f"{what} of the {side}, instead of those in its feature file: {_LABEL_FILE}"
                 parser.add_argument(f"--{side}-{name}", action=Option, needs=(side,), metavar="FILE", help=words)
         _add_labels(parser, needs=("features",))
 
@@ -107,7 +107,7 @@ _LABEL_FILE = ".npy, .csv or .tsv with a head (id, cam), or text, a label a line
 def _add_labels(parser: argparse.ArgumentParser, *, several: bool = False, needs: tuple[str, ...] = ()) -> None:
     """What is said of one set: files of labels, and which set of a file with two."""
     for name, what in _LABELS.items():
-        words = f"{what}, where the feature file has none: {_LABEL_FILE}; given once for each feature file"
+        words = f"{what}, instead of those in the feature file: {_LABEL_FILE}; given once for each feature file"
         how: dict[str, Any] = {"action": "append"} if several else {"action": Option, "needs": needs}
         if not (several and name == "cams"):
             parser.add_argument(f"--{name}", metavar="FILE", help=words, **how)

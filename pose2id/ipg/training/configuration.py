@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
+from pose2id.errors import suggest
 from pose2id.validation import check_number
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -38,7 +39,8 @@ def check_keys(given: Mapping[str, Any], allowed: set[str]) -> None:
     """Raise ValueError for keys that are not allowed."""
     unknown = sorted(set(given) - allowed)
     if unknown:
-        raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {', '.join(sorted(allowed))}")
+        known = ", ".join(sorted(allowed))
+        raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {known}{suggest(unknown[0], sorted(allowed))}")
 
 
 @dataclass(frozen=True)

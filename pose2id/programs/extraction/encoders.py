@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pose2id.documents import parse_json
-from pose2id.errors import one_line, require
+from pose2id.errors import one_line, require, suggest
 from pose2id.hub import hash_file
 from pose2id.images import PURPOSE
 from pose2id.onnx import load_session, read_input
@@ -85,6 +85,7 @@ def load_encoder(
         return _load_function(name)
     raise ValueError(
         f"encoder must be a file .onnx, package.module:function, tiny or pose2id, received {name!r}"
+        + suggest(name, WEIGHTS)
         + ("; a folder holds no encoder that this version reads" if Path(name).is_dir() else "")
     )
 
