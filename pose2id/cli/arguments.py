@@ -48,8 +48,8 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="pose2id",
         description="Better re-identification features without training: centralize, re-rank, evaluate.",
-        epilog="Feature files: .npz, .safetensors, .mat, .pt or .pth with 'features', or with 'parts' and 'visibility', "
-        "and optionally 'ids', 'cams', 'generated'; .npy with the features alone. Nothing pickled is loaded.",
+        epilog="Feature files: .npz, .safetensors, .mat, .pt or .pth with 'features', or 'parts' and 'visibility', and "
+        "optionally 'ids', 'cams', 'generated'; .npy with the features alone. Nothing pickled is loaded.",
     )
     parser.add_argument("--version", action="version", version=f"pose2id {__version__}")
     parser.add_argument(
