@@ -463,6 +463,37 @@ def test_one_pose_and_poses_that_are_used_up(pipe):
     assert generate_features(pipe, reid, person, poses[0], **size).shape == (1, 1, 3)
 
 
+def test_one_bar_or_none_and_the_pipelines_own_as_it_was(pipe, capfd):
+    """The pipeline's own bar, which is on here, would come once for each of its calls."""
+    size = {"height": 64, "width": 32, "num_inference_steps": 1, "batch_size": 2}
+    people, poses = [Image.new("RGB", (8, 16), "red")] * 3, representative_poses()[:2]
+    told = []
+
+    def reid(pictures):
+        return np.stack([np.asarray(picture).mean((0, 1)) for picture in pictures])
+
+    def call(*arguments, **options):  # not a pipeline itself
+        return pipe(*arguments, **options)
+
+    before = pipe._progress_bar_config
+    try:
+        for setting in ({"disable": False}, {}):
+            pipe.set_progress_bar_config(**setting)
+            for caller in (pipe, call):
+                generate_features(caller, reid, people, poses, **size)
+                assert capfd.readouterr() == ("", "")
+                generate_features(caller, reid, people, poses, progress=True, **size)
+                told.append(capfd.readouterr().err)
+                assert pipe._progress_bar_config == setting
+            pipe(people[:1], poses[:1], height=64, width=32, num_inference_steps=1)
+            assert "1/1" in capfd.readouterr().err
+    finally:
+        pipe.set_progress_bar_config(**before)
+    for text in told:
+        assert {line.split(":")[0] for line in text.replace("\r", "\n").split("\n") if line.strip()} == {"generating"}
+        assert "3/3" in text
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

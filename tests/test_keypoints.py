@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 from support.golden import GOLDEN
 
-from pose2id import MissingExtraError
+from pose2id import MissingExtraError, cli
 from pose2id.onnx import read_input
-from pose2id.poses import KEYPOINTS
+from pose2id.parts import part_boxes
+from pose2id.poses import KEYPOINTS, Pose, read_keypoints, read_poses, write_keypoints
 from pose2id.poses import keypoints as module
 from pose2id.poses.keypoints import download_model, extract_poses, load_session
 
@@ -436,3 +439,119 @@ def test_the_session_is_loaded_where_none_is_given(monkeypatch):
     monkeypatch.setattr(module, "load_session", lambda: session)
     assert len(extract_poses(sample(1))) == 1
     assert len(session.seen) == 1
+
+
+# the command
+
+
+@pytest.fixture
+def market(tmp_path, monkeypatch):
+    """Photographs in Market-1501's layout, one of which is none, and a network that finds nobody on the last."""
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path / "market"
+    names = [
+        "bounding_box_train/0002_c1s1_000001_01.jpg",
+        "bounding_box_train/0002_c2s1_000002_01.jpg",
+        "bounding_box_train/0007_c1s1_000003_01.jpg",
+        "query/0001_c1s1_000001_00.jpg",
+    ]
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (64, 128 + number)).save(root / name)
+    (root / "bounding_box_test").mkdir()
+    (root / "bounding_box_test" / "0001_c2s1_000001_00.jpg").write_bytes(b"no picture")
+    scores = np.ones((4, 133, 2))
+    scores[3] = 0
+    session = Session(np.random.default_rng(0).integers(200, 400, (4, 133, 2)), scores)
+    monkeypatch.setattr(module, "load_session", lambda path=None: session if path is None else pytest.fail(path))
+    return root, names, session
+
+
+def test_from_photographs_to_every_file_that_takes_keypoints(market, tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    from pose2id.ipg.folders import collect_poses
+    from pose2id.ipg.training import Settings
+    from pose2id.programs.training import read_records
+
+    root, names, session = market
+    output = tmp_path / "keypoints.json"
+    command = ["poses", str(root), "-o", str(output), "--batch-size", "3"]
+    assert cli.main(command) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{output}: 4 photographs, 3 with keypoints\n"
+    assert re.search(r"^pose2id poses: bounding_box_test/0001_c2s1_000001_00.jpg skipped: .*not an image", err)
+    assert err.endswith("skipped 1 of 5 photographs:\n  bounding_box_test/0001_c2s1_000001_00.jpg\n")
+    assert f"nobody was found on {names[3]}\n" in err
+    assert [len(batch) for batch in session.seen] == [3, 1]
+
+    fresh = Session(session.places, session.scores)
+    expected = extract_poses([blank(64, 128 + number) for number in range(4)], fresh)
+    found = read_keypoints(output)
+    assert list(found) == names
+    for pose, wanted in zip(found.values(), expected, strict=True):
+        np.testing.assert_array_equal(pose.keypoints, wanted.keypoints)
+    assert json.loads(output.read_text())[names[3]] is None
+
+    table = {"kind": "market1501", "root": str(root), "keypoints": str(output)}
+    records = read_records(table, Settings(height=64, width=32))
+    for record, wanted in zip(records, expected[:3], strict=True):
+        np.testing.assert_array_equal(record.pose.keypoints, wanted.keypoints)
+    poses = read_poses(output)
+    assert [pose.name for pose in poses][::3] == ["bounding_box_train_0002_c1s1_000001_01", "query_0001_c1s1_000001_00"]
+    boxes, seen = part_boxes(poses, (128, 64))
+    assert seen.any(axis=1).tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(boxes, part_boxes(expected, (128, 64))[0])
+    with pytest.raises(ValueError, match="'query_0001_c1s1_000001_00' has no keypoints, so there is nothing to draw"):
+        collect_poses(output)
+    write_keypoints(output, dict(list(found.items())[:2]), overwrite=True)
+    assert list(collect_poses(output)) == [pose.name for pose in poses[:2]]
+
+    assert cli.main(command) == 2
+    assert (
+        capsys.readouterr().err == f"pose2id poses: output {output} exists already; name another or pass --overwrite\n"
+    )
+
+
+def test_photographs_of_a_list(market, tmp_path, capsys):
+    root, names, _ = market
+    (root / "list.txt").write_text(f"{names[2]}\nquery/none.jpg\n{names[0]}\n")
+    assert cli.main(["poses", f"@{root / 'list.txt'}", "-o", str(tmp_path / "k.json"), "--threshold", "0.9"]) == 1
+    assert list(read_keypoints(tmp_path / "k.json")) == [names[0], names[2]]
+    assert "query/none.jpg skipped: there is no such file" in capsys.readouterr().err
+    for wrong in (tmp_path / "k.npz", tmp_path / "none" / "k.json"):
+        assert cli.main(["poses", str(root / names[0]), "-o", str(wrong)]) == 2
+    assert "must be in an existing folder" in capsys.readouterr().err
+    bad = root / "bounding_box_test" / "0001_c2s1_000001_00.jpg"
+    assert cli.main(["poses", str(bad), "-o", str(tmp_path / "none.json")]) == 2
+    assert capsys.readouterr().err.endswith("pose2id poses: none of 1 photographs can be read\n")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_keypoints_under_other_names_say_which_were_expected(market, tmp_path):
+    pytest.importorskip("diffusers")
+    from pose2id.ipg.training import Settings
+    from pose2id.programs.training import read_records
+
+    root, names, _ = market
+    pose = Pose(np.full((18, 2), 0.5))
+    file = write_keypoints(tmp_path / "k.json", {f"{n}.jpg": pose for n in range(5)})
+    table = {"kind": "market1501", "root": str(root), "keypoints": str(file)}
+    words = f"below root, {root}, such as '{names[0]}'; it has '0.jpg', '1.jpg', '2.jpg' and 2 more; to write such a"
+    with pytest.raises(ValueError, match=re.escape(f"{words} file: pose2id poses -o keypoints.json {root}")):
+        read_records(table, Settings(height=64, width=32))
+
+
+def test_files_of_keypoints_that_are_none(tmp_path):
+    file = tmp_path / "k.json"
+    for text, words in (
+        ("[]", "it must hold an object: path, then 18 points; it holds a list"),
+        ('{"a.jpg": [[0, 0]]}', "k.json: 'a.jpg': keypoints must have shape"),
+        ('{"a.jpg": 3}', "'a.jpg': keypoints must be an array or a sequence"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_keypoints(file)
+    with pytest.raises(TypeError, match="poses must be a mapping"):
+        write_keypoints(file, [Pose(np.full((18, 2), 0.5))])
+    with pytest.raises(ValueError, match="exists"):
+        write_keypoints(file, {})

@@ -504,7 +504,7 @@ def test_synthetic_keypoints_in_one_file(tmp_path, with_folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.popitem() and content, "must have keypoints of every image, has none of"),
+        (lambda content: content.popitem() and content, "must have keypoints of every image, has none of .*; it has "),
         (lambda content: [content], "must map file names to keypoints, holds a list"),
         (lambda content: content | {"0003_c2s1_000001_00.jpg": POINTS[:17]}, "must be a list of 18 keypoints"),
         (lambda content: content | {"0003_c2s1_000001_00.jpg": [*POINTS[:17], [0.5]]}, r"must be \[x, y\] or null"),

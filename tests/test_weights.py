@@ -23,10 +23,11 @@ import huggingface_hub.file_download  # noqa: E402
 import huggingface_hub.utils  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
+from PIL import Image  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from pose2id import MissingExtraError, cli  # noqa: E402
-from pose2id.ipg import weights  # noqa: E402
+from pose2id.ipg import IPGPipeline, weights  # noqa: E402
 from pose2id.ipg.weights import (  # noqa: E402
     FILES,
     conversion,
@@ -632,8 +633,37 @@ def test_download_says_what_is_missing_and_where(home):
         download([file.name])
     assert str(caught.value) == (
         f"IFR.pth of yuanc3/Pose2ID (revision {file.revision}) is not in {home / 'hub'}, and HF_HUB_OFFLINE forbids to "
-        "fetch it. With a connection, run: pose2id weights download (goes on where it broke off)"
+        "fetch it. With a connection, run: pose2id weights download (goes on where it broke off). "
+        'The weights "tiny" are part of this package and draw synthetic pedestrians: --weights tiny, in Python '
+        'from_pretrained("tiny")'
     )
+
+
+@pytest.mark.usefixtures("home")
+def test_weights_that_are_not_here_name_those_that_are(tmp_path, monkeypatch, capsys):
+    """Whatever the way to them: not in the cache, no such folder, an unknown id, a folder without any."""
+    hint = '--weights tiny, in Python from_pretrained("tiny")'
+
+    def refuse(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(IPGPipeline, "download", refuse)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photographs").mkdir()
+    Image.new("RGB", (8, 16)).save(tmp_path / "photographs" / "a.png")
+    for name in ("yuanc3/Pose2ID", "no/such/folder", "somebody/something", "nothing", str(tmp_path / "empty")):
+        with pytest.raises((OSError, ValueError)) as caught:
+            IPGPipeline.from_pretrained(name)
+        assert name == str(tmp_path / "empty") or str(caught.value).endswith(hint), caught.value
+        command = ["generate", str(tmp_path / "photographs"), "-o", str(tmp_path / "out"), "--weights", name]
+        assert cli.main(command) == 2
+        told = capsys.readouterr().err
+        assert told.endswith(f"{hint}\n"), told
+        assert told.count("\n") == 1
+    with pytest.raises(FileNotFoundError) as caught:
+        IPGPipeline.from_released_files(tmp_path)
+    assert str(caught.value).endswith(hint)
 
 
 FAILURES = [ConnectionError("no route"), EntryNotFoundError("404"), OSError(28, "No space left")]

@@ -31,6 +31,7 @@ NEEDS_LESS = {
     "evaluate": "another --engine may need less, and so does evaluating without --rerank",
     "extract": "what is finished stays; run again with a smaller --batch-size",
     "generate": "what is finished stays; run again when memory is free, or elsewhere with a smaller --batch-size",
+    "poses": "a smaller --batch-size needs less",
     "train": "a smaller batch_size in [training] needs less",
     "ipg-train": "a smaller batch_size in [training] needs less",
 }

@@ -60,6 +60,7 @@ def build_parser() -> Parser:
     add_extract(commands)
     add_features(commands)
     _add_generate(commands)
+    _add_poses(commands)
     _add_weights(commands)
     _add_train(commands)
     _add_synthetic(commands)
@@ -218,6 +219,39 @@ def _add_generate(commands: Any) -> None:
         "--sheet", action="store_true", help="also write OUT/sheets/<reference>.png, all poses of a person at a glance"
     )
     add_common(generate, "generate:run")
+
+
+def _add_poses(commands: Any) -> None:
+    poses = commands.add_parser(
+        "poses",
+        help="keypoints of photographed people, to a file for training and for generate --poses",
+        description="Find the 18 keypoints of the person on each photograph, by DWPose (134 MB, fetched once). Keys of "
+        "the file are paths below the folder that is named. Exit code 1: some photographs were skipped.",
+    )
+    poses.add_argument(
+        "references",
+        metavar="REFS",
+        nargs="+",
+        help="photographs of one person each: files, folders (and all folders in them), or @LIST: a text file of "
+        "paths, one a line, relative to the file's own folder",
+    )
+    poses.add_argument("-o", "--output", metavar="FILE", required=True, help="the .json file to write")
+    poses.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    poses.add_argument(
+        "--model", metavar="FILE", help="another .onnx file that takes and gives what DWPose does (default: DWPose's)"
+    )
+    poses.add_argument(
+        "--threshold",
+        action=Option,
+        check=check_number,
+        type=float,
+        default=0.3,
+        help="keypoints whose score is not above it are missing (default 0.3)",
+    )
+    poses.add_argument(
+        "--batch-size", action=Option, check=count(1), type=int, default=8, help=f"{BATCHES_SAY} (default 8)"
+    )
+    add_common(poses, "poses:run")
 
 
 def _add_weights(commands: Any) -> None:

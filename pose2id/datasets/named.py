@@ -304,7 +304,8 @@ def _read_keypoints(root: Path, part: str, paths: tuple[Path, ...]) -> NDArray[n
     entries = [content.get(path.name, content.get(f"{part}/{path.name}")) for path in paths]
     missing = [path.name for path, entry in zip(paths, entries, strict=True) if entry is None]
     if missing:
-        raise ValueError(f"{source} must have keypoints of every image, has none of {named(missing)}")
+        found = named(sorted(content)) or "none at all"
+        raise ValueError(f"{source} must have keypoints of every image, has none of {named(missing)}; it has {found}")
     rows = np.full((len(paths), 18, 2), np.nan)
     for row, path, entry in zip(rows, paths, entries, strict=True):
         if not isinstance(entry, list) or len(entry) != len(row):

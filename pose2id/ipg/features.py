@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, read_image, take_image
+from pose2id.ipg import bars
 from pose2id.ipg.folders.pictures import find_pictures
 from pose2id.ipg.presets import PRESETS, SHARED_BATCHES
 from pose2id.poses import Pose, representative_poses
@@ -80,7 +81,8 @@ shared_noise, seed, decode_chunk_size, decoder
     on_images : callable, optional
         Called as ``f(key, pictures)`` with the M pictures of each reference, for instance to keep or to write them.
     progress : bool
-        A bar on stderr.
+        One bar on stderr, over all references; without it there is none, whatever the pipeline's own settings, which
+        stay as they are.
 
     Returns
     -------
@@ -155,7 +157,8 @@ shared_noise, seed, decode_chunk_size, decoder
         for chunk in _chunks(people, reference_keys, people_per_call):
             images = [take_image(reference, f"references, key {key!r}") for key, reference in chunk]
             keys = [key for key, _ in chunk]
-            rows = pipe(images, shown, reference_keys=keys, **options).images
+            with bars.hide():
+                rows = pipe(images, shown, reference_keys=keys, **options).images
             pictures = [picture for row in rows for picture in row]
             if len(pictures) != len(chunk) * m:
                 raise ValueError(f"pipe must give {m} pictures for each reference, received {list(map(len, rows))}")

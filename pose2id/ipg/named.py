@@ -17,18 +17,19 @@ from pose2id.hub import hash_file
 from pose2id.ipg.components import NAMED_SOLVERS
 from pose2id.ipg.networks import SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.weights import FILES, REPOSITORY, TINY, from_hub, tiny_folder
+from pose2id.ipg.weights import FILES, REPOSITORY, TINY, TINY_SAYS, from_hub, tiny_folder
 from pose2id.ipg.weights.loading import load_encoder
 from pose2id.ipg.weights.parts import check_part
 
 
 def find_weights(name: str, what: str = "weights") -> tuple[Path | str, str]:
     """Where weights are to be loaded from, and an identity that changes when they do; `what` names them in errors."""
+    hint = f". {TINY_SAYS}" if what == "weights" else ""
     folder = tiny_folder() if name == TINY else Path(name)
     if folder.is_dir():
         files = [f for f in sorted(folder.rglob("*")) if f.suffix in (".safetensors", ".pth", ".json") and f.is_file()]
         if not files:
-            raise ValueError(f"{folder} holds no weights (.safetensors or .pth)")
+            raise ValueError(f"{folder} holds no weights (.safetensors or .pth){hint}")
         total = hashlib.sha256()
         for file in files:
             total.update(f"{file.relative_to(folder).as_posix()} {hash_file(file)}\n".encode())
@@ -36,11 +37,11 @@ def find_weights(name: str, what: str = "weights") -> tuple[Path | str, str]:
     if name == REPOSITORY:
         return name, f"{name}@{FILES[0].revision}"
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise FileNotFoundError(f"{what} {name} is neither a folder nor a Hub id such as {REPOSITORY}")
+        raise FileNotFoundError(f"{what} {name} is neither a folder nor a Hub id such as {REPOSITORY}{hint}")
     try:
         snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # of the Hub's client, its HTTP library, or the disk
-        raise OSError(f"{what} {name} cannot be fetched: {one_line(error, 300)}") from error
+        raise OSError(f"{what} {name} cannot be fetched: {one_line(error, 300)}{hint}") from error
     return snapshot, f"{name}@{snapshot.name}"  # the snapshot's folder is named by the commit
 
 

@@ -14,9 +14,11 @@ from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from PIL import Image
+from tqdm import tqdm
 
+from pose2id.errors import one_line
 from pose2id.images import take_image
-from pose2id.ipg import inputs, weights
+from pose2id.ipg import bars, inputs, weights
 from pose2id.ipg.components import (
     KINDS,
     check_components,
@@ -171,8 +173,15 @@ class IPGPipeline(DiffusionPipeline):
             name = os.fspath(weights.tiny_folder())
         if not Path(name).is_dir():
             if name.count("/") > 1 or name.startswith((".", "/")):
-                raise FileNotFoundError(f"{name} is neither a folder nor a Hub id such as {weights.REPOSITORY}")
-            name = cls.download(name, **kwargs)
+                raise FileNotFoundError(
+                    f"{name} is neither a folder nor a Hub id such as {weights.REPOSITORY}. {weights.TINY_SAYS}"
+                )
+            try:
+                name = cls.download(name, **kwargs)
+            except TypeError:
+                raise
+            except Exception as error:  # of the Hub's client, its HTTP library, or the disk
+                raise OSError(f"{name} cannot be fetched: {one_line(error, 300)}. {weights.TINY_SAYS}") from error
         choice = {option: kwargs.get(option) for option in ("variant", "use_safetensors")}
         with loading:
             own = check_folder(Path(name), kwargs.keys() & KINDS.keys(), **choice)
@@ -205,6 +214,12 @@ class IPGPipeline(DiffusionPipeline):
             When a file or a key is missing, a shape is wrong, a file is damaged, or one holds more than tensors.
         """
         return cls(**load_components(folder, config, vae))
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+        """As for every diffusers pipeline; `generate_features`, which has a bar of its own, hides it."""
+        if bars.hidden.get():
+            return tqdm(iterable, total=total, disable=True)
+        return super().progress_bar(iterable, total)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As for every diffusers pipeline; also writes a model card with sources, licences and intended use.

@@ -2,7 +2,7 @@
 
 - `pose`: `Pose` and the names of its keypoints
 - `drawing`: pose maps, pixel by pixel what DWPose draws
-- `files`: `read_poses`, `write_poses`; what `openpose` writes
+- `files`: `read_poses`, `write_poses`, `read_keypoints`, `write_keypoints`; what `openpose` writes
 - `validity`: `pose_valid`, which poses are those of whole, upright pedestrians
 - `representative`: `representative_poses`, `pose_direction`, and how to choose others
 - `keypoints`: poses from photographs, by DWPose; needs extras and is imported by its full path
@@ -13,7 +13,7 @@ Needs numpy, and Pillow (extra `ipg`) for pose maps only.
 from __future__ import annotations
 
 from pose2id.poses.drawing import COLORS, LIMBS
-from pose2id.poses.files import read_poses, write_poses
+from pose2id.poses.files import read_keypoints, read_poses, write_keypoints, write_poses
 from pose2id.poses.pose import KEYPOINTS, Pose
 from pose2id.poses.representative import pose_direction, representative_poses, select_representative
 from pose2id.poses.validity import PoseLimits, pose_faults, pose_valid
@@ -27,8 +27,10 @@ __all__ = [
     "pose_direction",
     "pose_faults",
     "pose_valid",
+    "read_keypoints",
     "read_poses",
     "representative_poses",
     "select_representative",
+    "write_keypoints",
     "write_poses",
 ]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pose2id.atomic import clear_leftovers, write_file
-from pose2id.documents import parse_json
+from pose2id.documents import parse_json, read_json
+from pose2id.images import SUFFIXES
 from pose2id.poses.openpose import parse_people
-from pose2id.poses.pose import Pose, take_size
+from pose2id.poses.pose import KEYPOINTS, Pose, take_size
 from pose2id.validation import check_path
 
-__all__ = ["parse_poses", "read_poses", "write_poses"]
+__all__ = ["parse_poses", "read_keypoints", "read_poses", "write_keypoints", "write_poses"]
 
 
 def read_poses(path: str | os.PathLike[str], *, size: tuple[float, float] | None = None) -> tuple[Pose, ...]:
@@ -26,7 +30,9 @@ def read_poses(path: str | os.PathLike[str], *, size: tuple[float, float] | None
         A file, or a folder, whose ``.json`` files are read by name. A file holds
 
         - a list of objects, or an object with such a list under "poses". Each has "keypoints", 18 times [x, y] or null,
-          and optionally "name"; without, the pose is named by its number, from 1. Other entries are ignored; or
+          and optionally "name"; without, the pose is named by its number, from 1. Other entries are ignored;
+        - what `write_keypoints` and ``pose2id poses`` write: an object whose keys are paths of photographs. A pose is
+          named as its photograph, "a/1.jpg" becomes "a_1"; where nobody was found all its keypoints are missing; or
         - what OpenPose writes: an object with "people", each with "pose_keypoints_2d" (or, of older versions,
           "pose_keypoints"): x, y and confidence of 18 keypoints (COCO) or 25 (BODY_25, of which these 18 are taken) in
           one list. What has no confidence is missing. In a folder these poses are named as their file, without
@@ -87,10 +93,13 @@ def parse_poses(content: bytes, size: tuple[float, float] | None = None, title: 
     held = parse_json(content, finite=False)
     if isinstance(held, dict) and "people" in held:
         return parse_people(held, size, title)
+    if isinstance(held, dict) and "poses" not in held and _is_by_path(held):
+        return tuple(Pose(pose.keypoints, _name_of(path)) for path, pose in _take_by_path(held).items())
     entries = held.get("poses") if isinstance(held, dict) else held
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "keypoints" in entry for entry in entries):
         raise ValueError(
-            'it must hold a list of objects with "keypoints", alone or under "poses", or OpenPose\'s "people"'
+            'it must hold a list of objects with "keypoints", alone or under "poses", or OpenPose\'s "people", or by '
+            "path of a photograph 18 points"
         )
     poses = []
     for number, entry in enumerate(entries, 1):
@@ -136,11 +145,121 @@ def write_poses(path: str | os.PathLike[str], poses: Sequence[Pose], *, overwrit
     path, poses = check_path(path, "path"), list(poses)
     if not all(isinstance(pose, Pose) for pose in poses):
         raise TypeError(f"poses must be Pose objects, received {sorted({type(pose).__name__ for pose in poses})}")
-    lines = []
-    for pose in poses:
-        points = [None if math.isnan(x) else [x, y] for x, y in pose.keypoints.tolist()]
-        lines.append(f'  {{"name": {json.dumps(pose.name)}, "keypoints": {json.dumps(points)}}}')
+    lines = [f'  {{"name": {json.dumps(pose.name)}, "keypoints": {_write_points(pose)}}}' for pose in poses]
+    return _write(path, '{\n "poses": [\n' + ",\n".join(lines) + "\n ]\n}\n", overwrite=overwrite)
+
+
+def read_keypoints(path: str | os.PathLike[str]) -> dict[str, Pose]:
+    """Read the poses of photographs by their paths, as `write_keypoints` writes them.
+
+    Parameters
+    ----------
+    path : path
+        JSON: one object, whose keys are paths of photographs, and whose values 18 times [x, y] or null, as fractions of
+        width and height; or null where nobody was found.
+
+    Returns
+    -------
+    dict of str to Pose
+        Named by their keys. Where nobody was found no keypoint is present.
+
+    Raises
+    ------
+    OSError
+        When there is no such file.
+    ValueError
+        When it is not such a file; names the key.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.poses import read_keypoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "keypoints.json")
+    ...     length = path.write_text('{"query/0001_c1.jpg": null}')
+    ...     [(key, pose.present.any().item()) for key, pose in read_keypoints(path).items()]
+    [('query/0001_c1.jpg', False)]
+    """
+    path = check_path(path, "path")
+    held = read_json(path, finite=False)
+    try:
+        if not isinstance(held, dict):
+            raise ValueError(f"it must hold an object: path, then 18 points; it holds a {type(held).__name__}")
+        return _take_by_path(held)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_keypoints(path: str | os.PathLike[str], poses: Mapping[str, Pose], *, overwrite: bool = False) -> Path:
+    """Write the poses of photographs by their paths, whole or not at all; `read_keypoints` gives the same numbers back.
+
+    Parameters
+    ----------
+    path : path
+        Usually with the suffix ".json".
+    poses : mapping of str to Pose
+        Keys are paths of photographs with "/", for training below the data set's root. A pose of which no keypoint is
+        present stands for "nobody was found".
+    overwrite : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When the file exists and `overwrite` is False; when `poses` holds anything else.
+    OSError
+        When the file cannot be written.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pose2id.poses import read_keypoints, representative_poses, write_keypoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_keypoints(pathlib.Path(folder, "keypoints.json"), {"a/1.jpg": representative_poses()[0]})
+    ...     list(read_keypoints(path))
+    ['a/1.jpg']
+    """
+    path = check_path(path, "path")
+    if not isinstance(poses, Mapping) or not all(isinstance(pose, Pose) for pose in poses.values()):
+        raise TypeError("poses must be a mapping from paths of photographs to Pose objects")
+    lines = [
+        f" {json.dumps(key)}: {_write_points(pose) if pose.present.any() else 'null'}" for key, pose in poses.items()
+    ]
+    return _write(path, "{\n" + ",\n".join(lines) + "\n}\n", overwrite=overwrite)
+
+
+def _is_by_path(held: dict[str, Any]) -> bool:
+    """Whether these may be poses by path, and not an object of another kind."""
+    return bool(held) and all(points is None or (isinstance(points, list) and points) for points in held.values())
+
+
+def _take_by_path(held: dict[str, Any]) -> dict[str, Pose]:
+    poses, nobody = {}, np.full((len(KEYPOINTS), 2), np.nan)
+    for key, points in held.items():
+        try:
+            poses[key] = Pose(nobody if points is None else points, key)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key!r}: {error}") from error
+    return poses
+
+
+def _name_of(path: str) -> str:
+    """What the pose of a photograph is called, which may become a file name."""
+    stem, dot, suffix = path.rpartition(".")
+    return (stem if f"{dot}{suffix}".lower() in SUFFIXES else path).replace("/", "_")
+
+
+def _write_points(pose: Pose) -> str:
+    return json.dumps([None if math.isnan(x) else [x, y] for x, y in pose.keypoints.tolist()])
+
+
+def _write(path: Path, text: str, *, overwrite: bool) -> Path:
     clear_leftovers(path.parent)
     with write_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text('{\n "poses": [\n' + ",\n".join(lines) + "\n ]\n}\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path

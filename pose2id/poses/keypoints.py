@@ -77,7 +77,8 @@ def download_model() -> Path:
         size=SIZE,
         sha256=SHA256,
         purpose=_PURPOSE,
-        again="try again (goes on where it broke off), or pass load_session the path of a copy of the file",
+        again="try again (goes on where it broke off), or pass load_session the path of a copy of the file, "
+        "as pose2id poses --model does",
     )
 
 

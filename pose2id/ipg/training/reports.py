@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pose2id.atomic import sync, write_file
 from pose2id.errors import explain_write, require
 from pose2id.images import draw_sheet
+from pose2id.ipg import bars
 from pose2id.ipg.pipeline import IPGPipeline
 from pose2id.ipg.training.objective import TRAINED
 from pose2id.ipg.training.recipe import Settings
@@ -93,24 +94,22 @@ def draw_validation(pipe: IPGPipeline, people: Sequence[Record], settings: Setti
     """A sheet: a row of poses, those of up to 8 of the people, and a row for each person, drawn in these poses."""
     poses = [person.pose for person in people if person.pose is not None][:_COLUMNS] or list(representative_poses())
     references = [Image.fromarray(person.read()) for person in people]
-    bar = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(disable=True)
     for name in TRAINED:
         getattr(pipe, name).eval()
     try:
-        drawn = pipe(
-            references,
-            poses,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.validation_steps,
-            guidance_scale=settings.validation_guidance,
-            seed=settings.seed,
-            return_dict=False,
-        )[0]
+        with bars.hide():
+            drawn = pipe(
+                references,
+                poses,
+                height=settings.height,
+                width=settings.width,
+                num_inference_steps=settings.validation_steps,
+                guidance_scale=settings.validation_guidance,
+                seed=settings.seed,
+                return_dict=False,
+            )[0]
     finally:
         for name in TRAINED:
             getattr(pipe, name).train()
-        pipe.set_progress_bar_config(**bar)
     rows = [[reference, *pictures] for reference, pictures in zip(references, drawn, strict=True)]
     return draw_sheet([[None, *(pose.draw() for pose in poses)], *rows], (settings.width, settings.height))

@@ -6,13 +6,23 @@ Importing this needs no extra and loads nothing heavy; `loading`, which needs to
 from pose2id.ipg.weights.configuration import RELEASED, Defaults, check_defaults, read_defaults, record_settings
 from pose2id.ipg.weights.conversion import convert, from_hub
 from pose2id.ipg.weights.fetching import download, info
-from pose2id.ipg.weights.table import FILES, REPOSITORY, TINY, ReleasedFile, converted_folder, model_card, tiny_folder
+from pose2id.ipg.weights.table import (
+    FILES,
+    REPOSITORY,
+    TINY,
+    TINY_SAYS,
+    ReleasedFile,
+    converted_folder,
+    model_card,
+    tiny_folder,
+)
 
 __all__ = [
     "FILES",
     "RELEASED",
     "REPOSITORY",
     "TINY",
+    "TINY_SAYS",
     "Defaults",
     "ReleasedFile",
     "check_defaults",

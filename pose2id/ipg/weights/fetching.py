@@ -10,9 +10,9 @@ from typing import Any
 
 from pose2id.errors import require
 from pose2id.hub import fetch
-from pose2id.ipg.weights.table import FILES, PURPOSE, converted_folder
+from pose2id.ipg.weights.table import FILES, PURPOSE, TINY_SAYS, converted_folder
 
-AGAIN = "run: pose2id weights download (goes on where it broke off)"
+AGAIN = f"run: pose2id weights download (goes on where it broke off). {TINY_SAYS}"
 
 
 def download(names: Iterable[str] | None = None, *, progress: bool = True) -> Path:

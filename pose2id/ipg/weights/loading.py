@@ -19,7 +19,7 @@ from pose2id.ipg.networks import IFR, PoseEncoder, TransReID
 from pose2id.ipg.weights.configuration import Config, join_names, read_config
 from pose2id.ipg.weights.fetching import download
 from pose2id.ipg.weights.parts import find_faults, is_finite, list_faults, read_file, take_state
-from pose2id.ipg.weights.table import FILES, VAE_REPOSITORY
+from pose2id.ipg.weights.table import FILES, TINY_SAYS, VAE_REPOSITORY
 
 SUFFIXES = (".safetensors", ".pth")
 ALSO_NAMED = {"transformer_20": ("transreid",)}
@@ -65,7 +65,7 @@ def _find(folder: str | os.PathLike[str], name: str) -> Path:
         message = f"{folder} is not a folder; {name} was looked for in it"
     elif (folder / "model_index.json").is_file():
         message += "; it was written by save_pretrained, IPGPipeline.from_pretrained reads it"
-    raise FileNotFoundError(f"{message}. To fetch the released files: pose2id weights download")
+    raise FileNotFoundError(f"{message}. To fetch the released files: pose2id weights download. {TINY_SAYS}")
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, absent: Collection[str] = ()) -> None:

@@ -19,6 +19,11 @@ TINY = "tiny"
 FORMAT = 1
 """Version of what `convert` writes by default; a higher one makes every user convert again."""
 PURPOSE = "pose2id.ipg.weights"
+TINY_SAYS = (
+    'The weights "tiny" are part of this package and draw synthetic pedestrians: --weights tiny, in Python '
+    'from_pretrained("tiny")'
+)
+"""What else there is; ends every error of weights that are not here."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,10 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
                 data, model = read_data(recipe.data, READERS), read_model(recipe.model)
                 records = read_records(data, settings, progress=progress)
                 if not any(record.pose for record in records):
-                    raise ValueError("data: no picture has a pose, so there are no targets; give keypoints")
+                    raise ValueError(
+                        "data: no picture has a pose, so there are no targets; give keypoints, a file that "
+                        "`pose2id poses` writes"
+                    )
                 find_people(records)
                 held.enter_context(hold_folder(target))
                 if processes.is_main_process:

@@ -21,7 +21,7 @@ from pose2id.documents import read_json
 from pose2id.ipg.training import FolderData, Record, Settings, WorldData, clean, draw_dropped, find_processes
 from pose2id.ipg.training.configuration import read_data
 from pose2id.ipg.training.records import fingerprint
-from pose2id.poses import Pose
+from pose2id.poses import Pose, read_keypoints
 from pose2id.synthetic import make_set
 from pose2id.validation import check_number, take_path
 
@@ -29,6 +29,7 @@ KEPT = "cleaning.json"
 REPORT = "cleaning.txt"
 DROPPED = "cleaning.png"
 _BATCH = 32
+_TO_WRITE = "to write such a file: pose2id poses -o keypoints.json"
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,14 @@ def read_records(
     records = _read_part(data, "train")
     if not records:
         raise ValueError(f"data: {data.kind} in {data.root} has no training pictures")
+    if data.keypoints and not any(record.pose for record in records):
+        found = list(read_keypoints(data.keypoints))
+        named = f"it has {', '.join(map(repr, found[:3]))}" if found else "it has none"
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        raise ValueError(
+            f"data: no picture has a pose in {data.keypoints}; its keys must be paths below root, {data.root}, such as "
+            f"{Path(records[0].image).relative_to(data.root).as_posix()!r}; {named}{more}; {_TO_WRITE} {data.root}"
+        )
     return records
 
 
@@ -175,7 +184,7 @@ def _read_part(data: FolderData, part: str) -> list[Record]:
     """The pictures of a data set's part: train, query or gallery."""
     root = take_path(data.root, "data: root")
     found = getattr(read_dataset(data.kind, root, **data.options), part)
-    poses = _read_keypoints(take_path(data.keypoints, "data: keypoints")) if data.keypoints else {}
+    poses = read_keypoints(take_path(data.keypoints, "data: keypoints")) if data.keypoints else {}
     records = []
     for row, (path, who) in enumerate(zip(found.paths, found.ids, strict=True)):
         pose = poses.get(path.relative_to(root).as_posix())
@@ -184,13 +193,3 @@ def _read_part(data: FolderData, part: str) -> list[Record]:
         seen = pose is not None and bool(pose.present.any())
         records.append(Record(path, int(who), pose if seen else None, target=seen))
     return records
-
-
-def _read_keypoints(path: Path) -> dict[str, Pose]:
-    content = read_json(path, finite=False)
-    try:
-        if not isinstance(content, dict):
-            raise ValueError(f"it must hold an object: path, then 18 points; it holds a {type(content).__name__}")
-        return {name: Pose(points) for name, points in content.items() if points is not None}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from pose2id.ipg import IPGPipeline
+from pose2id.ipg import IPGPipeline, bars
 from pose2id.ipg.networks import SmallEncoder
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.synthetic import SyntheticSet, make_set
@@ -135,21 +135,21 @@ def draw_people(
     keys = range(len(people)) if keys is None else keys
     chunk = BATCHES * max(1, batch_size // (8 if poses is None else len(poses)))
     rows: list[Any] = []
-    pipe.set_progress_bar_config(disable=True)  # one bar for all
     for start in tqdm(range(0, len(people), chunk), desc="generating", unit="call", disable=not progress):
         images = [Image.fromarray(image) for image in people.images[start : start + chunk]]
-        drawn: Any = pipe(
-            images,
-            poses,
-            preset=preset,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            seed=seed,
-            output_type="np",
-            batch_size=batch_size,
-            reference_keys=[int(key) for key in keys[start : start + chunk]],
-            return_dict=False,
-        )[0]
+        with bars.hide():  # one for all
+            drawn: Any = pipe(
+                images,
+                poses,
+                preset=preset,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                seed=seed,
+                output_type="np",
+                batch_size=batch_size,
+                reference_keys=[int(key) for key in keys[start : start + chunk]],
+                return_dict=False,
+            )[0]
         rows.append((drawn * 255).round().astype(np.uint8))
     return np.concatenate(rows)
 
