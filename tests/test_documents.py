@@ -78,6 +78,30 @@ def test_the_page_of_feature_files_shows_what_evaluate_prints(
     assert capsys.readouterr().out == shown[2]
 
 
+def test_the_configurations_on_the_training_page_are_some(tmp_path: Path) -> None:
+    """The smallest one, the same with another table [data], and that of the paper."""
+    pytest.importorskip("diffusers")
+    from pose2id.datasets import READERS
+    from pose2id.ipg.training import FolderData, SmallModel, StableDiffusionModel, WorldData
+    from pose2id.ipg.training.configuration import read_data, read_model
+    from pose2id.ipg.training.recipe import plan_stages, read_settings
+    from pose2id.programs.training import read_records
+
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    smallest, own, paper = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    wanted = [(WorldData, SmallModel), (FolderData, SmallModel), (FolderData, StableDiffusionModel)]
+    file = tmp_path / "train.toml"
+    for text, kinds in zip((smallest, own + smallest[smallest.index("[model]") :], paper), wanted, strict=True):
+        file.write_text(text, encoding="utf-8")
+        recipe = read_settings(file)
+        data, model = read_data(recipe.data, READERS), read_model(recipe.model)
+        assert (type(data), type(model)) == kinds
+        assert plan_stages(recipe.settings, recipe.stages)
+        if isinstance(data, WorldData):
+            records = read_records(WorldData(ids=[0, 2]), recipe.settings)
+            assert {record.image.shape for record in records} == {(64, 32, 3)}
+
+
 def test_the_readme_has_an_example() -> None:
     assert "```python\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
