@@ -36,8 +36,8 @@ def read_labels(path: str | os.PathLike[str], column: str = "ids", *, rows: int 
     ----------
     path : path
         `.npy`: an array, as `read_features` takes labels. `.csv` or `.tsv`: a table with commas, semicolons or tabs,
-        whose head names the column; one column needs no head. Anything else is text: a label a line, or all labels in
-        one line with commas or blanks between.
+        whose head names the column; one column needs no head. Anything else is text: a label a line, with or without
+        a head, or all labels in one line with commas or blanks between.
     column : {"ids", "cams"}
         What to take of a table: a column called "ids", "id", "pid", "person_id", "identity" or "label"; or "cams",
         "cam", "camid" or "camera".
@@ -70,11 +70,12 @@ def read_labels(path: str | os.PathLike[str], column: str = "ids", *, rows: int 
     path, name = Path(path), check_choice(column, "column", tuple(_COLUMNS))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         labels = _read_npy(path)
         count = labels.size if labels.ndim < 3 and labels.size in labels.shape else len(labels) if labels.ndim else 0
     else:
-        words = _read_table(path, name) if path.suffix in (".csv", ".tsv") else _read_text(path)
+        words = _read_table(path, name, suffix) if suffix in (".csv", ".tsv") else _read_text(path)
         if not words:
             raise ValueError(f"{path} must hold {name}, it holds none")
         labels, count = _take_words(words, f"{path}: {name}"), len(words)
@@ -98,6 +99,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 def _read_text(path: Path) -> list[str]:
     lines = [(line, text) for _, line, text in read_lines(path)]
+    lines = lines[len(lines) > 1 and _is_head(lines[0][1]) :]
     if len(lines) == 1:
         return lines[0][1].replace(",", " ").split()
     for line, text in lines:
@@ -109,11 +111,11 @@ def _read_text(path: Path) -> list[str]:
     return [text.strip(",") for _, text in lines]
 
 
-def _read_table(path: Path, column: str) -> list[str]:
+def _read_table(path: Path, column: str, suffix: str) -> list[str]:
     """The cells of one column, without its head."""
     text = read_text(path)
     first = text.lstrip().partition("\n")[0]
-    comma = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
+    comma = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=comma, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
@@ -127,14 +129,17 @@ def _read_table(path: Path, column: str) -> list[str]:
             raise ValueError(f"{path} must have {len(head)} columns in every line, found {len(row)} in line {line}")
     named = [place for place, cell in enumerate(head) if cell.casefold() in _COLUMNS[column]]
     if len(head) == 1:
-        known = named or head[0].casefold() in {name for names in _COLUMNS.values() for name in names}
-        return [row[0] for _, row in rows[bool(known) :]]
+        return [row[0] for _, row in rows[_is_head(head[0]) :]]
     if len(named) != 1:
         found = f"{'several' if named else 'none'} of {', '.join(head)}"
         wanted = ", ".join(_COLUMNS[column])
         near = next(filter(None, (suggest(cell, _COLUMNS[column]) for cell in head if not named)), "")
         raise ValueError(f"{path} must have one column called {wanted}, found {found}{near}")
     return [row[named[0]] for _, row in rows[1:]]
+
+
+def _is_head(word: str) -> bool:
+    return any(word.casefold() in names for names in _COLUMNS.values())
 
 
 def _take_words(words: Sequence[str], name: str) -> NDArray[Any]:

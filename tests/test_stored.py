@@ -311,6 +311,9 @@ def test_an_array_that_is_not_read_for_its_name_is_told(here, capsys):
 TEXTS = {
     "a label a line": ("ids.txt", "7\n0012\n-1\n", [7, 12, -1]),
     "without an end": ("ids.txt", "7\r\n12\r\n\r\n-1", [7, 12, -1]),
+    "a head": ("ids.txt", "pid\n7\n12\n-1\n", [7, 12, -1]),
+    "upper case": ("IDS.CSV", "cam,ID\n1,7\n2,12\n1,-1\n", [7, 12, -1]),
+    "with row numbers": ("ids.csv", ",id,cam\n0,7,1\n1,12,2\n2,-1,1\n", [7, 12, -1]),
     "one line": ("ids.txt", "7 12 -1\n", [7, 12, -1]),
     "one line of commas": ("ids.list", "7, 12,-1", [7, 12, -1]),
     "as numpy writes them": ("ids", "7.000000000000000000e+00\n1.200000000000000000e+01\n-1.0e+00\n", [7, 12, -1]),

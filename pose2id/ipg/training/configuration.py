@@ -187,7 +187,10 @@ def read_data(table: Mapping[str, Any] | WorldData | FolderData, readers: Collec
     if kind == "world":
         return read_table(WorldData, table, "data")
     if not isinstance(kind, str) or kind not in readers:
-        raise ValueError(f"data: kind must be 'world' or one of {', '.join(readers)}; received {kind!r}")
+        kinds = ("world", *readers)
+        raise ValueError(
+            f"data: kind must be 'world' or one of {', '.join(readers)}; received {kind!r}{suggest(kind, kinds)}"
+        )
     return read_table(FolderData, table, "data")
 
 
@@ -200,4 +203,5 @@ def read_model(table: Mapping[str, Any] | SmallModel | StableDiffusionModel) -> 
         return read_table(SmallModel, table, "model")
     if kind == "stable-diffusion":
         return read_table(StableDiffusionModel, table, "model")
-    raise ValueError(f"model: kind must be 'small' or 'stable-diffusion', received {kind!r}")
+    near = suggest(kind, ("small", "stable-diffusion"))
+    raise ValueError(f"model: kind must be 'small' or 'stable-diffusion', received {kind!r}{near}")
