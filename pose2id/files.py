@@ -244,6 +244,8 @@ def _tell_missing(suffix: str, name: str, held: Collection[str]) -> str:
     remedy = f"{meant}store it under that name, as in np.savez(..., {name}=...)"
     if suffix == ".mat":
         remedy = f"{meant}store it under that name"
+    if suffix in (".pt", ".pth"):
+        remedy = f"{meant}store it under that name, as in torch.save({{..., {name!r}: ...}}, ...)"
     if suffix in (".npy", ".pt", ".pth") and names == ["features"]:
         remedy = f"a {suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
         if name in ("ids", "cams"):

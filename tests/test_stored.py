@@ -252,7 +252,10 @@ def test_a_single_tensor_of_any_name(tmp_path):
             {f"layer{n}.weight": torch.zeros(1) for n in range(300)},
             r"'features', it holds: layer0.weight, .* and 290 more",
         ),
-        ({}, r"must hold an array 'features', it holds: nothing; store it"),
+        (
+            {},
+            r"an array 'features', it holds: nothing; store it under that name, as in torch\.save\(\{\.\.\.",
+        ),
     ],
     ids=["list", "dict", "number", "weights", "nothing"],
 )
