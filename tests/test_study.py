@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pose2id import centralize, evaluate, evaluate_features, id_density, rerank, study
+from pose2id import centralize, evaluate, evaluate_features, id_density, rerank
 from pose2id.parts import centralize_parts, evaluate_parts, part_density, rerank_parts
-from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study, standard_error
+from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study, runs, standard_error
 from pose2id.tables import as_dicts
 
 RNG = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_work_is_shared_and_nothing_is_kept(monkeypatch) -> None:
         made.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(study, "centralize", count)
+    monkeypatch.setattr(runs, "centralize", count)
     nfc = Setting("neighbours", k1=2, k2=2)
     settings = [BASE, replace(BASE, reranked=True), nfc, replace(nfc, query=False), replace(nfc, reranked=True), FULL]
     rows = run_study(QUERY, GALLERY, settings)
@@ -143,7 +143,7 @@ def test_what_comes_to_the_same_is_done_once(monkeypatch) -> None:
         return call
 
     for function in (rerank, evaluate_features, evaluate, id_density):
-        monkeypatch.setattr(study, function.__name__, count(function))
+        monkeypatch.setattr(runs, function.__name__, count(function))
     again = [BASE, replace(BASE, name="k2 = 0", k1=3), replace(BASE, name="other re-ranking", rerank_k1=7)]
     settings = [*again, *(replace(each, reranked=True) for each in again)]
     told = []
@@ -184,7 +184,7 @@ def test_one_side_may_have_generated_features() -> None:
 
 def test_a_setting_that_would_be_another_is_refused_before_any_work(monkeypatch) -> None:
     bare = [replace(side, cams=None, generated=None) for side in (QUERY, GALLERY)]
-    monkeypatch.setattr(study, "centralize", None)
+    monkeypatch.setattr(runs, "centralize", None)
     for settings, words in (
         ([BASE, Setting("mine", eta=1.0)], "'mine' has eta = 1.0, but query and gallery have no generated features"),
         ([BASE, Setting("mine", eta=1.0, query=False)], "'mine' has eta = 1.0, but gallery has no generated features"),

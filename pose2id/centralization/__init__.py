@@ -4,6 +4,7 @@ Two steps, each optional, in this order: add the mean of features of *generated*
 9), then add the *mutual nearest neighbours* (Neighbor Feature Centralization, algorithm 1).
 
 - `sets`: `centralize`, one set by itself: fuse, search, mutual, add. The published use.
+- `sweep`: the same set by several settings, its neighbours searched once.
 - `queries`: `centralize_queries`, one query at a time against a fixed gallery.
 - `fusion`: equation 9, and where the fused rows stand while they are needed.
 - `mutual`: the rule of algorithm 1, and the sums.
@@ -17,9 +18,11 @@ from pose2id.centralization.fusion import FusedRows
 from pose2id.centralization.mutual import mutual_neighbors
 from pose2id.centralization.queries import centralize_queries, gallery_radius, prepare_gallery, pull_toward
 from pose2id.centralization.sets import centralize
+from pose2id.centralization.sweep import SearchedSet
 
 __all__ = [
     "FusedRows",
+    "SearchedSet",
     "centralize",
     "centralize_queries",
     "check_parameters",

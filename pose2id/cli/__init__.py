@@ -30,6 +30,7 @@ NEEDS_LESS = {
     "rerank": "another --engine may need less; in Python rerank_top never holds the whole matrix",
     "evaluate": "another --engine may need less, and so does evaluating without --rerank",
     "extract": "what is finished stays; run again with a smaller --batch-size",
+    "tune": "another --engine may need less",
     "generate": "what is finished stays; run again when memory is free, or elsewhere with a smaller --batch-size",
     "poses": "a smaller --batch-size needs less",
     "train": "a smaller batch_size in [training] needs less",

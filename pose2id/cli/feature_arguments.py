@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from pose2id.cli.choices import ENGINES, METRICS, PROTOCOLS, SIDES
@@ -60,12 +61,9 @@ def add_features(commands: Any) -> None:
         "the rest are the queries (default %(default)s)"
     )
     evaluate.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
-    evaluate.add_argument(
-        "--metric",
-        default="euclidean",
-        choices=METRICS,
-        help="distance between features, in rows without re-ranking (default %(default)s)",
-    )
+    metric: dict[str, Any] = {"default": "euclidean", "choices": METRICS}
+    metric["help"] = "distance between features; re-ranking has its own (default %(default)s)"
+    evaluate.add_argument("--metric", **metric)
     evaluate.add_argument(
         "--centralize",
         action="store_true",
@@ -78,6 +76,47 @@ def add_features(commands: Any) -> None:
     _add_parts(evaluate, fill=True, needs=("centralize",))
     add_common(evaluate, "features:run_evaluate", as_json=True)
 
+    tune = commands.add_parser(
+        "tune",
+        help="choose eta, k1 = k2, alpha and whose neighbours on a share of the identities; scores on the others",
+    )
+    _add_sides(tune, labels=True)
+    for name, kind, check, words in (
+        ("etas", float, check_number, "weights of the mean generated feature (default 0 0.25 1 4, if there is one)"),
+        ("ks", int, count(0), "values of k1 = k2, 0 for no neighbours (default 0 1 2 3)"),
+        ("alphas", float, check_number, "exponents of the neighbours' weights (default 0 4)"),
+    ):
+        options: dict[str, Any] = {"type": kind, "nargs": "+", "metavar": "VALUE", "help": f"what is tried: {words}"}
+        tune.add_argument(f"--{name}", action=Option, check=_each(check), **options)
+    tune.add_argument(
+        "--neighbors",
+        nargs="+",
+        choices=("all", "other"),
+        help="what is tried: those of all cameras, of other cameras (default: both, if there are 'cams')",
+    )
+    tune.add_argument(
+        "--share",
+        action=Option,
+        check=SHARE,
+        type=float,
+        default=0.5,
+        help="share of the identities to choose on; the others are only scored, 1: there are none (default 0.5)",
+    )
+    tune.add_argument(
+        "--seed", action=Option, check=count(0), type=int, default=0, help="decides which they are (default 0)"
+    )
+    tune.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
+    tune.add_argument("--metric", **metric)
+    _add_engine(tune)
+    _add_parts(tune)
+    tune.add_argument("--all", action="store_true", help="print all settings that were tried, not the ten best only")
+    add_common(tune, "tune:run", as_json=True)
+
+
+def _each(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """A check for lists of values."""
+    return lambda values, name: [check(value, name) for value in values]
+
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -86,17 +125,19 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
 
 
-def _add_sides(parser: Any, *, alone: bool = False) -> None:
+def _add_sides(parser: Any, *, alone: bool = False, labels: bool = False) -> None:
     for side in SIDES:
         parser.add_argument(f"--{side}", metavar="FILE", required=not alone, help=f"feature file of the {side}")
     if alone:
         words = "feature file of one set, instead of the two: each row is a query and never finds itself"
         parser.add_argument("--features", metavar="FILE", help=words)
         parser.one_of = (("query", "gallery"), ("features",))
+    if alone or labels:
         for side in SIDES:
             for name, what in _LABELS.items():
                 words = f"{what} of the {side}, instead of those in its feature file: {_LABEL_FILE}"
                 parser.add_argument(f"--{side}-{name}", action=Option, needs=(side,), metavar="FILE", help=words)
+    if alone:
         _add_labels(parser, needs=("features",))
 
 

@@ -26,7 +26,7 @@ from pose2id.evaluation import PROTOCOLS, Scores
 from pose2id.files import LABELS, NAMES, FeatureFile, check_output, write_arrays
 from pose2id.parts import centralize_parts, part_density, rerank_parts
 from pose2id.reranking import rerank
-from pose2id.study import FeatureSet, Setting, run_study
+from pose2id.study import Setting, run_study
 from pose2id.tables import as_dicts, format_text
 from pose2id.validation import JUNK, equal_label, is_tensor, take_labels
 
@@ -163,19 +163,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         inputs = [read_alone(arguments, needs=("ids",), names=names)]
     check_part_options(arguments, inputs)
     files = [given.file for given in inputs]
-    # Of tensors: the two files may be of different kinds.
-    sets = [
-        FeatureSet(
-            x.rows,
-            x.file.ids,
-            x.file.cams,
-            x.generated,
-            x.visibility,
-            x.generated_visibility,
-            groups=x.file.groups,
-        )
-        for x in inputs
-    ]
+    sets = [each.as_set() for each in inputs]
     of_parts = inputs[0].has_parts  # which are scored by their directions, as the models do that have them
     settings = [Setting(_SCALED) if of_parts else Setting("as given", normalize=False)]
     if arguments.centralize:

@@ -17,6 +17,7 @@ from pose2id.errors import nearest
 from pose2id.files import NAMES, PART_NAMES, SIDES, FeatureFile, read_features
 from pose2id.labels import read_labels
 from pose2id.parts import sets
+from pose2id.study import FeatureSet
 
 LONG = 10**10
 """Rows squared times columns: from there on a step takes a second or more, and is told where no bar shows it."""
@@ -39,6 +40,11 @@ class Input:
     def has_parts(self) -> bool:
         """Whether it is the parts."""
         return self.visibility is not None
+
+    def as_set(self) -> FeatureSet:
+        """One side of a study; of tensors, as the files of two sides may be of different kinds."""
+        arrays = self.rows, self.file.ids, self.file.cams, self.generated, self.visibility, self.generated_visibility
+        return FeatureSet(*arrays, groups=self.file.groups)
 
 
 def read_input(

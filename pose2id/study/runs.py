@@ -64,6 +64,10 @@ class FeatureSet:
         """Whether the features are parts, (N, P, D)."""
         return getattr(self.features, "ndim", 2) == 3
 
+    def exclude(self, *, other_cameras: bool) -> Labels | None:
+        """Labels of rows that are never neighbours: the cameras, or the groups."""
+        return self.cams if other_cameras else self.groups
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -387,7 +391,7 @@ def _centralize(data: FeatureSet, how: Setting, **options: Any) -> Any:
     if not (how.normalize or added):
         return data.features
     generated: Any = data.generated if how.eta else None
-    exclude = data.cams if how.other_cameras else data.groups
+    exclude = data.exclude(other_cameras=how.other_cameras)
     options |= {"alpha": how.alpha, "normalize": how.normalize, "exclude": exclude}
     if not data.has_parts:
         return centralize(data.features, generated, how.eta, how.k1, how.k2, **options)
