@@ -223,12 +223,12 @@ BARE = replace(QUERY, generated=None, cams=None)
         (
             {"query": BARE, "gallery": replace(GALLERY, generated=None, cams=None), "over": {"eta": [0, 2]}},
             ValueError,
-            r"over\['eta'\] = 2.0 needs generated features, which query and gallery lack",
+            "eta = 2.0 needs generated features, which query and gallery lack",
         ),
         (
             {"query": BARE, "gallery": replace(GALLERY, cams=None), "over": {"other_cameras": [True]}},
             ValueError,
-            r"over\['other_cameras'\] = True needs cameras on both sides",
+            "other_cameras = True needs cameras, which query or gallery lacks",
         ),
         ({"share": 0}, ValueError, "share must be above 0, received 0.0"),
         ({"share": 1.5}, ValueError, "share must be a number from 0 to 1, received 1.5"),

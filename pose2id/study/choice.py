@@ -263,8 +263,8 @@ def _take_grid(over: Any, *sets: FeatureSet) -> dict[str, list[Any]]:
         raise ValueError(f"over must have names out of {', '.join(GRID)}, received {unknown[0]!r}")
     checks: dict[str, Any] = {"eta": check_number, "k": partial(check_count, minimum=0), "alpha": check_number}
     there = {
-        "eta": (any(data.generated is not None for data in sets), "generated features"),
-        "other_cameras": (all(data.cams is not None for data in sets), "cameras on both sides"),
+        "eta": (any(data.generated is not None for data in sets), "generated features, which query and gallery lack"),
+        "other_cameras": (all(data.cams is not None for data in sets), "cameras, which query or gallery lacks"),
     }
     grid = {}
     for name, default in GRID.items():
@@ -275,7 +275,7 @@ def _take_grid(over: Any, *sets: FeatureSet) -> dict[str, list[Any]]:
         check = checks.get(name, check_flag)
         grid[name] = sorted({check(value, f"a value of over[{name!r}]") for value in values})
         if grid[name][-1] and not has:
-            raise ValueError(f"over[{name!r}] = {grid[name][-1]!r} needs {what}, which query and gallery lack")
+            raise ValueError(f"{name} = {grid[name][-1]!r} needs {what}")
     return grid
 
 
