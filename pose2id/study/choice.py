@@ -192,7 +192,7 @@ def choose(
     -----
     The best of many settings is partly the luckiest. So of those that it leads by less than a quarter of the standard
     error of that lead, the one is chosen that is nearest to the recommended setting, in steps of the grid: eta 1,
-    k1 = k2 = 3, alpha 4, other cameras. Finer grids choose no better, and more by luck.
+    k1 = k2 = 3, alpha 4, other cameras. Finer grids choose hardly better, and more by luck.
 
     Neighbours are searched once for each eta, with and without the camera rule. The rest is one evaluation for each
     setting: 13, or 52 with generated features, for the default grid.
