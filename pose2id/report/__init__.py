@@ -1,0 +1,248 @@
+"""The report: one HTML page that says whether centralization helps on some features, to be opened by a double click.
+
+- `contents`: what it says: tables, curves, rankings
+- `drawing`: curves, histograms and maps as shapes
+- `pictures`: photographs, small, inside the page
+- ``page.html``: the page, a template of Jinja2
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pose2id.atomic import write_file
+from pose2id.errors import require
+from pose2id.report.contents import Contents, gather, name_views
+from pose2id.report.drawing import draw_curves, draw_histogram, draw_plane
+from pose2id.report.pictures import Pictures
+from pose2id.study import FeatureSet, Setting
+from pose2id.validation import check_count, check_flag
+
+__all__ = ["write_report"]
+
+PACKAGES = ("pose2id", "torch", "numpy", "scipy")
+
+
+def write_report(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    output: str | os.PathLike[str],
+    setting: Setting,
+    *,
+    labelled: bool = True,
+    query_paths: Sequence[str] | None = None,
+    gallery_paths: Sequence[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    title: str = "Does centralization help?",
+    command: Sequence[str] = (),
+    protocol: str = "market1501",
+    reranked: bool = True,
+    count: int = 24,
+    engine: str = "auto",
+    overwrite: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+) -> Path:
+    """Write a page that compares features with what a setting makes of them.
+
+    Parameters
+    ----------
+    query, gallery : FeatureSet
+        Features or parts. Without labels (`labelled` False) their `ids` are not looked at.
+    output : path
+        The ``.html`` file; it holds everything, and asks the network for nothing.
+    setting : Setting
+        What is compared with the features as they are.
+    labelled : bool
+        Whether there are identities: scores, curves, right and wrong answers need them.
+    query_paths, gallery_paths : sequences of str, optional
+        The photographs' paths, one a row, shown as names.
+    images : path, optional
+        The folder that these are relative to, for pictures; one that is missing is left out, and counted.
+    title : str
+    command : sequence of str
+        What made the page, to be shown.
+    protocol, engine, progress
+        As for `pose2id.evaluate_features` and `pose2id.centralize`.
+    reranked : bool
+        Also show rankings after re-ranking of the first 100.
+    count : int
+        Queries whose rankings are shown: those that change most.
+    overwrite : bool
+        Replace an existing file.
+    report : callable
+        Is told what begins.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `pose2id.study.run_study`; for an output that exists.
+    MissingExtraError
+        Without Jinja2 (extra ``report``).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pose2id.datasets import load_demo
+    >>> from pose2id.report import write_report
+    >>> from pose2id.study import FeatureSet, Setting
+    >>> data = load_demo()
+    >>> query, gallery = (FeatureSet(data.features[i], data.ids[i], data.cams[i]) for i in (data.query, data.gallery))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_report(query, gallery, f"{folder}/report.html", Setting("k1 = k2 = 3", k1=3, k2=3), count=3)
+    ...     "mAP" in path.read_text(encoding="utf-8")
+    True
+    """
+    jinja2 = require("jinja2", "report", "the report")
+    check_count(count, "count", 1)
+    for value, name in ((labelled, "labelled"), (reranked, "reranked"), (overwrite, "overwrite")):
+        check_flag(value, name)
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise ValueError(f"output {path} exists already; name another or pass --overwrite")
+    contents = gather(
+        query,
+        gallery,
+        setting,
+        labelled=labelled,
+        protocol=protocol,
+        reranked=reranked,
+        count=count,
+        engine=engine,
+        report=report,
+        progress=progress,
+    )
+    report("pictures")
+    pictures = Pictures(images)
+    shown = _describe(contents, query, gallery, query_paths, gallery_paths, pictures, labelled=labelled)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    planes, marks = draw_plane(contents.plane)
+    versions = {name: metadata.version(name) for name in PACKAGES} | {"Python": platform.python_version()}
+    sizes = [tuple(data.features.shape) for data in (query, gallery)]
+    made = [
+        ("queries", " x ".join(map(str, sizes[0]))),
+        ("gallery", " x ".join(map(str, sizes[1]))),
+        ("setting", _tell_setting(setting)),
+        ("re-ranking", f"k1 = {setting.rerank_k1}, k2 = {setting.rerank_k2}, lambda = {setting.rerank_lambda}"),
+        *versions.items(),
+    ]
+    if pictures.missing:
+        contents.notes.append(
+            f"{len(pictures.missing):,} pictures are not below {images}, such as {pictures.missing[0]}."
+        )
+    page = template.render(
+        title=title,
+        verdict=_judge(contents, labelled=labelled),
+        summary=f"{sizes[0][0]:,} queries against {sizes[1][0]:,} gallery rows. Compared are features of length 1 with "
+        f"{_tell_setting(setting)}.",
+        contents=contents,
+        curves=draw_curves(contents.curves, name_views(list(contents.curves))),
+        histograms=[draw_histogram(part, name_views([part["name"]])[part["name"]]) for part in contents.histograms],
+        planes=planes,
+        marks=marks,
+        settings={"words": f"By {_tell_setting(setting)}"},
+        views=name_views(contents.views),
+        shown=shown,
+        labelled=labelled,
+        protocol=protocol,
+        pictures=pictures.uris,
+        made=made,
+        command=shlex.join(command),
+        versions=versions,
+    )
+    with write_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _tell_setting(setting: Setting) -> str:
+    words = [f"k1 = {setting.k1}", f"k2 = {setting.k2}", f"alpha = {setting.alpha:g}"]
+    words += [f"eta = {setting.eta:g}"] if setting.eta else []
+    words += ["neighbours of other cameras only"] if setting.other_cameras else []
+    words += ["hidden parts of the gallery filled"] if setting.fill_gallery else []
+    return ", ".join(words)
+
+
+def _judge(contents: Contents, *, labelled: bool) -> str:
+    """The sentence on top."""
+    if not labelled or contents.gain is None:
+        return (
+            "Without identities this page cannot say whether it helps: look at the rankings that change, "
+            "and at how many neighbours come from other cameras."
+        )
+    gain, error = contents.gain
+    words = f"mAP changes by {100 * gain:+.2f} points"
+    if math.isnan(error):
+        return f"{words}; of one identity, which says nothing of others."
+    words += f", with a standard error of {100 * error:.2f} over identities"
+    if abs(gain) <= 2 * error:
+        return f"Unclear on these features: {words}."
+    return f"It {'helps' if gain > 0 else 'hurts'} on these features: {words}."
+
+
+def _describe(
+    contents: Contents,
+    query: FeatureSet,
+    gallery: FeatureSet,
+    query_paths: Sequence[str] | None,
+    gallery_paths: Sequence[str] | None,
+    pictures: Pictures,
+    *,
+    labelled: bool,
+) -> list[dict[str, Any]]:
+    """The rankings as the page shows them: names, pictures, marks."""
+    names = name_views(contents.views)
+
+    def name(data: FeatureSet, paths: Sequence[str] | None, row: int) -> str:
+        words = [str(paths[row])] if paths is not None else [f"row {row}"]
+        words += [f"identity {data.ids[row]}"] if labelled else []
+        words += [] if data.cams is None else [f"camera {data.cams[row]}"]
+        return ", ".join(words)
+
+    found = []
+    for one in contents.shown:
+        own = name(query, query_paths, one.query)
+        views = []
+        for key, rows in one.views.items():
+            tiles = []
+            for rank, (row, right) in enumerate(rows, 1):
+                kind = "" if right is None else "right" if right else "wrong"
+                tiles.append(
+                    {
+                        "kind": kind,
+                        "mark": f"{rank}" + {"right": " ✓", "wrong": " ✗"}.get(kind, ""),
+                        "name": name(gallery, gallery_paths, row),
+                        "alt": f"{rank}, {kind or 'found'}: {name(gallery, gallery_paths, row)}",
+                        "picture": pictures.number(None if gallery_paths is None else str(gallery_paths[row])),
+                    }
+                )
+            views.append({"key": key, "name": names[key], "tiles": tiles})
+        words = ""
+        if one.precision:
+            before, after = one.precision["before"], one.precision["after"]
+            words = f"average precision {100 * before:.1f} → {100 * after:.1f}"
+        found.append(
+            {
+                "name": own,
+                "search": own.lower(),
+                "direction": "" if one.gain is None else "up" if one.gain > 0 else "down" if one.gain < 0 else "",
+                "words": words,
+                "picture": pictures.number(None if query_paths is None else str(query_paths[one.query])),
+                "views": views,
+            }
+        )
+    return found

@@ -1,0 +1,311 @@
+"""What a report says, computed: tables, curves and rankings of features before and after centralization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pose2id.arrays import cut, take_array
+from pose2id.centralization.mutual import mutual_neighbors
+from pose2id.distances import full_precision, unit
+from pose2id.evaluation import Scores, evaluate_features, rank_gallery
+from pose2id.neighbors import knn_graph
+from pose2id.parts import PartFeatures, evaluate_parts, part_distances, part_neighbors, rerank_parts
+from pose2id.reranking import rerank_top
+from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
+
+TOP = 10
+"""Gallery items shown of each ranking."""
+RERANKED = 100
+"""Gallery items of each query that are re-ranked."""
+BINS = 60
+MAPPED, CLOUD = 10, 25
+"""Identities on the map, and rows of each."""
+PAIRS = 2**26
+"""Query x gallery pairs up to which the table has re-ranked rows: they need the matrix."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One query and its first gallery items, in every view."""
+
+    query: int
+    gain: float | None  # change of its average precision; None without labels
+    views: dict[str, list[tuple[int, bool | None]]]  # gallery row, and whether it is right
+    precision: dict[str, float]
+
+
+@dataclass
+class Contents:
+    """What the page shows; empty lists where labels, or cameras, are missing."""
+
+    rows: list[Row] = field(default_factory=list)
+    gain: tuple[float, float] | None = None  # of mAP, and its standard error, paired over identities
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    histograms: list[dict[str, Any]] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+    plane: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    cameras: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    after: Setting,
+    *,
+    labelled: bool,
+    protocol: str = "market1501",
+    reranked: bool = True,
+    count: int = 24,
+    engine: str = "auto",
+    report: Report = lambda _: None,
+    progress: bool = False,
+) -> Contents:
+    """Everything but the pictures.
+
+    `after` is the setting that is compared with features as they are; `labelled` says whether `ids` mean anything.
+    """
+    contents = Contents()
+    before = Setting("before", normalize=not query.has_parts)
+    options: dict[str, Any] = {"engine": engine, "progress": progress}
+    report("centralizing")
+    pairs = {
+        "before": centralize_sets(query, gallery, before, **options),
+        "after": centralize_sets(query, gallery, after, **options),
+    }
+    lists: dict[str, Any] = {}
+    precision: dict[str, Any] = {}
+    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    if labelled:
+        report("scoring")
+        settings = _settings(query, gallery, after)
+        small = len(query.features) * len(gallery.features) <= PAIRS
+        if reranked and small:
+            settings += [replace(s, name=f"{s.name}, re-ranked", reranked=True) for s in (settings[0], settings[-1])]
+        contents.rows = run_study(query, gallery, settings, protocol=protocol, density=False, report=report, **options)
+        if reranked and not small:
+            contents.notes.append(
+                f"Re-ranked rows are left out of the table: they need the whole matrix of {len(query.features):,} x "
+                f"{len(gallery.features):,} distances. The rankings below are re-ranked."
+            )
+        scores = {name: _score(*pair, labels, protocol) for name, pair in pairs.items()}
+        precision = {name: found.average_precision for name, found in scores.items()}
+        contents.gain = _paired_gain(precision["before"], precision["after"], query.ids)
+        contents.curves = {name: [found.rank(k) for k in range(1, 51)] for name, found in scores.items()}
+        change = np.nan_to_num(precision["after"] - precision["before"])
+        chosen = np.argsort(-np.abs(change), kind="stable")[:count]
+    else:
+        report("searching the nearest")
+        lists = {name: _nearest(*pair, TOP) for name, pair in pairs.items()}
+        same = [len(set(a) & set(b)) for a, b in zip(lists["before"].tolist(), lists["after"].tolist(), strict=True)]
+        chosen = np.argsort(same, kind="stable")[:count]
+        change = None
+    tables = {name: _distances(_take(pair[0], chosen), pair[1]) for name, pair in pairs.items()}
+    if reranked:
+        report("re-ranking")
+        tables["re-ranked"] = _rerank(*pairs["before"], chosen, **options)
+    contents.views = list(tables)
+    contents.shown = _show(tables, labels, protocol, chosen, change, precision, labelled=labelled)
+    report("distances")
+    contents.histograms = _count_distances(pairs, labels, labelled=labelled)
+    contents.plane = _map(pairs, gallery, labelled=labelled)
+    report("neighbours")
+    contents.cameras = _count_neighbors(gallery, after, labelled=labelled, engine=engine)
+    return contents
+
+
+def _settings(query: FeatureSet, gallery: FeatureSet, after: Setting) -> list[Setting]:
+    """The rows of the table: as given, of length 1, as published, and the one that is compared."""
+    first = [] if query.has_parts else [Setting("as given", normalize=False)]
+    eta = 1.0 if query.generated is not None or gallery.generated is not None else 0.0
+    return [*first, Setting("length 1"), Setting("as published, k1 = k2 = 2", eta=eta, k1=2, k2=2), after]
+
+
+def _take(rows: Any, chosen: Any) -> Any:
+    if isinstance(rows, PartFeatures):
+        return PartFeatures(*(None if part is None else part[chosen] for part in rows))
+    return rows[chosen]
+
+
+def _distances(one: Any, other: Any) -> Any:
+    """Of some queries to all of the gallery, (b, G) numpy."""
+    if isinstance(one, PartFeatures):
+        found = part_distances(one.parts, other.parts, one.visibility, other.visibility)
+        return take_array(found, "distances")[0].cpu().numpy()
+    rows, items = (unit(take_array(x, "features")[0].float()) for x in (one, other))
+    with full_precision(rows.device):
+        return (2 - 2 * rows @ items.T).clamp_(min=0).sqrt_().cpu().numpy()
+
+
+def _score(one: Any, other: Any, labels: tuple[Any, ...], protocol: str) -> Scores:
+    if isinstance(one, PartFeatures):
+        seen = {"query_visibility": one.visibility, "gallery_visibility": other.visibility}
+        return evaluate_parts(one.parts, other.parts, *labels, protocol=protocol, **seen)
+    return evaluate_features(one, other, *labels, protocol=protocol, metric="cosine")
+
+
+def _paired_gain(before: Any, after: Any, ids: Any) -> tuple[float, float]:
+    """Change of mAP, and its standard error over identities."""
+    change = after - before
+    there = ~np.isnan(change)
+    labels = np.asarray(ids)[there]
+    means = np.array([change[there][labels == who].mean() for who in np.unique(labels)])
+    error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
+    return float(change[there].mean()), error
+
+
+def _nearest(one: Any, other: Any, count: int) -> Any:
+    """The nearest gallery rows of every query, (Q, count) numpy."""
+    if isinstance(one, PartFeatures):
+        count = min(count, len(other.parts))
+        found = part_neighbors(one.parts, other.parts, count, one.visibility, other.visibility).indices
+        return take_array(found, "indices")[0].cpu().numpy()
+    count = min(count, len(other))
+    blocks = [_distances(one[block], other) for block in cut(len(one), 256)]
+    return np.concatenate([np.argsort(part, axis=1, kind="stable")[:, :count] for part in blocks])
+
+
+def _rerank(one: Any, other: Any, chosen: Any, **options: Any) -> Any:
+    """Re-ranked distances of some queries, (b, G), inf beyond the first ones."""
+    if isinstance(one, PartFeatures):
+        found = rerank_parts(one.parts, other.parts, one.visibility, other.visibility, **options)
+        return take_array(found, "distances")[0].cpu().numpy()[chosen]
+    first = rerank_top(one, other, min(RERANKED, len(other)), **options)
+    indices, values = (take_array(x, "lists")[0].cpu().numpy()[chosen] for x in (first.indices, first.distances))
+    table = np.full((len(chosen), len(other)), np.inf, values.dtype)
+    np.put_along_axis(table, indices, values, axis=1)
+    return table
+
+
+def _show(
+    tables: dict[str, Any],
+    labels: tuple[Any, ...],
+    protocol: str,
+    chosen: Any,
+    change: Any,
+    precision: dict[str, Any],
+    *,
+    labelled: bool,
+) -> list[Shown]:
+    found: dict[str, list[list[tuple[int, bool | None]]]] = {}
+    for name, table in tables.items():
+        if labelled:
+            some = [None if side is None else np.asarray(side)[chosen] for side in labels[::2]]
+            rankings = rank_gallery(
+                table, some[0], labels[1], some[1], labels[3], queries=range(len(chosen)), protocol=protocol
+            )
+            found[name] = [
+                [(int(row), bool(right)) for row, right in zip(x.rows[:TOP], x.right[:TOP], strict=True)]
+                for x in rankings
+            ]
+        else:
+            order = np.argsort(table, axis=1, kind="stable")[:, :TOP]
+            found[name] = [[(int(row), None) for row in rows] for rows in order]
+    return [
+        Shown(
+            int(row),
+            None if change is None else float(change[row]),
+            {name: rows[at] for name, rows in found.items()},
+            {name: float(values[row]) for name, values in precision.items()},
+        )
+        for at, row in enumerate(chosen)
+    ]
+
+
+def _count_distances(pairs: dict[str, Any], labels: tuple[Any, ...], *, labelled: bool) -> list[dict[str, Any]]:
+    """Histograms: of right and of wrong pairs, or without labels of each query's nearest item."""
+    histograms = []
+    for name, (one, other) in pairs.items():
+        top = 2.0
+        edges = np.linspace(0, top, BINS + 1)
+        counts = np.zeros((2, BINS))
+        total = len(one.parts if isinstance(one, PartFeatures) else one)
+        for block in cut(total, 256):
+            table = np.minimum(_distances(_take(one, block), other), top)
+            if not labelled:
+                counts[1] += np.histogram(table.min(axis=1), edges)[0]
+                continue
+            ids, cams = ([None if x is None else np.asarray(x) for x in side] for side in (labels[:2], labels[2:]))
+            right = ids[0][block, None] == ids[1]
+            other_camera = np.ones_like(right) if cams[0] is None else cams[0][block, None] != cams[1]
+            counts[0] += np.histogram(table[right & other_camera], edges)[0]
+            counts[1] += np.histogram(table[~right], edges)[0]
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        kinds = ("right", "wrong") if labelled else ("", "nearest")
+        series = {kind: part.tolist() for kind, part in zip(kinds, shares, strict=True) if kind}
+        histograms.append({"name": name, "top": top, "series": series})
+    return histograms
+
+
+def _map(pairs: dict[str, Any], gallery: FeatureSet, *, labelled: bool) -> dict[str, list[dict[str, Any]]]:
+    """Places in a plane of the rows of some identities, or without labels of some cameras, before and after."""
+    groups = np.asarray(gallery.ids) if labelled else None if gallery.cams is None else np.asarray(gallery.cams)
+    if groups is None:
+        return {}
+    names, counts = np.unique(groups, return_counts=True)
+    usual = [at for at in np.argsort(-counts, kind="stable") if str(names[at]) not in ("-1", "0")][:MAPPED]
+    rows = [np.flatnonzero(groups == names[at])[:CLOUD] for at in usual if counts[at] > 1]
+    if not rows:
+        return {}
+    every = np.concatenate(rows)
+    planes = {}
+    for name, (_, other) in pairs.items():
+        features = other.parts if isinstance(other, PartFeatures) else other
+        flat = take_array(features, "features")[0][torch.from_numpy(every)].double().nan_to_num().flatten(1)
+        points = unit(flat).numpy()
+        points = points - points.mean(axis=0)
+        directions = np.linalg.svd(points, full_matrices=False)[2][:2]
+        placed = points @ directions.T
+        placed = np.pad(placed, ((0, 0), (0, 2 - placed.shape[1])))
+        scale = np.abs(placed).max() or 1.0
+        ends = np.cumsum([len(part) for part in rows])[:-1]
+        clouds = np.split(placed / scale, ends)
+        kept = [str(groups[part[0]]) for part in rows]
+        planes[name] = [{"name": who, "points": cloud.tolist()} for who, cloud in zip(kept, clouds, strict=True)]
+    return planes
+
+
+def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, engine: str) -> list[dict[str, Any]]:
+    """Of the gallery, camera by camera: how many rows have mutual neighbours, how many, whose."""
+    k = max(after.k1, after.k2)
+    n = len(gallery.features)
+    if not min(after.k1, after.k2) or n < 2 or gallery.has_parts:
+        return []
+    exclude = gallery.cams if after.other_cameras else gallery.groups
+    rows = unit(take_array(gallery.features, "features")[0].float())
+    table = knn_graph(rows, min(k, n - 1), exclude=exclude, engine=engine).indices
+    mutual = mutual_neighbors(take_array(table, "neighbors")[0], after.k1, after.k2).cpu().numpy()
+    cams = np.zeros(n, int) if gallery.cams is None else np.asarray(gallery.cams)
+    ids = np.asarray(gallery.ids)
+    stats = []
+    row, at = np.nonzero(mutual >= 0)
+    other = mutual[row, at]
+    for camera in [*np.unique(cams), None]:
+        own = np.ones(n, bool) if camera is None else cams == camera
+        mine = own[row]
+        stats.append(
+            {
+                "name": "all" if camera is None else str(camera),
+                "rows": int(own.sum()),
+                "linked": float(np.isin(np.flatnonzero(own), row[mine]).mean()),
+                "each": float(mine.sum() / own.sum()),
+                "elsewhere": float((cams[row[mine]] != cams[other[mine]]).mean()) if mine.any() else math.nan,
+                "right": float((ids[row[mine]] == ids[other[mine]]).mean()) if labelled and mine.any() else math.nan,
+            }
+        )
+    return stats[-1:] if gallery.cams is None else stats
+
+
+def name_views(views: Sequence[str]) -> dict[str, str]:
+    """How the page calls the views."""
+    names = {"before": "before", "after": "centralized", "re-ranked": "re-ranked"}
+    return {view: names[view] for view in views}
