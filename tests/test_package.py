@@ -16,6 +16,7 @@ EXTRAS = {
     "train": {"tensorboard"},
     "poses": {"onnxruntime"},
     "onnx": {"onnxruntime", "pillow"},
+    "report": {"jinja2", "pillow"},
     "plots": {"matplotlib", "pillow"},
     "dask": {"dask"},
     "completion": {"shtab"},

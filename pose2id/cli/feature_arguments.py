@@ -112,6 +112,36 @@ def add_features(commands: Any) -> None:
     tune.add_argument("--all", action="store_true", help="print all settings that were tried, not the ten best only")
     add_common(tune, "tune:run", as_json=True)
 
+    report = commands.add_parser(
+        "report",
+        help="one HTML page: whether centralizing helps, and what it changes",
+        description="Write a page, to be opened in a browser, that compares features with what centralizing makes of "
+        "them: scores, curves, and the rankings that change most. Without 'ids' it shows all that needs none.",
+    )
+    _add_sides(report)
+    report.add_argument("-o", "--output", metavar="FILE", required=True, help="the .html file to write")
+    report.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    report.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="folder that the 'paths' in the feature files are relative to, for pictures",
+    )
+    report.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
+    report.add_argument(
+        "--count", action=Option, check=count(1), type=int, default=24, help="queries that are shown (default 24)"
+    )
+    report.add_argument("--no-rerank", action="store_true", help="leave re-ranked rankings out, which take longest")
+    _add_method(report, recommended=True)
+    report.add_argument(
+        "--all-cams",
+        dest="exclude_cams",
+        action="store_const",
+        const=False,
+        help="take neighbours from all cameras (default: from others only, where the files have 'cams')",
+    )
+    _add_parts(report, fill=True)
+    add_common(report, "report:run")
+
 
 def _each(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     """A check for lists of values."""
@@ -157,19 +187,30 @@ def _add_labels(parser: argparse.ArgumentParser, *, several: bool = False, needs
 
 
 def _add_method(
-    parser: argparse.ArgumentParser, *, needs: tuple[str, ...] = (), engine_needs: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser,
+    *,
+    needs: tuple[str, ...] = (),
+    engine_needs: tuple[str, ...] = (),
+    recommended: bool = False,
 ) -> None:
+    k, alpha = (3, 4) if recommended else (2, 0)
     for name, kind, check, default, words in (
         ("eta", float, check_number, 1, "weight of the mean generated feature (default 1)"),
-        ("k1", int, count(0), 2, "a neighbour is among the K1 nearest rows of a row (default 2; 0: none is added)"),
+        ("k1", int, count(0), k, f"a neighbour is among the K1 nearest rows of a row (default {k}; 0: none is added)"),
         (
             "k2",
             int,
             count(0),
-            2,
-            "and that row is among the K2 nearest rows of the neighbour (default 2; 0: none is added)",
+            k,
+            f"and that row is among the K2 nearest rows of the neighbour (default {k}; 0: none is added)",
         ),
-        ("alpha", float, check_number, 0, "neighbours are weighted by max(cosine, 0)^alpha (default 0: all alike)"),
+        (
+            "alpha",
+            float,
+            check_number,
+            alpha,
+            f"neighbours are weighted by max(cosine, 0)^alpha (default {alpha}; 0: all alike)",
+        ),
     ):
         options: dict[str, Any] = {"type": kind, "default": kind(default), "help": words}
         parser.add_argument(f"--{name}", action=Option, check=check, needs=needs, **options)
@@ -178,7 +219,7 @@ def _add_method(
         action=Option,
         needs=needs,
         nargs=0,
-        default=False,
+        default=None if recommended else False,
         help="take neighbours from other cameras only; the file must have 'cams' (rows with equal 'groups', if it has "
         "those, are never neighbours anyway)",
     )

@@ -199,7 +199,7 @@ def _show(
     found: dict[str, list[list[tuple[int, bool | None]]]] = {}
     for name, table in tables.items():
         if labelled:
-            some = [None if side is None else np.asarray(side)[chosen] for side in labels[::2]]
+            some: list[Any] = [None if side is None else np.asarray(side)[chosen] for side in labels[::2]]
             rankings = rank_gallery(
                 table, some[0], labels[1], some[1], labels[3], queries=range(len(chosen)), protocol=protocol
             )
@@ -234,9 +234,10 @@ def _count_distances(pairs: dict[str, Any], labels: tuple[Any, ...], *, labelled
             if not labelled:
                 counts[1] += np.histogram(table.min(axis=1), edges)[0]
                 continue
-            ids, cams = ([None if x is None else np.asarray(x) for x in side] for side in (labels[:2], labels[2:]))
-            right = ids[0][block, None] == ids[1]
-            other_camera = np.ones_like(right) if cams[0] is None else cams[0][block, None] != cams[1]
+            right = np.asarray(labels[0])[block, None] == np.asarray(labels[1])
+            other_camera = np.ones_like(right)
+            if labels[2] is not None:
+                other_camera = np.asarray(labels[2])[block, None] != np.asarray(labels[3])
             counts[0] += np.histogram(table[right & other_camera], edges)[0]
             counts[1] += np.histogram(table[~right], edges)[0]
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -1,0 +1,66 @@
+"""`pose2id report`: a page that says whether centralization helps on two feature files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from pose2id.cli.inputs import check_part_options, note_parts, read_sides, tell_steps
+from pose2id.cli.printing import say
+from pose2id.files import LABELS
+from pose2id.report import write_report
+from pose2id.study import FeatureSet, Setting
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`pose2id report`."""
+    inputs = read_sides(arguments)
+    check_part_options(arguments, inputs)
+    files = [given.file for given in inputs]
+    for name in LABELS[:2]:
+        if sum(getattr(file, name) is None for file in files) == 1:
+            having, lacking = sorted(files, key=lambda file: getattr(file, name) is None)
+            raise ValueError(
+                f"{having.path} holds {name!r} and {lacking.path} does not; give both files, or neither, some"
+            )
+    labelled = files[0].ids is not None
+    cams = files[0].cams is not None
+    if arguments.exclude_cams and not cams:
+        raise ValueError(f"--exclude-cams needs an array 'cams' in {files[0].path}, it holds none")
+    sets = [
+        FeatureSet(
+            x.rows,
+            x.file.ids if labelled else [0] * len(x.rows),
+            x.file.cams,
+            x.generated,
+            x.visibility,
+            x.generated_visibility,
+            groups=x.file.groups,
+        )
+        for x in inputs
+    ]
+    eta = arguments.eta * any(data.generated is not None for data in sets)
+    other = cams if arguments.exclude_cams is None else arguments.exclude_cams
+    method: dict[str, Any] = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
+    setting = Setting("compared", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)
+    path = write_report(
+        sets[0],
+        sets[1],
+        arguments.output,
+        setting,
+        labelled=labelled,
+        query_paths=files[0].paths,
+        gallery_paths=files[1].paths,
+        images=arguments.images,
+        command=["pose2id", *sys.argv[1:]],
+        protocol=arguments.protocol,
+        reranked=not arguments.no_rerank,
+        count=arguments.count,
+        engine=arguments.engine,
+        overwrite=arguments.overwrite,
+        report=tell_steps(arguments, inputs),
+        progress=arguments.progress,
+    )
+    note_parts(arguments, inputs)
+    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -1,0 +1,275 @@
+"""The report: what it says equals what is measured elsewhere, whatever the data; and it works in a real browser."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.pictures import smooth_pictures
+
+pytest.importorskip("jinja2")
+
+from support.browser import Page, find_browser
+
+from pose2id import evaluate_features
+from pose2id.cli import main
+from pose2id.report import contents as report_contents
+from pose2id.report import write_report
+from pose2id.report.drawing import draw_curves, draw_histogram
+from pose2id.report.pictures import Pictures
+from pose2id.study import FeatureSet, Setting, centralize_sets, run_study
+
+AFTER = Setting("compared", k1=3, k2=3, alpha=4, other_cameras=True)
+ODD = '"><script>document.title = "broken"</script> Łódź 東京 \'.png'
+
+
+def make_sets(q=20, g=80, people=12, d=16, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((people, d))
+    sets = []
+    for n in (q, g):
+        ids = np.arange(n) % people
+        features = (centres[ids] + 0.8 * rng.standard_normal((n, d))).astype(np.float32)
+        sets.append(FeatureSet(features, ids, rng.integers(0, 3, n)))
+    return sets
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def table_of(page):
+    """The rows of the first table, as lists of cells."""
+    body = re.search(r"<tbody>(.*?)</tbody>", page, re.S)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
+    return [[html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
+
+
+def test_numbers_are_those_of_evaluate(tmp_path):
+    query, gallery = make_sets()
+    page = text_of(write_report(query, gallery, tmp_path / "a.html", AFTER))
+    rows = {name: cells for name, *cells in table_of(page)}
+    assert list(rows) == [
+        "as given",
+        "length 1",
+        "as published, k1 = k2 = 2",
+        "compared",
+        "as given, re-ranked",
+        "compared, re-ranked",
+    ]
+    labels = (query.ids, gallery.ids, query.cams, gallery.cams)
+    scores = evaluate_features(query.features, gallery.features, *labels)
+    assert rows["as given"][0] == f"{100 * scores.mAP:.2f}"
+    assert rows["as given"][3] == f"{100 * scores.rank(1):.2f}"
+    one, other = centralize_sets(query, gallery, AFTER)
+    after = evaluate_features(one, other, *labels)
+    assert rows["compared"][0] == f"{100 * after.mAP:.2f}"
+    (row,) = run_study(query, gallery, [Setting("x", k1=3, k2=3, alpha=4, other_cameras=True, reranked=True)])
+    assert rows["compared, re-ranked"][0] == f"{100 * row.mAP:.2f}"
+    base = evaluate_features(query.features, gallery.features, *labels, metric="cosine")
+    change = after.average_precision - base.average_precision
+    means = [change[query.ids == who].mean() for who in np.unique(query.ids)]
+    assert f"{100 * np.mean(change):+.2f} points" in page
+    assert f"standard error of {100 * np.std(means, ddof=1) / len(means) ** 0.5:.2f}" in page
+
+
+@pytest.mark.parametrize(
+    ("gain", "word"), [((0.03, 0.01), "helps"), ((-0.03, 0.01), "hurts"), ((0.015, 0.01), "Unclear")]
+)
+def test_the_verdict_is_beyond_its_error(tmp_path, monkeypatch, gain, word):
+    monkeypatch.setattr(report_contents, "_paired_gain", lambda *_: gain)
+    page = text_of(write_report(*make_sets(), tmp_path / "a.html", AFTER))
+    assert word in re.search(r'id="verdict">(.*?)</p>', page)[1]
+
+
+def test_shown_rankings_are_right():
+    query, gallery = make_sets()
+    found = report_contents.gather(query, gallery, AFTER, labelled=True, count=5)
+    one, other = centralize_sets(query, gallery, AFTER)
+    for shown in found.shown:
+        junk = (gallery.ids == query.ids[shown.query]) & (gallery.cams == query.cams[shown.query])
+        order = [row for row in np.argsort(-(one @ other.T)[shown.query], kind="stable") if not junk[row]][:10]
+        assert [row for row, _ in shown.views["after"]] == order
+        assert [right for _, right in shown.views["after"]] == [gallery.ids[i] == query.ids[shown.query] for i in order]
+    gains = [abs(shown.gain) for shown in found.shown]
+    assert gains == sorted(gains, reverse=True)
+    everyone = report_contents.gather(query, gallery, AFTER, labelled=True, count=100)
+    assert len(everyone.shown) == 20
+    assert max(abs(x.gain) for x in everyone.shown) == gains[0]
+    right = np.histogram([], 60)[0] + np.array(found.histograms[0]["series"]["right"])
+    assert right.sum() == pytest.approx(1)
+    stats = found.cameras[-1]
+    assert stats["rows"] == 80
+    assert stats["elsewhere"] == 1
+
+
+def test_without_labels(tmp_path):
+    query, gallery = make_sets()
+    plain = [FeatureSet(data.features, np.zeros(len(data.features), int)) for data in (query, gallery)]
+    path = write_report(*plain, tmp_path / "a.html", Setting("x", k1=2, k2=2), labelled=False)
+    page = text_of(path)
+    assert "cannot say whether it helps" in page
+    assert '<h2 id="scores">' not in page
+    assert "identity" not in re.search(r'<ul class="queries">(.*?)</ul>', page, re.S)[1]
+
+
+@pytest.mark.parametrize(("q", "g", "people"), [(1, 5, 2), (3, 1, 1), (2, 2, 2)])
+def test_small_sets(tmp_path, q, g, people):
+    query, gallery = make_sets(q, g, people)
+    cams = [FeatureSet(data.features, data.ids, np.full(len(data.ids), at)) for at, data in enumerate((query, gallery))]
+    setting = Setting("x", k1=2, k2=2)
+    assert "queries against" in text_of(write_report(*cams, tmp_path / "a.html", setting, count=2))
+
+
+def test_parts(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = []
+    for n in (8, 24):
+        ids = np.arange(n) % 6
+        parts = np.random.default_rng(1).standard_normal((6, 3, 8))[ids] + 0.3 * rng.standard_normal((n, 3, 8))
+        sets.append(FeatureSet(parts, ids, rng.integers(0, 3, n), visibility=rng.random((n, 3)) < 0.8))
+    page = text_of(write_report(*sets, tmp_path / "a.html", Setting("x", k1=2, k2=2, fill_gallery=True)))
+    assert [row[0] for row in table_of(page)][:2] == ["length 1", "as published, k1 = k2 = 2"]
+    assert "8 x 3 x 8" in page
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, data in zip(("q", "g"), make_sets(), strict=True):
+        paths = [f"{name}{row}.png" for row in range(len(data.ids))]
+        np.savez(f"{name}.npz", features=data.features, ids=data.ids, cams=data.cams, paths=np.array(paths))
+        np.savez(f"{name}_bare.npz", features=data.features)
+    Image.fromarray(smooth_pictures(1)[0]).save("q0.png")
+    files = ["--query", "q.npz", "--gallery", "g.npz"]
+    assert main(["report", *files, "-o", "r.html", "--images", ".", "--count", "40"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("r.html: ")
+    page = text_of(tmp_path / "r.html")
+    assert len(json.loads(re.search(r"const pictures = (\[.*?\]);", page)[1])) == 1
+    assert "pictures are not below ., such as " in html.unescape(page)
+    assert "neighbours of other cameras only" in page
+    assert main(["report", *files, "-o", "all.html", "--all-cams"]) == 0
+    assert "neighbours of other cameras only" not in text_of(tmp_path / "all.html")
+    assert main(["report", *files, "-o", "r.html"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    bare = ["--query", "q_bare.npz", "--gallery", "g_bare.npz"]
+    assert main(["report", *bare, "-o", "bare.html", "--no-rerank"]) == 0
+    assert 'value="re-ranked"' not in text_of(tmp_path / "bare.html")
+    for arguments, words in (
+        (["--query", "q.npz", "--gallery", "g_bare.npz"], "q.npz holds 'ids' and g_bare.npz does not"),
+        ([*bare, "--exclude-cams"], "--exclude-cams needs an array 'cams' in q_bare.npz"),
+        ([*files, "--fill"], "--fill needs an array 'parts'"),
+    ):
+        capsys.readouterr()
+        assert main(["report", *arguments, "-o", "x.html"]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "x.html").exists()
+
+
+def test_pictures_stay_below_their_folder(tmp_path):
+    (tmp_path / "inside").mkdir()
+    for name in ("secret.png", "inside/a.png"):
+        Image.fromarray(smooth_pictures(1, 200, 100)[0]).save(tmp_path / name)
+    pictures = Pictures(tmp_path / "inside")
+    assert pictures.number("a.png") == pictures.number("a.png") == 0
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "none.png"):
+        assert pictures.number(path) is None
+    assert len(pictures.missing) == 3
+    assert Pictures(None).number("a.png") is None
+
+
+def test_shapes():
+    assert draw_curves({}, {}) is None
+    drawn = draw_curves({"before": [0.5, 1.0]}, {"before": "before"})
+    assert drawn["lines"][0]["points"].split()[1] == "390.0,12.0"
+    part = draw_histogram(
+        {"name": "before", "top": 2.0, "series": {"right": [1.0, 0.0], "wrong": [0.0, 1.0]}}, "before"
+    )
+    assert part["lines"][0]["path"] == "M40.0,220.0V12.0H215.0V220.0H390.0V220.0Z"
+    assert "right: 0.50 on average; wrong: 1.50 on average" in part["caption"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page with odd names and pictures, in a browser."""
+    if find_browser() is None:
+        pytest.skip("needs a Chromium, such as Debian's package chromium")
+    folder = tmp_path_factory.mktemp("report")
+    query, gallery = make_sets()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(smooth_pictures(1, 64, 32)[0]).save(folder / name)
+    names = ["a.png", ODD, *(f"q{row}.png" for row in range(18))]
+    write_report(
+        query,
+        gallery,
+        folder / "r.html",
+        AFTER,
+        query_paths=names,
+        gallery_paths=["b.png"] * 80,
+        images=folder,
+        title=f"On {ODD}",
+        command=["pose2id", "report", ODD],
+        count=20,
+    )
+    browser = Page(folder / "profile")
+    browser.open(folder / "r.html")
+    yield browser
+    browser.close()
+
+
+def test_in_a_browser(page):
+    assert page.messages == []
+    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+    assert sum(url.startswith("file:") for url in page.requests) == 1  # the page itself
+    assert page.run("document.title") == f"On {ODD}"  # as text
+    assert page.run("document.querySelectorAll('a, link, iframe, form, script[src]').length") == 0
+    assert page.run("document.querySelectorAll('.queries > li').length") == 20
+    loaded = "[...document.querySelectorAll('img')].every(image => image.complete && image.naturalWidth > 0)"
+    assert page.run(loaded)
+    assert page.run("document.querySelectorAll('img').length") > 20
+    assert page.run("[...document.querySelectorAll('img')].every(image => image.alt)")
+    assert page.run(f"document.body.textContent.includes({json.dumps(ODD)})")
+
+
+def test_views_and_filters(page):
+    visible = (
+        "[...document.querySelectorAll('ol[data-view]')].filter(list => !list.hidden).map(list => list.dataset.view)"
+    )
+    assert set(page.run(visible)) == {"after"}
+    page.run("document.querySelector('input[value=after]').focus()")
+    page.press("ArrowRight")  # the keyboard alone
+    assert set(page.run(visible)) == {"re-ranked"}
+    page.press("ArrowLeft")
+    page.press("ArrowLeft")
+    assert set(page.run(visible)) == {"before"}
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "filter"
+    for letter in "q17":
+        page.press(letter)
+    assert page.run("filter.value") == "q17"
+    shown = "[...document.querySelectorAll('.queries > li')].filter(item => !item.hidden).length"
+    assert page.run(shown) == 1
+    assert page.run("document.getElementById('count').textContent") == "1 of 20 queries"
+    page.run("filter.value = '東京'; filter.dispatchEvent(new Event('input'))")
+    assert page.run(shown) == 1
+    page.run("filter.value = ''; filter.dispatchEvent(new Event('input'))")
+    counts = []
+    for way in ("up", "down", ""):
+        page.run(f"direction.value = '{way}'; direction.dispatchEvent(new Event('change'))")
+        counts.append(page.run(shown))
+    better = page.run("[...document.querySelectorAll('[data-direction=up]')].length")
+    assert counts == [better, page.run("[...document.querySelectorAll('[data-direction=down]')].length"), 20]
+    assert better > 0
+    assert page.messages == []
+
+
+def test_structure_for_screen_readers(page):
+    assert page.run("document.documentElement.lang") == "en"
+    assert page.run("[...document.querySelectorAll('svg')].every(svg => svg.getAttribute('aria-label'))")
+    assert page.run("[...document.querySelectorAll('table')].every(table => table.caption)")
+    assert page.run("[...document.querySelectorAll('input, select')].every(input => input.labels.length)")
+    levels = page.run("[...document.querySelectorAll('h1, h2, h3')].map(head => +head.tagName[1])")
+    assert levels[0] == 1
+    assert set(levels[1:]) == {2}
