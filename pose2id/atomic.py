@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import threading
@@ -221,11 +222,15 @@ def lock(path: str | os.PathLike[str], *, wait: bool = False, keep: bool = True)
     Raises
     ------
     ValueError
-        When another holds it, unless `wait`; for a link, because what it leads to would be written to.
+        When another holds it, unless `wait`; for a link, because what it leads to would be written to; for a file that
+        holds something else than the number of a process.
     """
     path = Path(path)
     if path.is_symlink():
         raise ValueError(f"the lock {path} is a link, and is written to; remove the link")
+    with suppress(OSError):  # it is not there; Windows lets nobody read a file that is locked
+        if path.is_file() and not re.fullmatch(rb"\d*\s*", path.read_bytes()):
+            raise ValueError(f"{path} is no lock, and a lock of that name is needed; rename it")
     try:
         held = _acquire(path, wait=wait) if keep else _acquire_removed(path, wait=wait)
     except TimeoutError as error:

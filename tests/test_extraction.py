@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from support.pictures import smooth_pictures
 from pose2id.cli import main
 from pose2id.datasets import ImageSet, read_dataset
 from pose2id.files import read_features
+from pose2id.images import read_image
 from pose2id.ipg.features import encode_folder
 from pose2id.ipg.folders import find_pictures
 from pose2id.programs import extraction
@@ -82,12 +84,16 @@ def test_labels_from_names(folder):
     assert len(set(rows.labels["groups"].tolist())) == 9
     rows = from_files(by_key(folder), r"(?P<frame>c\d)")  # three people in each frame
     assert rows.labels["groups"].tolist() == [0, 1, 2] * 3
+    keys = dict.fromkeys(("1/2_3", "1_2/3"), folder)  # a camera 1/2 and frame 3 are not camera 1 and frame 2/3
+    assert from_files(keys, r"(?P<cam>.*)_(?P<frame>.*)").labels["groups"].tolist() == [1, 0]
     assert from_files(by_key(folder), r"_(?P<id>c\d)").labels["ids"].tolist() == ["c1", "c2", "c3"] * 3
     for pattern, words in (
         ("(", "must be a regular expression, received '\\('"),
         (r"\d+", r"one or more of the groups \(\?P<id>...\)"),
         (r"(?P<who>\d+)", "and no others"),
         (r"(?P<id>x)", "finds no id in '0000_c1_000.png'"),
+        (r"(?P<id>x*)", "finds no id in '0000_c1_000.png'"),  # all would be of one identity, called nothing
+        (r"(?P<id>x{99999999999})", "must be a regular expression, .*: the repetition number is too large"),
     ):
         with pytest.raises(ValueError, match=words):
             from_files(by_key(folder), pattern)
@@ -193,6 +199,71 @@ def test_a_photograph_without_generated_pictures_is_skipped(folder, tmp_path):
     report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, generated=found)
     assert report.skipped == {keys[0]: "there are no generated pictures of it"}
     assert read_features(report.path).generated.shape == (8, 3, 6)
+
+
+def test_photographs_with_other_numbers_of_generated_pictures(folder, tmp_path):
+    """Are skipped; 9 + 3 - 3 pictures for 9 photographs would otherwise be taken for 3 of each."""
+    keys = sorted(by_key(folder))
+    draw_folder(tmp_path / "drawn", keys)
+    found = find_pictures(tmp_path / "drawn", keys)
+    found |= {keys[0]: found[keys[0]] + found[keys[1]][:1], keys[8]: found[keys[8]][:2]}
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, generated=found, batch_size=4)
+    assert report.skipped == {
+        keys[0]: "there are 4 generated pictures of it, 3 of others",
+        keys[8]: "there are 2 generated pictures of it, 3 of others",
+    }
+    file = read_features(report.path)
+    assert file.paths.tolist() == keys[1:8]
+    np.testing.assert_array_equal(file.generated[6], colours([Image.open(path) for path in found[keys[7]]]))
+    for paths in found.values():
+        paths.clear()
+    with pytest.raises(ValueError, match="there is no generated picture of any of 9 photographs"):
+        extract(from_files(by_key(folder)), tmp_path / "b.npz", COLOURS, generated=found)
+
+
+def test_an_unreadable_generated_picture(folder, tmp_path):
+    keys = sorted(by_key(folder))
+    draw_folder(tmp_path / "drawn", keys)
+    found = find_pictures(tmp_path / "drawn", keys)
+    found[keys[2]][1].write_bytes(b"")
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS, generated=found, batch_size=4)
+    assert report.skipped == {keys[2]: f"{found[keys[2]][1]}: the file is empty"}
+    file = read_features(report.path)
+    np.testing.assert_array_equal(file.generated[2], colours([Image.open(path) for path in found[keys[3]]]))
+    np.testing.assert_array_equal(file.features[2], colours([Image.open(folder / keys[3])])[0])
+
+
+def test_generated_pictures_lie_in_memory_a_batch_at_a_time(folder, tmp_path, monkeypatch):
+    keys = sorted(by_key(folder))
+    draw_folder(tmp_path / "drawn", keys)
+    living, most = weakref.WeakSet(), []
+
+    class Picture:
+        def __init__(self, mean):
+            self.mean = mean
+
+        def copy(self):
+            return Picture(self.mean)
+
+    def read(path):
+        living.add(picture := Picture(colours([read_image(path)])[0]))
+        most.append(len(living))
+        return picture
+
+    monkeypatch.setattr(extraction, "read_image", read)
+    encoder = Encoder(lambda pictures: np.stack([picture.mean for picture in pictures]), {})
+    found = find_pictures(tmp_path / "drawn", keys)
+    extract(from_files(by_key(folder)), tmp_path / "a.npz", encoder, generated=found, batch_size=2)
+    assert max(most) <= 6  # of 36: two queues, and what is just read
+
+
+def test_pictures_that_may_be_of_two_photographs(tmp_path):
+    draw_folder(tmp_path, ["ann.png"])
+    for keys in (["ann.jpg", "ann.png"], ["ann.webp", "ann.jpg"]):
+        with pytest.raises(
+            ValueError, match=rf"may be of '{keys[0]}' and of '{keys[1]}', which differ in their suffix"
+        ):
+            find_pictures(tmp_path, keys)
 
 
 def test_drawn_features(folder, tmp_path, monkeypatch):
@@ -375,6 +446,129 @@ def test_functions_by_name(tmp_path, monkeypatch):
             load_encoder(name)
     with pytest.raises(ValueError, match=r"--mean are for an \.onnx model; encoder my_own_model:model does its own"):
         load_encoder("my_own_model:model", mean=(0, 0, 0))
+
+
+def test_functions_that_fail(folder, tmp_path, monkeypatch, capsys):
+    """A line that says where, whatever the module or the function raises, and nothing is left but what was encoded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_failing_model.py").write_text("def encode(pictures):\n    return {}['weights']\n")
+    (tmp_path / "my_script.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "my_torn_model.py").write_text("def encode(\n")
+    (tmp_path / "my_broken_model.py").write_text("raise RuntimeError('no weights')\n")
+    for name, words in (
+        ("my_failing_model:encode", "failed on 9 pictures: KeyError: 'weights' ("),
+        ("my_script:encode", "my_script cannot be imported: SystemExit: 3 ("),
+        ("my_torn_model:encode", "my_torn_model cannot be imported: SyntaxError: '(' was never closed (my_torn_model"),
+        ("my_broken_model:encode", "cannot be imported: RuntimeError: no weights ("),
+        ("./my_failing_model.py:encode", "without folders and .py"),
+        (":encode", "must name a module"),
+    ):
+        assert run("extract", folder, "--encoder", name, "-o", "a.npz") == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert words in said[0]
+    assert not (tmp_path / "a.npz").exists()
+
+
+def changing(kinds):
+    """An encoder whose calls give the kinds of features in turn."""
+    calls = []
+
+    def encode(pictures):
+        calls.append(kinds[len(calls) % len(kinds)])
+        return calls[-1](colours(pictures))
+
+    return Encoder(encode, {})
+
+
+@pytest.mark.parametrize("rows", [3, 512])
+@pytest.mark.parametrize("other", [np.float16, np.float64, torch.from_numpy, lambda features: features[:, :2]])
+def test_encoders_that_change_their_mind(folder, tmp_path, monkeypatch, other, rows):
+    monkeypatch.setattr(extraction, "ROWS", rows)
+    with pytest.raises(ValueError, match="encoder must give one kind of features"):
+        extract(from_files(by_key(folder)), tmp_path / "a.npz", changing([np.float32, other]), batch_size=3)
+
+
+def test_encoders_that_change_between_runs(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "ROWS", 3)
+    rows = from_files(by_key(folder))
+    encoder, _ = stopping(1)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "a.npz", encoder)
+    half = Encoder(lambda pictures: colours(pictures).astype(np.float16), COLOURS.identity)
+    with pytest.raises(ValueError, match=r"received float16 features, D = 6 and float32 features, D = 6; remove"):
+        extract(rows, tmp_path / "a.npz", half)
+
+
+def test_encoders_that_change_the_pictures(folder, tmp_path):
+    """As `Image.thumbnail` does; the mirrored ones and those that are drawn from are the photographs all the same."""
+    seen = []
+
+    def encode(pictures):
+        features = colours(pictures)
+        for picture in pictures:
+            picture.paste("black", (0, 0, *picture.size))
+        return features
+
+    def draw(people, _):
+        seen.extend(map(np.asarray, people))
+        return np.ones((len(people), 1, 6), np.float32)
+
+    extract(from_files(by_key(folder)), tmp_path / "a.npz", Encoder(encode, {}), draw=draw, flip=True)
+    pictures = [Image.open(folder / key).convert("RGB") for key in sorted(by_key(folder))]
+    np.testing.assert_array_equal(seen, list(map(np.asarray, pictures)))
+    expected = colours(pictures) + colours(map(mirrored, pictures))
+    np.testing.assert_array_equal(read_features(tmp_path / "a.npz").features, expected)
+
+
+def test_nothing_is_written_by_way_of_a_map(folder, tmp_path, monkeypatch):
+    """Where the disk is full, the system kills a process that writes to mapped memory (SIGBUS)."""
+    monkeypatch.setattr(np.memmap, "__setitem__", None)
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", COLOURS)
+    assert report.shape == (9, 6)
+
+
+def test_files_of_the_user_stay(folder, tmp_path):
+    rows = from_files(by_key(folder))
+    (tmp_path / "a.npz.lock").write_text("mine")
+    with pytest.raises(ValueError, match=r"a\.npz\.lock is no lock"):
+        extract(rows, tmp_path / "a.npz", COLOURS)
+    assert (tmp_path / "a.npz.lock").read_text() == "mine"
+    (tmp_path / "b.npz.unfinished").mkdir()
+    (tmp_path / "b.npz.unfinished" / "request.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="in the way, and not of `extract`"):
+        extract(rows, tmp_path / "b.npz", COLOURS, overwrite=True)
+    assert (tmp_path / "b.npz.unfinished" / "request.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "ROWS", 3)
+    bad, broken = (os.fsdecode(name) for name in (b"\xff.png", b"0\xfe.png"))
+    (folder / "0000_c1_000.png").rename(folder / bad)
+    (folder / broken).write_bytes(b"")
+    rows = from_files(by_key(folder))
+    encoder, _ = stopping(1)
+    with pytest.raises(StoppedError):
+        extract(rows, tmp_path / "a.npz", encoder)
+    report = extract(rows, tmp_path / "a.npz", COLOURS)
+    assert report.skipped.keys() == {broken}
+    assert read_features(report.path).paths[-1] == bad
+
+
+def test_folders_that_cannot_be_read(folder, tmp_path, monkeypatch, capsys):
+    """Their photographs would be missing, and nobody would know."""
+    (folder / "inner").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "inner":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert run("extract", folder, "--encoder", "builtins:len", "-o", tmp_path / "a.npz") == 2
+    assert capsys.readouterr().err.endswith(f"Permission denied: '{folder / 'inner'}'\n")
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,8 @@ def encode_pictures(
     `like` are features that it gave before: these must be of the same kind.
     """
     with torch.no_grad():  # a graph for the gradient would hold all of the encoder's layers for every picture
-        features = _check_features(encoder(list(pictures)), len(pictures), like)
+        # copies, because encoders resize pictures in place, and others need them still
+        features = _check_features(encoder([picture.copy() for picture in pictures]), len(pictures), like)
         if flip:
             method = require("PIL.Image", "ipg", PURPOSE).Transpose.FLIP_LEFT_RIGHT
             mirrored = encoder([picture.transpose(method) for picture in pictures])
@@ -294,8 +295,10 @@ def _check_features(features: Any, n: int, like: Any) -> Any:
         features = features.detach()
     elif not isinstance(features, np.ndarray):
         raise TypeError(f"encoder must give a numpy array or a torch tensor, received {type(features).__name__}")
-    if not (features.is_floating_point() if is_tensor(features) else features.dtype.kind == "f"):
-        raise TypeError(f"encoder must give floats, received dtype {features.dtype}")
+    if not (
+        features.is_floating_point() if is_tensor(features) else features.dtype.kind == "f" and features.itemsize <= 8
+    ):
+        raise TypeError(f"encoder must give floats, received dtype {features.dtype}; of at most 64 bits")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != n or not shape[1]:
         raise ValueError(f"encoder must give shape ({n}, D) for {n} pictures, received {shape}")

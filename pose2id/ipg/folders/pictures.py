@@ -34,7 +34,7 @@ def find_pictures(folder: str | os.PathLike[str], keys: Iterable[str]) -> dict[s
     Raises
     ------
     FileNotFoundError, ValueError
-        When there is no such folder, a key leaves it, or its manifest is damaged.
+        When there is no such folder, a key leaves it, its manifest is damaged, or a picture may be of two photographs.
 
     Examples
     --------
@@ -61,6 +61,14 @@ def find_pictures(folder: str | os.PathLike[str], keys: Iterable[str]) -> dict[s
         found = {key: pictures[name] for key, name in names.items()}
         if any(found.values()):
             break
+    owners: dict[Path, str] = {}
+    for key, paths in found.items():
+        for path in paths:
+            if owners.setdefault(path, key) != key:
+                raise ValueError(
+                    f"{path} may be of {owners[path]!r} and of {key!r}, which differ in their suffix or folder only; "
+                    "rename one of them, and its pictures"
+                )
     return found
 
 

@@ -55,7 +55,7 @@ def _walk(folder: Path, output: Path) -> list[Path]:
     """Images in a folder and the folders in it, sorted; links are followed, but never in a circle."""
     left_out, seen = os.path.realpath(output), set()
     files = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         here = os.path.realpath(parent)
         if here == left_out or here in seen:
             folders.clear()
@@ -64,6 +64,11 @@ def _walk(folder: Path, output: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     return sorted(files)
+
+
+def _raise(error: OSError) -> None:
+    """What `os.walk` calls; otherwise it passes over folders that may not be read, and their pictures."""
+    raise error
 
 
 def _read_list(path: Path, missing: dict[str, None]) -> Iterator[tuple[str, Path]]:

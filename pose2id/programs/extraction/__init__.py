@@ -8,14 +8,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,7 +83,8 @@ def extract(
         Gives generated features (n, M, D) for n people and their keys, such as `generate_features` with a pipeline.
         Of a row with several pictures the first is given.
     generated : mapping of str to sequence of path, optional
-        The generated pictures of each key, equally many, to be encoded; a key without any is skipped.
+        The generated pictures of each key, to be encoded. A key without any is skipped, and one that has more or fewer
+        than most.
     settings : mapping, optional
         What else the result depends on, such as the generator's weights, as JSON; a run with others does not go on.
     flip : bool
@@ -132,18 +135,19 @@ def extract(
     path = check_output(output, overwrite=overwrite)
     if path.suffix != ".npz":
         raise ValueError(f"output {path} must be an .npz file, which holds the paths too, received {path.suffix!r}")
-    total = hashlib.sha256("\n".join(photographs.keys).encode())
+    total = hashlib.sha256(json.dumps(photographs.keys).encode())  # of any names, not only those that are text
+    views = 0 if generated is None else _count_views(generated)
     request = {
         "pose2id": "extract",
         "encoder": encoder.identity,
         "flip": flip,
         "batch_size": batch_size,
-        "generated": None if generated is None else "pictures",
+        "generated": f"{views} pictures" if views else None,
         **(settings or {}),
         "rows": len(photographs),
         "keys": total.hexdigest(),
     }
-    work = _Work(photographs, encoder.call, draw, generated, flip, batch_size, on_skip)
+    work = _Work(photographs, encoder.call, draw, generated, views, flip, batch_size, on_skip)
     unfinished = Unfinished(path, request)
     with ExitStack() as stack:
         stack.enter_context(lock(path.with_name(f"{path.name}.lock"), keep=False))
@@ -160,7 +164,7 @@ def extract(
                 unfinished.write(number, block, stamps)
             else:
                 work.tell(block.skipped)
-            blocks.append((number, stamps, len(block.rows), block.features.shape[1:], block.skipped))
+            blocks.append(_Done(number, stamps, len(block.rows), _describe(block), block.skipped))
             bar.update(last - first)
         report = _join(photographs, unfinished, blocks, path, overwrite=overwrite)
         unfinished.end()
@@ -175,9 +179,11 @@ class _Work:
     encoder: Callable[[list[Image.Image]], Any]
     draw: Callable[[list[Image.Image], list[str]], Any] | None
     generated: Mapping[str, Sequence[Path]] | None
+    views: int  # generated pictures of each row
     flip: bool
     batch_size: int
     on_skip: Callable[[str, str], object] | None
+    like: Any = None  # features that the encoder gave before
 
     def stamps(self, first: int, last: int) -> list[Any]:
         """Which files the rows of a block are, so that a changed one is noticed."""
@@ -193,42 +199,47 @@ class _Work:
                 self.on_skip(key, reason)
 
     def encode(self, first: int, last: int) -> Block:
-        """The rows of a block; pictures are read a batch at a time."""
+        """The rows of a block; pictures are read, and lie in memory, a batch at a time."""
         skipped: dict[str, str] = {}
         sums: dict[int, Any] = {}
-        counts: dict[int, int] = {}
+        counts: Counter[int] = Counter()
+        views: dict[int, list[Any]] = {}
         heads: dict[int, Image.Image] = {}
-        waiting: list[tuple[int, Image.Image]] = []
 
-        def encode_waiting() -> None:
-            rows = self._features([picture for _, picture in waiting])
-            for (row, _), feature in zip(waiting, rows, strict=True):
-                sums[row] = feature if row not in sums else sums[row].astype(np.float64) + feature
-                counts[row] = counts.get(row, 0) + 1
-            self._dtype = rows.dtype
-            waiting.clear()
+        def add(row: int, feature: Any) -> None:
+            sums[row] = feature if row not in sums else sums[row].astype(np.float64) + feature
+            counts[row] += 1
 
-        views: dict[int, list[Image.Image]] = {}
+        photographs = _Queue(self._features, self.batch_size, add)
+        generated = _Queue(
+            self._features, self.batch_size, lambda row, feature: views.setdefault(row, []).append(feature)
+        )
+        left_out = set()
         for row in range(first, last):
             key, files = self.photographs.keys[row], self.photographs.files[row]
-            if self.generated is not None and (found := self._read_views(key, skipped)) is not None:
-                views[row] = found
-            if self.generated is not None and row not in views:
+            if reason := self._tell_fault(key):
+                skipped[key] = reason
                 continue
+            readable = False
             for file in files:
                 try:
                     picture = read_image(file)
                 except (ValueError, OSError) as error:
                     skipped[key if len(files) == 1 else f"{key}: {file.name}"] = reason_of(error)
                     continue
+                readable = True
                 if self.draw is not None:
                     heads.setdefault(row, picture)
-                waiting.append((row, picture))
-                if len(waiting) == self.batch_size:
-                    encode_waiting()
-        if waiting:
-            encode_waiting()
-        kept = sorted(sums)
+                photographs.add(row, picture)
+            try:
+                for file in self.generated[key] if readable and self.generated is not None else ():
+                    generated.add(row, read_image(file))
+            except (ValueError, OSError) as error:
+                skipped[key] = reason_of(error)
+                left_out.add(row)
+        photographs.flush()
+        generated.flush()
+        kept = sorted(sums.keys() - left_out)
         self.tell(skipped)
         if not kept:
             return Block(np.zeros(0, np.int64), np.zeros((0, 0), np.float32), None, skipped)
@@ -237,26 +248,48 @@ class _Work:
         if self.draw is not None:
             drawn = _as_numpy(self.draw([heads[row] for row in kept], [self.photographs.keys[row] for row in kept]))
         elif self.generated is not None:
-            pictures = [picture for row in kept for picture in views[row]]
-            parts = [
-                self._features(pictures[at : at + self.batch_size]) for at in range(0, len(pictures), self.batch_size)
-            ]
-            drawn = np.concatenate(parts).reshape(len(kept), -1, features.shape[1])
-        return Block(np.array(kept, np.int64), features.astype(self._dtype), drawn, skipped)
+            drawn = np.stack([np.stack(views[row]) for row in kept])
+        return Block(np.array(kept, np.int64), features.astype(_as_numpy(self.like).dtype), drawn, skipped)
 
     def _features(self, pictures: list[Image.Image]) -> Any:
-        return _as_numpy(encode_pictures(self.encoder, pictures, flip=self.flip))
+        features = encode_pictures(self.encoder, pictures, flip=self.flip, like=self.like)
+        self.like = features[:1]
+        return _as_numpy(features)
 
-    def _read_views(self, key: str, skipped: dict[str, str]) -> list[Image.Image] | None:
-        """The generated pictures of a key; None, and why, where they cannot be had."""
-        files = (self.generated or {}).get(key, ())
-        try:
-            if not files:
-                raise ValueError("there are no generated pictures of it")
-            return [read_image(file) for file in files]
-        except (ValueError, OSError) as error:
-            skipped[key] = reason_of(error)
-            return None
+    def _tell_fault(self, key: str) -> str:
+        """Why a photograph cannot have generated features; nothing where it can."""
+        if self.generated is None or (found := len(self.generated.get(key, ()))) == self.views:
+            return ""
+        return f"there are {found or 'no'} generated pictures of it" + (f", {self.views} of others" if found else "")
+
+
+@dataclass
+class _Queue:
+    """Pictures of rows that wait until they are a batch; each feature is given on with its row."""
+
+    encode: Callable[[list[Image.Image]], Any]
+    size: int
+    give: Callable[[int, Any], None]
+    waiting: list[tuple[int, Image.Image]] = field(default_factory=list)
+
+    def add(self, row: int, picture: Image.Image) -> None:
+        self.waiting.append((row, picture))
+        if len(self.waiting) == self.size:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            for (row, _), feature in zip(self.waiting, self.encode([each for _, each in self.waiting]), strict=True):
+                self.give(row, feature)
+            self.waiting.clear()
+
+
+def _count_views(generated: Mapping[str, Sequence[Path]]) -> int:
+    """How many generated pictures most photographs have that have any; of two such numbers the larger."""
+    counts = Counter(len(files) for files in generated.values() if len(files))
+    if not counts:
+        raise ValueError(f"there is no generated picture of any of {len(generated):,} photographs; name their folder")
+    return max(counts, key=lambda count: (counts[count], count))
 
 
 def _as_numpy(features: Any) -> Any:
@@ -265,50 +298,54 @@ def _as_numpy(features: Any) -> Any:
     return (features.float() if features.dtype == torch.bfloat16 else features).cpu().numpy()
 
 
+class _Done(NamedTuple):
+    """What is known of a block that lies in the unfinished folder."""
+
+    number: int
+    stamps: list[Any]
+    rows: int
+    kind: str
+    skipped: dict[str, str]
+
+
+def _describe(block: Block) -> str:
+    """What is equal in all blocks of a file."""
+    words = f"{block.features.dtype} features, D = {block.features.shape[1]}"
+    if block.generated is None:
+        return words
+    return f"{words}, and {block.generated.dtype} generated ones (N, {', '.join(map(str, block.generated.shape[1:]))})"
+
+
 def _join(
-    photographs: Photographs, unfinished: Unfinished, blocks: Sequence[Any], path: Path, *, overwrite: bool
+    photographs: Photographs, unfinished: Unfinished, blocks: Sequence[_Done], path: Path, *, overwrite: bool
 ) -> Report:
     """Write the file from its blocks; they lie in memory one at a time, and the arrays in the unfinished folder."""
     skipped: dict[str, str] = {}
-    for *_, reasons in blocks:
-        skipped |= reasons
-    total = sum(count for _, _, count, _, _ in blocks)
-    if not total:
+    for done in blocks:
+        skipped |= done.skipped
+    full = [done for done in blocks if done.rows]
+    if not full:
         raise ValueError(
             f"none of {len(photographs):,} photographs could be encoded; the first: {next(iter(skipped.items()))}"
         )
-    widths = {width for _, _, count, width, _ in blocks if count}
-    if len(widths) > 1:
-        raise ValueError(f"the encoder must give one D, received {sorted(width[0] for width in widths)}")
-    arrays: dict[str, Any] = {}
-    rows = np.empty(total, np.int64)
-    at = 0
-    for number, stamps, count, _, _ in blocks:
-        if not count:
-            continue
-        block = unfinished.read(number, stamps)
-        if block is None:
-            raise ValueError(f"photographs of rows {number} have changed during the run; run it again")
-        here = slice(at, at + count)
-        rows[here] = block.rows
-        for name, part in (("features", block.features), ("generated", block.generated)):
-            if part is None:
-                continue
-            if name not in arrays:
-                arrays[name] = np.lib.format.open_memmap(
-                    unfinished.folder / f"{name}.npy", mode="w+", dtype=part.dtype, shape=(total, *part.shape[1:])
-                )
-            if part.shape[1:] != arrays[name].shape[1:] or part.dtype != arrays[name].dtype:
-                raise ValueError(
-                    f"all rows must have equally many {name}, received {part.shape[1:]} and {arrays[name].shape[1:]}"
-                )
-            arrays[name][here] = part
-        at += count
+    if len(kinds := sorted({done.kind for done in full})) > 1:
+        raise ValueError(
+            f"the encoder must give one kind of features, received {' and '.join(kinds)}; remove {unfinished.folder}, "
+            "or pass --overwrite, to begin anew"
+        )
+    total = sum(done.rows for done in full)
+    rows = np.concatenate([unfinished.reread(done.number, done.stamps).rows for done in full])
+
+    def parts(name: str) -> Iterator[Any]:
+        return (getattr(unfinished.reread(done.number, done.stamps), name) for done in full)
+
+    first = unfinished.reread(full[0].number, full[0].stamps)
+    names = ("features",) if first.generated is None else ("features", "generated")
+    arrays = {name: unfinished.join(name, parts(name), total) for name in names}
     written = {"features": arrays["features"]}
     written |= {name: np.asarray(labels)[rows] for name, labels in photographs.labels.items()}
     written["paths"] = np.array([photographs.keys[row] for row in rows])
-    if "generated" in arrays:
-        written["generated"] = arrays["generated"]
+    written |= arrays
     write_arrays(path, written, overwrite=overwrite)
     shape = arrays["features"].shape
     return Report(path, (shape[0], shape[1]), arrays["generated"].shape[1] if "generated" in arrays else 0, skipped)

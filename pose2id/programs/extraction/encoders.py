@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +26,8 @@ WEIGHTS = {"tiny": "tiny", "pose2id": "yuanc3/Pose2ID"}
 """Encoders inside the generator's weights, by the weights' names."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of RGB in [0, 1] that most ReID models are trained with."""
+OUTSIDE = (".data", "_data")
+"""What follows the name of an ONNX file where torch writes weights outside it."""
 
 
 class Encoder(NamedTuple):
@@ -76,7 +80,9 @@ def load_encoder(
     given = [f"--{key}" for key, value in settings.items() if value is not None]
     if name.lower().endswith(".onnx"):
         model = OnnxEncoder(name, device=device, size=size, mean=mean, std=std)
-        return Encoder(model, {"onnx": hash_file(Path(name)), **model.settings()})
+        beside = [Path(f"{name}{suffix}") for suffix in OUTSIDE]
+        outside = {"outside": [hash_file(path) for path in beside if path.is_file()]}
+        return Encoder(model, {"onnx": hash_file(Path(name)), **outside, **model.settings()})
     if given:
         raise ValueError(f"{', '.join(given)} are for an .onnx model; encoder {name} does its own resizing and scaling")
     if name in WEIGHTS:
@@ -107,6 +113,11 @@ def _load_own(name: str, device: str) -> Encoder:
 
 def _load_function(name: str) -> Encoder:
     module_name, _, function_name = name.partition(":")
+    if not all(module_name.split(".")) or "/" in module_name or module_name.endswith(".py"):
+        raise ValueError(
+            f"encoder {name} must name a module as Python imports it, without folders and .py, and a function: "
+            "package.module:function; a module in the current folder, or below it, is found"
+        )
     if "" not in sys.path:  # as `python -m` has it: a module in the current folder
         sys.path.insert(0, "")
     try:
@@ -117,6 +128,10 @@ def _load_function(name: str) -> Encoder:
         raise ImportError(
             f"encoder {name}: there is no module {error.name!r} in {Path.cwd()} or among the installed packages"
         ) from error
+    except ImportError:
+        raise
+    except (Exception, SystemExit) as error:  # what the module runs may raise anything
+        raise ImportError(f"encoder {name}: {module_name} cannot be imported: {_locate(error)}") from error
     found: Any = module
     for part in function_name.split("."):
         if not hasattr(found, part):
@@ -129,7 +144,22 @@ def _load_function(name: str) -> Encoder:
         raise TypeError(f"encoder {name} must be callable, it is a {type(found).__name__}")
     source = getattr(module, "__file__", None)  # built-in ones have none
     content = hash_file(Path(source)) if source and Path(source).is_file() else ""
-    return Encoder(found, {"function": name, "source": content})
+    return Encoder(partial(_call, found, name), {"function": name, "source": content})
+
+
+def _call(function: Callable[[list[Image.Image]], Any], name: str, images: list[Image.Image]) -> Any:
+    """What a function of the user gives; ValueError where it fails, however it does."""
+    try:
+        return function(images)
+    except Exception as error:
+        raise ValueError(f"encoder {name} failed on {len(images)} pictures: {_locate(error)}") from error
+
+
+def _locate(error: BaseException) -> str:
+    """What an error of the user's code says, and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    words = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
+    return f"{type(error).__name__}: {one_line(error, 300)}{words}"
 
 
 class OnnxEncoder:
@@ -152,7 +182,10 @@ class OnnxEncoder:
         self.path = path
         self.session: Any = load_session(path, providers=chosen, purpose="an ONNX encoder", extra="onnx")
         self.input, shape = read_input(self.session)
-        entry = self.session.get_inputs()[0]
+        entry, *more = self.session.get_inputs()
+        if more:
+            names = ", ".join(repr(each.name) for each in more)
+            raise ValueError(f"{path} must have one input, pictures, it also wants {names}; export it without")
         if len(shape) != 4 or shape[1] not in (3, None) or entry.type not in ("tensor(float)", "tensor(float16)"):
             raise ValueError(
                 f"{path} must take pictures (N, 3, H, W) of floats, its input {self.input!r} is {entry.type} of shape "
@@ -163,6 +196,10 @@ class OnnxEncoder:
         notes = dict(self.session.get_modelmeta().custom_metadata_map)
         fixed = (shape[2], shape[3]) if shape[2] and shape[3] else None
         noted = _read_numbers(notes, "size", 2, path)
+        if noted is not None and not all(side >= 1 and side == int(side) for side in noted):
+            raise ValueError(
+                f"{path}: its metadata 'size' must be height and width in pixels, received {notes['size']!r}"
+            )
         wanted = size or fixed or (None if noted is None else (int(noted[0]), int(noted[1])))
         if wanted is None:
             raise ValueError(f"{path} takes pictures of any size and its metadata name none; pass --size HEIGHTxWIDTH")
@@ -173,6 +210,8 @@ class OnnxEncoder:
         self.size = wanted
         self.mean = tuple(mean or _read_numbers(notes, "mean", 3, path) or IMAGENET[0])
         self.std = tuple(std or _read_numbers(notes, "std", 3, path) or IMAGENET[1])
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std of {path} must be three numbers above 0, which pictures are divided by: {self.std}")
 
     def settings(self) -> dict[str, Any]:
         """Size, mean and deviation that are used."""
@@ -197,6 +236,8 @@ class OnnxEncoder:
             found = np.asarray(found)
             if found.ndim > 2 and set(found.shape[2:]) == {1}:  # pooled maps
                 found = found.reshape(found.shape[:2])
+            if not found.ndim:
+                raise ValueError(f"{self.path} must give features (N, D) first, its first output is one number")
             rows.append(found[: len(part)])
         return np.concatenate(rows)
 

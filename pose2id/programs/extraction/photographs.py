@@ -94,10 +94,9 @@ def from_files(paths: Mapping[str, Path], names: str | None = None, *, tracklets
     if tracklets:
         labels["groups"] = np.arange(len(rows))
     elif "frame" in found:
-        cams = found.get("cam", [""] * len(keys))
-        labels["groups"] = np.unique(
-            np.array([f"{cam}/{frame}" for cam, frame in zip(cams, found["frame"], strict=True)]), return_inverse=True
-        )[1]
+        frames = list(zip(found.get("cam", [""] * len(keys)), found["frame"], strict=True))
+        numbers = {frame: number for number, frame in enumerate(sorted(set(frames)))}
+        labels["groups"] = np.array([numbers[frame] for frame in frames])
     files = [tuple(paths[keys[at]] for at in row) for row in rows]
     return Photographs(tuple(keys[row[0]] for row in rows), files, labels)
 
@@ -173,8 +172,8 @@ def _search(keys: Sequence[str], names: str | None) -> dict[str, list[str]]:
         return {}
     try:
         pattern = re.compile(names)
-    except re.error as error:
-        raise ValueError(f"names must be a regular expression, received {names!r}: {error}") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"names must be a regular expression, received {names[:200]!r}: {error}") from error
     groups = list(pattern.groupindex)
     if not groups or not set(groups) <= set(LABELS):
         allowed = ", ".join(f"(?P<{name}>...)" for name in LABELS)
@@ -184,7 +183,7 @@ def _search(keys: Sequence[str], names: str | None) -> dict[str, list[str]]:
         match = pattern.search(key)
         for group in groups:
             text = match and match[group]
-            if text is None:
+            if not text:
                 raise ValueError(f"names {names!r} finds no {group} in {key!r}; mend it, or name other photographs")
             found[group].append(text)
     return found

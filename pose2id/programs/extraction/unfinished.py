@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -50,9 +50,10 @@ class Unfinished:
             old = read_json(path) if path.is_file() else None
             if old == self.request:
                 return
-            if old is None and any(self.folder.iterdir()):
+            own = isinstance(old, dict) and old.get("pose2id") == self.request["pose2id"]
+            if not own and any(self.folder.iterdir()):
                 raise ValueError(f"{self.folder} is in the way, and not of `extract`; move it, or name another output")
-            if old is not None and not restart:
+            if own and not restart:
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({_tell_difference(old, self.request)}); run it with "
                     "those, remove the folder, or pass --overwrite to begin anew"
@@ -86,6 +87,27 @@ class Unfinished:
             arrays["generated"] = block.generated
         with write_file(self._path(number)) as temporary:
             np.savez(temporary, **arrays)
+
+    def reread(self, number: int, stamps: Sequence[Any]) -> Block:
+        """A block that was finished or read before; ValueError where it is not there any more."""
+        block = self.read(number, stamps)
+        if block is None:
+            raise ValueError(f"{self._path(number)} was changed or removed during the run; run it again")
+        return block
+
+    def join(self, name: str, parts: Iterator[Any], rows: int) -> Any:
+        """Parts one below the other, mapped from a file in the folder.
+
+        The file is written, not mapped: on a full disk a process that writes to a map is killed.
+        """
+        path = self.folder / f"{name}.npy"
+        with write_file(path) as temporary, temporary.open("wb") as stream:
+            for number, part in enumerate(parts):
+                if not number:
+                    head = np.lib.format.header_data_from_array_1_0(np.empty((0, *part.shape[1:]), part.dtype))
+                    np.lib.format.write_array_header_1_0(stream, head | {"shape": (rows, *part.shape[1:])})
+                stream.write(np.ascontiguousarray(part).data)
+        return np.load(path, mmap_mode="r")
 
     def end(self) -> None:
         """Remove the folder."""
