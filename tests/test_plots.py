@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 
@@ -17,8 +18,10 @@ matplotlib = pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from pose2id.plots import plot_cmc, plot_identities, plot_ranking  # noqa: E402
+from pose2id.plots.lettering import measure, shorten, wrap  # noqa: E402
 
 GREEN, RED, INK = "#009e73", "#c8203a", "#1f2933"
 
@@ -165,7 +168,7 @@ def test_ranking_leaves_out_what_is_ignored(task, images):
     figure = plot_ranking(
         {"base": distances},
         *labels,
-        queries=[4],
+        queries=[4, 0],
         top=30,
         ignore=lambda query, gallery: mask[query["rows"]] & (gallery["clothes"] == query["clothes"]),
         labels={"clothes": (np.zeros(6, int), np.zeros(30, int))},
@@ -460,6 +463,144 @@ def test_identities_refuse(samples, change, error, message):
     before, after, ids = samples
     with pytest.raises(error, match=message):
         plot_identities(**{"before": before, "after": after, "ids": ids, "show": [0, 1, 2], **change})
+
+
+# Texts of any length
+
+WORDS = {
+    "letters": "Strong baseline, circle loss and a very long name of what was changed in it since the last run, no. ",
+    "wide": "W" * 119,
+    "Greek": "Επαναταυτοποίηση προσώπων με γεννημένα χαρακτηριστικά και γείτονες, πολύ μεγάλο όνομα εικόνας, αριθμός ",
+    "Chinese": "行人重识别特征中心化方法" * 10,
+    "marks": "_is hidden, $x_1$ of\na $name_that^is none$ " * 4,
+}
+
+
+def name(word, length, number):
+    """A name of so many letters that differs by number."""
+    return (WORDS[word] * 2)[: length - 1] + str(number)
+
+
+def boxes(figure):
+    """Text and bounds in pixels of all that is written; it lies in the figure, and nothing on another."""
+    figure.draw_without_rendering()
+    found = []
+    outside = {  # ticks that matplotlib keeps but does not draw
+        label
+        for ax in figure.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+    for text in figure.findobj(Text):
+        if text.get_text() and text.get_visible() and text not in outside:
+            extent = text.get_window_extent()
+            found.append((text.get_text(), np.array([extent.x0, extent.y0, extent.x1, extent.y1])))
+    width, height = figure.bbox.width, figure.bbox.height
+    for words, (x0, y0, x1, y1) in found:
+        assert 0 <= x0 < x1 <= width, (words, x0, x1, width)
+        assert 0 <= y0 < y1 <= height, (words, y0, y1, height)
+    for i, (words, one) in enumerate(found):
+        for other_words, other in found[:i]:
+            apart = (one[:2] >= other[2:]) | (other[:2] >= one[2:])
+            assert apart.any(), (words, other_words)
+    return found
+
+
+CASES = [("letters", 1), ("letters", 120), ("wide", 120), ("Greek", 120), ("Chinese", 120), ("marks", 60)]
+
+
+@pytest.mark.filterwarnings("ignore:.*Glyph:UserWarning")
+@pytest.mark.parametrize(("word", "length"), CASES)
+def test_names_neither_overlap_nor_leave_the_picture(task, images, samples, word, length):
+    distances, *labels = task
+    names = [name(word, length, n) for n in range(2)]
+    scores = dict.fromkeys(names, evaluate(distances, *labels))
+    found = boxes(plot_cmc(scores, title=names[0]).figure)
+    assert sum("mAP" in words and "rank-1" in words for words, _ in found) == 2
+    own = Figure(figsize=(3.2, 2.4)).add_axes((0.2, 0.25, 0.75, 0.6))
+    boxes(plot_cmc(scores, own).figure)
+
+    shown = {names[0]: [0, 1], names[1]: [2]}
+    figure = plot_ranking(
+        dict.fromkeys(names, distances), *labels, queries=shown, title=names[0], caption=names[1], top=3, **images
+    )
+    found = [words for words, _ in boxes(figure)]
+    value = f": mAP {100 * evaluate(distances, *labels).mAP:.1f}"
+    assert sum(words.endswith(value) for words in found) == 2
+    assert figure.bbox.width / figure.dpi < 8.1
+
+    before, after, ids = samples
+    people = [name(word, length, who) for who in range(7)]
+    figure = plot_identities(
+        before,
+        after,
+        [people[who] for who in ids],
+        show=people,
+        titles=names,
+        title=names[0],
+        caption=names[1],
+    )
+    found = [words for words, _ in boxes(figure)]
+    assert sum(f": ID² {id_density(x, ids):.3f}" in words for x in (before, after) for words in found) == 2
+    for end in "0123456":  # a name that is cut keeps its end
+        assert sum(words.endswith(end) for words in found) >= 2
+
+
+def test_many_curves_have_their_names_below(task):
+    distances, *labels = task
+    scores = {name("letters", 120, n): evaluate(distances, *labels) for n in range(20)}
+    ax = plot_cmc(scores)
+    boxes(ax.figure)
+    assert len(ax.get_legend().get_texts()) == 20
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 20
+    top = max(text.get_window_extent().y1 for text in ax.get_legend().get_texts())
+    assert top < ax.get_window_extent().y0
+
+
+def test_a_sheet_of_one_query_has_no_mean(task, images):
+    distances, *labels = task
+    one = [text for text, _ in boxes(plot_ranking({"base": distances}, *labels, queries=[2], **images))]
+    assert "base" in one
+    assert not any("mAP" in text for text in one)
+
+
+def test_a_map_of_many_identities_shows_fewer_and_says_so():
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.arange(30), 4)
+    features = rng.normal(size=(30, 12))[ids] + 0.3 * rng.normal(size=(120, 12))
+    figure = plot_identities(
+        features,
+        centralize(features),
+        [f"person number {i}" for i in ids],
+        show=[f"person number {i}" for i in range(30)],
+    )
+    found = [words for words, _ in boxes(figure)]
+    assert sum(words.startswith("person number") for words in found) == 2 * 16
+    assert any("The first 16 of 30 identities" in words for words in found)
+    for ax in figure.axes:
+        clouds = [line for line in ax.lines if line.get_linestyle() == "None"]
+        assert len({(line.get_color(), line.get_marker()) for line in clouds}) == 16
+    pictures = plot_identities(features, centralize(features), ids, show=range(30), images=np.zeros((120, 8, 4)))
+    pictures.draw_without_rendering()
+    for ax in pictures.axes:
+        extents = [box.get_window_extent() for box in ax.artists if hasattr(box, "offsetbox")]
+        assert len(extents) == 16
+        assert not any(one.overlaps(other) for i, one in enumerate(extents) for other in extents[:i])
+        assert all(ax.get_window_extent().containsx(e.x0) and ax.get_window_extent().containsx(e.x1) for e in extents)
+
+
+def test_texts_are_shortened_in_the_middle_and_broken_into_lines():
+    assert shorten("short", 2, 10) == "short"
+    line = shorten("a" * 60 + "z" * 60, 2, 10)
+    assert re.fullmatch(r"a+…z+", line)
+    assert 1.8 < measure(line, 10) <= 2
+    assert shorten("anything", 0.01, 10) == "…"
+    text = wrap("some words in a long line " * 6 + "x" * 80, 2, 10)
+    assert text.replace("\n", "").replace(" ", "") == ("somewordsinalongline" * 6 + "x" * 80)
+    assert all(measure(line, 10) <= 2 for line in text.split("\n"))
+    assert wrap("two\n  lines", 2, 10) == "two\n  lines"
 
 
 # matplotlib itself

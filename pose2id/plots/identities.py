@@ -12,6 +12,7 @@ from pose2id.arrays import take_features
 from pose2id.density import id_density
 from pose2id.distances import unit
 from pose2id.plots.drawing import COLOURS, INK, MUTED, RULE, WIDTH, as_rgba, load_matplotlib, new_figure
+from pose2id.plots.lettering import measure, shorten, wrap
 from pose2id.validation import take_labels
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 
 _EDGE, _GAP = 0.11, 0.14  # inches, beside and between the panels
+_BADGE = 0.42  # inches, a picture with its frame
+_LABEL = (1.2, 0.17)  # inches, width of a name at most, and height
+_MOST = 16  # identities; beyond that names and colours cannot be told apart
+_RADII = np.arange(0.75, 4.0, 0.25)  # of the circles on which a place is looked for, in its size
+_MARKS = "os"  # of the first and the second turn through the colours
 
 
 def plot_identities(
@@ -51,14 +57,14 @@ def plot_identities(
     ids : (N,) integers or strings
         Identities.
     show : sequence of int or str
-        The identities to draw, at least three.
+        The identities to draw, at least three. Of more than 16 the first 16 are drawn, and the text below says so.
     images : sequence of arrays, optional
         One picture per row, in the forms that `plot_ranking` takes. Each identity is then marked with the
         picture of the sample nearest to its centre *before*, otherwise with its label.
     titles : tuple of two str, default ("Before", "After")
-        Panel titles; ID² is added to them.
+        Panel titles; ID² is added to them. What is too long is shortened in its middle, and so are names of identities.
     title, caption : str, optional
-        Text above and below the panels.
+        Text above and below the panels, broken into lines.
 
     Returns
     -------
@@ -95,6 +101,8 @@ def plot_identities(
     for identity, rows in zip(show, members, strict=True):
         if rows.size == 0:
             raise ValueError(f"show names identity {identity!r}, which is not in ids")
+    chosen = f"The first {_MOST} of {len(show)} identities; more could not be told apart." if len(show) > _MOST else ""
+    show, members = list(show)[:_MOST], members[:_MOST]
 
     centres = np.stack([panels[0][rows].mean(axis=0) for rows in members])  # (identities, D)
     origin = centres.mean(axis=0)
@@ -102,21 +110,27 @@ def plot_identities(
     # points[panel][identity] is (rows of that identity, 2)
     points = [[(features[rows] - origin) @ plane.T for rows in members] for features in panels]
     low, high = _limits(np.concatenate([cloud for panel in points for cloud in panel]))
-    badges = _place_badges(points, low, high, 0.42 * (high - low).max() / max(_panel_size(low, high)))
+    scale = (high - low).max() / max(_panel_size(low, high))  # of the plane, to an inch
+    names = [shorten(name, _LABEL[0], 9) for name in show]
+    sizes = [(_BADGE, _BADGE) if images is not None else (measure(name, 9) + 0.05, _LABEL[1]) for name in names]
+    badges = _place_badges(points, low, high, _BADGE * scale, scale * np.array(sizes))
     note = f"Both panels: the plane of the centres before; it holds {100 * share:.0f} % of the centres' spread."
-    figure, axes = _new_panels(low, high, title, "\n".join(filter(None, [note, caption])))
+    figure, axes = _new_panels(low, high, title, "\n".join(filter(None, [chosen, note, caption])))
     nearest = [
         int(rows[np.argmin(np.linalg.norm(panels[0][rows] - centre, axis=1))])
         for rows, centre in zip(members, centres, strict=True)
     ]
     for ax, name, features, clouds in zip(axes, titles, panels, points, strict=True):
         density = id_density(features, labels, variant="paper")
-        ax.set_title(f"{name}: ID² {density:.3f}", loc="left", fontsize=10, color=INK, pad=6)
+        words = f": ID² {density:.3f}"
+        words = shorten(name, _panel_size(low, high)[0] - measure(words, 10), 10) + words
+        ax.set_title(words, loc="left", fontsize=10, color=INK, pad=6, parse_math=False)
         for number, (cloud, spot) in enumerate(zip(clouds, badges, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
-            _draw_cloud(ax, cloud, colour)
+            _draw_cloud(ax, cloud, colour, _MARKS[number // len(COLOURS)])
             if images is None:
-                ax.text(spot[0], spot[1], str(show[number]), fontsize=9, color=colour, ha="center", va="center")
+                middle = {"ha": "center", "va": "center", "parse_math": False}
+                ax.text(spot[0], spot[1], names[number], fontsize=9, color=colour, **middle)
             else:
                 _draw_badge(ax, images[nearest[number]], spot, colour)
     return figure
@@ -156,11 +170,16 @@ def _panel_size(low: Floats, high: Floats) -> tuple[float, float]:
 def _new_panels(low: Floats, high: Floats, title: str, note: str) -> tuple[Figure, list[Axes]]:
     """A figure with two empty panels of the same limits."""
     panel_width, panel_height = _panel_size(low, high)
-    above, below = 0.68 if title else 0.42, 0.17 + 0.165 * (note.count("\n") + 1)
+    title, note = wrap(title, WIDTH - 2 * _EDGE, 12, bold=True), wrap(note, WIDTH - 2 * _EDGE, 8)
+    more = 0.2 * title.count("\n")
+    above, below = 0.68 + more if title else 0.42, 0.17 + 0.165 * (note.count("\n") + 1)
     height = above + panel_height + below
     figure = new_figure(WIDTH, height)
-    figure.text(_EDGE / WIDTH, 1 - 0.22 / height, title, fontsize=12, fontweight="bold", color=INK, va="center")
-    figure.text(_EDGE / WIDTH, (below - 0.1) / height, note, fontsize=8, color=MUTED, va="top", linespacing=1.45)
+    plain = {"parse_math": False}
+    top = 1 - (0.22 + more / 2) / height
+    figure.text(_EDGE / WIDTH, top, title, fontsize=12, fontweight="bold", color=INK, va="center", **plain)
+    foot = (below - 0.1) / height
+    figure.text(_EDGE / WIDTH, foot, note, fontsize=8, color=MUTED, va="top", linespacing=1.45, **plain)
     axes = []
     for left in (_EDGE, _EDGE + (panel_width + _GAP)):
         ax = figure.add_axes((left / WIDTH, below / height, panel_width / WIDTH, panel_height / height))
@@ -171,28 +190,43 @@ def _new_panels(low: Floats, high: Floats, title: str, note: str) -> tuple[Figur
     return figure, axes
 
 
-def _draw_cloud(ax: Axes, cloud: Floats, colour: str) -> None:
+def _draw_cloud(ax: Axes, cloud: Floats, colour: str, mark: str) -> None:
     """Points, each joined to their centre."""
     centre = cloud.mean(axis=0)
     for x, y in cloud:
         ax.plot([centre[0], x], [centre[1], y], color=colour, linewidth=0.7, alpha=0.5)
-    ax.plot(*cloud.T, linestyle="", marker="o", markersize=4.0, markeredgewidth=0.0, color=colour)
+    ax.plot(*cloud.T, linestyle="", marker=mark, markersize=4.0, markeredgewidth=0.0, color=colour)
 
 
-def _place_badges(points: Sequence[Sequence[Floats]], low: Floats, high: Floats, size: float) -> list[Floats]:
-    """A free place for each identity's picture, close to its points and the same in every panel."""
+def _place_badges(
+    points: Sequence[Sequence[Floats]], low: Floats, high: Floats, size: float, extents: Floats
+) -> list[Floats]:
+    """A free place for each identity's picture or name, close to its points and the same in every panel.
+
+    `size` is what counts as near; `extents` (identities, 2) are width and height of what is placed. None lies on
+    another, as long as there is room.
+    """
     clouds = [cloud for panel in points for cloud in panel]
     # The lines from the centres count as taken too, by a few points on each.
     lines = [cloud.mean(axis=0) * (1 - t) + cloud * t for cloud in clouds for t in (0.25, 0.5, 0.75, 1.0)]
     taken = np.concatenate(lines)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    everywhere = np.stack(np.meshgrid(*(np.linspace(a, b, 60) for a, b in zip(low, high, strict=True))), axis=-1)
     places: list[Floats] = []
-    for cloud in points[0]:
+    for cloud, extent in zip(points[0], extents, strict=True):
         centre = cloud.mean(axis=0)
-        spots = np.concatenate([centre + radius * size * rays for radius in np.arange(0.75, 4.0, 0.25)])
-        spots = np.clip(spots, low + 0.6 * size, high - 0.6 * size)
-        free = np.linalg.norm(spots[:, None] - taken, axis=2).min(axis=1)
+        near = [centre + radius * (size * rays + np.sign(rays) * (extent - size) / 2) for radius in _RADII]
+        for spots in (np.concatenate(near), everywhere.reshape(-1, 2)):
+            spots = np.clip(spots, low + extent / 2 + 0.1 * size, high - extent / 2 - 0.1 * size)
+            apart = np.full(len(spots), True)
+            for place, other in zip(places, extents, strict=False):
+                apart &= (np.abs(spots - place) > (extent + other) / 2).any(axis=1)
+            if apart.any():
+                spots = spots[apart]
+                break
+        beside = np.maximum(np.abs(spots[:, None] - taken) - (extent - size) / 2, 0)
+        free = np.linalg.norm(beside, axis=2).min(axis=1)
         if places:
             free = np.minimum(free, np.linalg.norm(spots[:, None] - np.stack(places), axis=2).min(axis=1) / 2)
         # Clear of everything by 0.65 of its size is enough. Among such spots the nearest one; and because all spots

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pose2id.arrays import take_array
 from pose2id.evaluation import Protocol, Scores, evaluate, rank_gallery
 from pose2id.plots.drawing import COLOURS, INK, MUTED, RIGHT, RULE, WIDTH, WRONG, as_rgba, load_matplotlib, new_figure
+from pose2id.plots.lettering import measure, one_line, shorten, wrap
 from pose2id.validation import check_count
 
 if TYPE_CHECKING:
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 # Of the curves, with COLOURS.
 _LINES = ("--", "-", "-", "-", "-.", "-.", ":", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_INSIDE, _LONGEST = 8, 4.2  # names among the curves at most, and the widest of them in inches
+_LEGEND_LINE = 0.21  # inches
+_FRAME, _SMALLEST = 5.7, 5.0  # what a legend has beside its texts, in letters' heights; its smallest letters
 # The ranking sheet is measured in tiles: 1 is the width of one. Two blocks of ten answers are WIDTH wide.
 _PITCH = 1.16
 _SCORE_WIDTH = 1.3
 _BLOCK_GAP = 0.6
 _MARGIN = 0.4
 _TILE = WIDTH / (2 * _MARGIN + 1.0 + 2 * (_BLOCK_GAP + 10 * _PITCH + _SCORE_WIDTH))  # inches
+_TITLE_LINE = 0.75  # height of each further line of the title
 _HEADING = 0.85  # height of the heading of a group of queries
 _NARROWEST = 22.5  # the key above the sheet needs as much
+_HEADING_WIDTH = 5.5  # of a block, so that "name: mAP 12.3" can be read
 
 
 def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int = 20, title: str = "") -> Axes:
@@ -45,6 +51,8 @@ def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int =
         Last rank shown.
     title : str, optional
         Text above the curves.
+
+        A name or title that is longer than the axes are wide is shortened in its middle.
 
     Returns
     -------
@@ -70,8 +78,18 @@ def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int =
     """
     _check_named(scores, "scores")
     top = check_count(top, "top", 1)
+    beside = False
     if ax is None:
-        ax = new_figure(WIDTH, 4.6).add_axes((0.09, 0.125, 0.88, 0.765))
+        longest = max(measure(one_line(name), 10) for name in scores)
+        beside = len(scores) > _INSIDE or longest > _LONGEST  # names would cover the curves
+        below = _LEGEND_LINE * len(scores) if beside else 0.0
+        height = 4.6 + below
+        ax = new_figure(WIDTH, height).add_axes((0.09, (0.575 + below) / height, 0.88, 3.519 / height))
+    extent, dpi = ax.get_window_extent(), ax.figure.dpi
+    room = extent.width / dpi  # inches
+    words = "Queries with a right answer in the first k (%)"
+    if measure(words, 10.5) > 1.1 * extent.height / dpi:
+        words = "Queries (%)"
     ranks = np.arange(1, top + 1)
     for number, (name, result) in enumerate(scores.items()):
         ax.plot(
@@ -79,27 +97,54 @@ def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int =
             [100 * result.rank(int(rank)) for rank in ranks],
             color=COLOURS[number % len(COLOURS)],
             linestyle=_LINES[number % len(_LINES)],
-            marker=_MARKS[number % len(_MARKS)],
+            marker=_MARKS[(number + number // len(_MARKS)) % len(_MARKS)],
             markersize=5,
             markeredgecolor="white",
             markeredgewidth=0.6,
             linewidth=1.8,
             clip_on=False,
-            label=f"{name}  (mAP {100 * result.mAP:.2f}, rank-1 {100 * result.rank(1):.2f})",
+            label=one_line(name),
         )
     ax.set_xlim(0.5, top + 0.5)
     ax.set_xticks([rank for rank in (1, 5, 10, 15, 20, 30, 40, 50, 100) if rank <= top])
     ax.set_xlabel("Rank k", color=INK, fontsize=10.5)
-    ax.set_ylabel("Queries with a right answer in the first k (%)", color=INK, fontsize=10.5)
-    ax.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=10)
+    ax.set_ylabel(words, color=INK, fontsize=10.5)
+    title = shorten(title, room, 12, bold=True)
+    ax.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=10, parse_math=False)
     ax.grid(axis="y", color=RULE, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(colors=MUTED, labelsize=9.5, length=0)
     for side, spine in ax.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(RULE)
-    ax.legend(loc="lower right", frameon=False, fontsize=10, labelcolor=INK, handlelength=3.0)
+    _add_legend(ax, scores, room, beside=beside)
     return ax
+
+
+def _add_legend(ax: Axes, scores: Mapping[str, Scores], room: float, *, beside: bool) -> None:
+    """Names and numbers of the curves drawn last, none wider than the axes; `beside`: below the axes."""
+    numbers = [f"  (mAP {100 * each.mAP:.2f}, rank-1 {100 * each.rank(1):.2f})" for each in scores.values()]
+    size = 10.0
+    while size > _SMALLEST and measure(f"Name…{numbers[0]}", size) > room - _FRAME * size / 72:
+        size -= 1
+    room -= _FRAME * size / 72
+    names = [shorten(name, room - measure(text, size), size) for name, text in zip(scores, numbers, strict=True)]
+    place: dict[str, Any] = {"loc": "lower right"}
+    if beside:
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.13)}
+    # The names follow as texts: matplotlib leaves out labels that begin with "_", and takes "$" for mathematics.
+    legend = ax.legend(
+        ax.lines[-len(numbers) :],
+        [str(number) for number in range(len(numbers))],
+        frameon=False,
+        fontsize=size,
+        labelcolor=INK,
+        handlelength=3.0,
+        **place,
+    )
+    for text, name, words in zip(legend.get_texts(), names, numbers, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name + words)
 
 
 def plot_ranking(
@@ -123,7 +168,8 @@ def plot_ranking(
 
     Right answers have a solid green frame and a tick, wrong ones a dashed red frame and a cross. Junk is
     removed as the protocol does, before the ranking is cut. Beside each ranking stands its average precision
-    (AP) in percent, above each block the mean over all queries (mAP).
+    (AP) in percent, above each block the mean over all queries (mAP), but not above a sheet of one query. Names that
+    are longer than their block are shortened in the middle; title and caption are broken into lines.
 
     Parameters
     ----------
@@ -181,16 +227,21 @@ def plot_ranking(
                 f"distances[{name!r}] must have a row per query image and a column per gallery image, "
                 f"shape {size}; received {tuple(tensor.shape)}"
             )
-        headings.append(f"{name}: mAP {100 * evaluate(tensor, *of_labels, **rules).mAP:.1f}")
+        mean = f": mAP {100 * evaluate(tensor, *of_labels, **rules).mAP:.1f}" if len(shown) > 1 else ""
+        headings.append((name, mean))
         rankings.append(dict(zip(shown, rank_gallery(tensor, *of_labels, queries=shown, **rules), strict=True)))
 
     drawn = {row for of_query in rankings for ranking in of_query.values() for row in ranking.rows[:top]}
     pictures = [as_rgba(query_images[query]) for query in shown] + [as_rgba(gallery_images[row]) for row in drawn]
     tall = max(picture.shape[0] / picture.shape[1] for picture in pictures)
-    block_width = _PITCH * top + _SCORE_WIDTH
+    fills = (_NARROWEST - 2 * _MARGIN - 1.0) / len(distances) - _BLOCK_GAP
+    block_width = max(_PITCH * top + _SCORE_WIDTH, _HEADING_WIDTH, fills)
     lefts = [_MARGIN + 1.0 + _BLOCK_GAP + number * (block_width + _BLOCK_GAP) for number in range(len(distances))]
-    width = max(lefts[-1] + block_width + _MARGIN, _NARROWEST)
-    key = 1.7 if title else 0.7
+    width = lefts[-1] + block_width + _MARGIN
+    inner = (width - 2 * _MARGIN) * _TILE  # inches
+    title, caption = wrap(title, inner, 12, bold=True), wrap(caption, inner, 8)
+    more = _TITLE_LINE * title.count("\n")
+    key = 1.7 + more if title else 0.7
     header, line = key + 1.55, tall + 0.4
     footer = 0.45 + 0.6 * (caption.count("\n") + 1) if caption else 0.1
     body = sum(_HEADING * bool(group) + line * len(members) for group, members in groups.items())
@@ -199,15 +250,19 @@ def plot_ranking(
     figure = new_figure(width * _TILE, height * _TILE)
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0.0, width), ylim=(height, 0.0))
     ax.axis("off")
-    ax.text(_MARGIN, 0.8, title, fontsize=12, fontweight="bold", color=INK, va="center")
+    ax.text(_MARGIN, 0.8 + more / 2, title, fontsize=12, fontweight="bold", color=INK, va="center", parse_math=False)
     _draw_key(ax, _MARGIN, key)
     ax.text(_MARGIN, header - 0.45, "Query", fontsize=8.5, color=MUTED, va="center")
-    for left, heading in zip(lefts, headings, strict=True):
-        ax.text(left, header - 0.45, heading, fontsize=8.5, fontweight="bold", color=INK, va="center")
+    ends = [*(left - _BLOCK_GAP for left in lefts[1:]), width - _MARGIN]
+    for left, end, (name, mean) in zip(lefts, ends, headings, strict=True):
+        room = (end - left) * _TILE - measure(mean, 8.5, bold=True)
+        words = shorten(name, room, 8.5, bold=True) + mean
+        ax.text(left, header - 0.45, words, fontsize=8.5, fontweight="bold", color=INK, va="center", parse_math=False)
     y = header
     for group, members in groups.items():
         if group:
-            ax.text(_MARGIN, y + 0.4, group, fontsize=8.5, color=MUTED, va="center")
+            words = shorten(group, inner, 8.5)
+            ax.text(_MARGIN, y + 0.4, words, fontsize=8.5, color=MUTED, va="center", parse_math=False)
             ax.plot([_MARGIN, width - _MARGIN], [y, y], color=RULE, linewidth=0.8)
             y += _HEADING
         for query in members:
@@ -219,7 +274,8 @@ def plot_ranking(
                 score = f"AP {100 * precision:.0f}" if right.any() else "no\nmatch"
                 ax.text(left + _PITCH * top, y + tall / 2, score, fontsize=8.5, color=INK, va="center")
             y += line
-    ax.text(_MARGIN, height - footer + 0.2, caption, fontsize=8, color=MUTED, va="top", linespacing=1.45)
+    below = height - footer + 0.2
+    ax.text(_MARGIN, below, caption, fontsize=8, color=MUTED, va="top", linespacing=1.45, parse_math=False)
     return figure
 
 
