@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,7 +129,7 @@ def plot_identities(
             colour = COLOURS[number % len(COLOURS)]
             _draw_cloud(ax, cloud, colour, _MARKS[number // len(COLOURS)])
             if images is None:
-                middle = {"ha": "center", "va": "center", "parse_math": False}
+                middle: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
                 ax.text(spot[0], spot[1], names[number], fontsize=9, color=colour, **middle)
             else:
                 _draw_badge(ax, images[nearest[number]], spot, colour)
@@ -175,7 +175,7 @@ def _new_panels(low: Floats, high: Floats, title: str, note: str) -> tuple[Figur
     above, below = 0.68 + more if title else 0.42, 0.17 + 0.165 * (note.count("\n") + 1)
     height = above + panel_height + below
     figure = new_figure(WIDTH, height)
-    plain = {"parse_math": False}
+    plain: dict[str, Any] = {"parse_math": False}
     top = 1 - (0.22 + more / 2) / height
     figure.text(_EDGE / WIDTH, top, title, fontsize=12, fontweight="bold", color=INK, va="center", **plain)
     foot = (below - 0.1) / height

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pose2id.plots.drawing import DPI, load_matplotlib
@@ -55,6 +55,10 @@ def _count(fits: Callable[[int], bool], too_many: int) -> int:
     return most
 
 
+def _begins(line: str, width: float, size: float, bold: bool, kept: int) -> bool:
+    return measure(line[:kept], size, bold=bold) <= width
+
+
 def _keep(line: str, kept: int) -> str:
     end = kept // 2
     return f"{line[: kept - end].rstrip()}…{line[len(line) - end :].lstrip()}"
@@ -76,8 +80,7 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> str:
             lines += [line] * bool(line)
             line = word
             while measure(line, size, bold=bold) > width and len(line) > 1:
-                rest = line
-                cut = max(1, _count(lambda n, rest=rest: measure(rest[:n], size, bold=bold) <= width, len(rest)))
+                cut = max(1, _count(partial(_begins, line, width, size, bold), len(line)))
                 lines.append(line[:cut])
                 line = line[cut:]
         lines.append(line)

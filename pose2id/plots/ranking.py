@@ -84,7 +84,7 @@ def plot_cmc(scores: Mapping[str, Scores], ax: Axes | None = None, *, top: int =
         beside = len(scores) > _INSIDE or longest > _LONGEST  # names would cover the curves
         below = _LEGEND_LINE * len(scores) if beside else 0.0
         height = 4.6 + below
-        ax = new_figure(WIDTH, height).add_axes((0.09, (0.575 + below) / height, 0.88, 3.519 / height))
+        ax = new_figure(WIDTH, height).add_axes((0.09, (0.125 * 4.6 + below) / height, 0.88, 0.765 * 4.6 / height))
     extent, dpi = ax.get_window_extent(), ax.figure.dpi
     room = extent.width / dpi  # inches
     words = "Queries with a right answer in the first k (%)"
