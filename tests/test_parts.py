@@ -446,7 +446,12 @@ def spoil(array, at, value):
         (
             lambda: centralize_parts(X, generated=spoil(X, (2, 0, 0), np.nan)[:, None]),
             ValueError,
-            "generated.*row 2 part 0",
+            "generated.*row 2 image 0 part 0",
+        ),
+        (
+            lambda: centralize_parts(X[:3], generated=spoil(X, (3, 1, 0), np.nan).reshape(3, 2, 2, 3)),
+            ValueError,
+            r"generated.* in 1 part\(s\): row 1 image 1 part 1;",
         ),
         (lambda: centralize_parts(X, exclude=[1, 2]), ValueError, "exclude"),
         (lambda: part_distances(X, X[:, :1]), ValueError, "equal P and D"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from support.golden import GOLDEN
 
 from pose2id.parts import (
@@ -14,6 +15,7 @@ from pose2id.parts import (
     pool_stripes,
     reconstruction_distances,
 )
+from pose2id.parts import lasso
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +130,33 @@ def test_locations_of_dsr(numbers):
     equal(np.einsum("ncm,nm->nc", places[:, :, :48], first), arrays["foreground_feature"])
     # DSR.m takes squares of 1 to 4, and the last maximum twice
     atoms = of(numbers, "dsr_joint")
-    places = location_pyramid(atoms["gallery_map_0"].transpose(2, 0, 1)[None], (1, 2, 3, 4), 1)[0].T
-    places = np.concatenate([places, places[-1:]])
-    equal(places / np.linalg.norm(places, axis=1, keepdims=True), atoms["atoms_of_map_0"])
+    equal(atoms_of_dsr(atoms["gallery_maps"])[0].T, atoms["atoms_of_map_0"])
+
+
+def atoms_of_dsr(maps):
+    """The locations (G, D, M) of maps (G, H, W, D) as DSR.m takes them, of length 1."""
+    places = location_pyramid(maps.transpose(0, 3, 1, 2), (1, 2, 3, 4), 1)
+    places = np.concatenate([places, places[:, :, -1:]], axis=2)
+    return places / np.linalg.norm(places, axis=1, keepdims=True)
+
+
+def solve(query, gallery, beta, alpha=0.0):
+    """The coefficients (n, M2, M) of pairs of images (n, D, M), (n, D, M2), DSR.m's similarity guided by `alpha`."""
+    x, y = torch.from_numpy((1 + alpha) * query), torch.from_numpy(gallery)
+    return lasso.solve_lasso(lasso.make_gram(y), y.mT @ x, x.square().sum(dim=1).sqrt(), beta).numpy()
+
+
+@pytest.mark.parametrize("alpha", ["0", "1.2"])
+def test_scores_of_dsr_by_all_images_at_once(numbers, alpha):
+    """DSR.m reconstructs from all gallery images together, and scores each by its share; not offered, but solved."""
+    arrays = of(numbers, "dsr_joint")
+    atoms = atoms_of_dsr(arrays["gallery_maps"])
+    probe = arrays["probe_map"].reshape(-1, arrays["probe_map"].shape[2]).T
+    probe = probe / np.linalg.norm(probe, axis=0)
+    # it halves the square
+    w = solve(probe[None], np.concatenate(atoms, axis=1)[None], 2 * arrays["gamma"].item(), float(alpha))[0]
+    left = [((probe - own @ part) ** 2).sum(axis=0).mean() for own, part in zip(atoms, np.split(w, 4), strict=True)]
+    equal(left, arrays[f"alpha{alpha}_score"], 1e-9)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.4])
@@ -139,6 +165,10 @@ def test_coefficients_of_dsr(numbers, beta):
     arrays = of(numbers, "l1")
     query, gallery, w = arrays["query"][0], arrays["gallery"][0], arrays[f"beta{beta}_coefficients_00"]
     left = ((query - gallery @ w) ** 2).sum(axis=0)
+    equal(solve(query[None], gallery[None], beta)[0], w, 1e-7)
+    pairs = (np.broadcast_to(part, (5, 7, 40, 18)) for part in (arrays["query"][:, None], arrays["gallery"]))
+    used = solve(*(np.ascontiguousarray(part).reshape(35, 40, 18) for part in pairs), beta) != 0
+    np.testing.assert_array_equal(used.sum(axis=(1, 2)).reshape(5, 7), arrays[f"beta{beta}_nonzeros"])
     found = reconstruction_distances(query[None], gallery[None], penalty="l1", strength=beta)
     equal(found[0, 0], left.mean(), 1e-7)
     equal(left.mean() + beta * np.abs(w).sum() / w.shape[1], arrays[f"beta{beta}_objective"][0, 0], 1e-7)

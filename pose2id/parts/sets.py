@@ -60,7 +60,7 @@ def take_parts(
         if tuple(given.shape) != wanted:
             raise ValueError(f"{names[1]} must have shape {wanted}, one entry per part, received {tuple(given.shape)}")
         seen = given.to(device=rows.device, dtype=torch.float64, copy=True)
-    _check_values(rows.flatten(0, -3), seen.flatten(0, -2), names[0], zero_is_hidden=rows.ndim == 3)
+    _check_values(rows, seen, names[0])
     return Parts(rows, seen, soft), kind
 
 
@@ -85,22 +85,25 @@ def _take_visibility(visibility: Any, names: tuple[str, str], kind: Kind) -> tup
     return tensor, other.dtype
 
 
-def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str, *, zero_is_hidden: bool) -> None:
-    """Raise for NaN and inf in visible parts of rows (n, P, D); zero parts are written to `seen` (n, P) as hidden."""
-    bad: list[tuple[int, int]] = []
+def _check_values(rows: torch.Tensor, seen: torch.Tensor, name: str) -> None:
+    """Raise for NaN and inf in visible parts of rows (N, P, D), or generated ones (N, M, P, D).
+
+    Parts of zeros are written to `seen` (N, P) as hidden; generated ones count in their mean.
+    """
+    axes = ("row", "part") if rows.ndim == 3 else ("row", "image", "part")
+    bad: list[list[int]] = []
     for block in row_blocks(rows):
-        size = rows[block].abs().amax(dim=2)
-        own = seen.view(rows.shape[:2])[block]
-        if zero_is_hidden:
+        size, own = rows[block].abs().amax(dim=-1), seen[block]
+        if rows.ndim == 3:
             own[size == 0] = 0
         wrong = ~torch.isfinite(size) & (own > 0)
         if bool(wrong.any()):
-            bad += [(row + block.start, part) for row, part in wrong.nonzero().tolist()]
+            bad += [[row + block.start, *at] for row, *at in wrong.nonzero().tolist()]
     if bad:
-        named = ", ".join(f"row {row} part {part}" for row, part in bad[:10]) + (", ..." if len(bad) > 10 else "")
+        named = ", ".join(" ".join(f"{axis} {i}" for axis, i in zip(axes, at, strict=True)) for at in bad[:10])
         raise ValueError(
-            f"{name} must be finite where visible, received NaN or inf in {len(bad)} part(s): {named}; "
-            "repair them, or mark them as hidden"
+            f"{name} must be finite where visible, received NaN or inf in {len(bad)} part(s): {named}"
+            f"{', ...' if len(bad) > 10 else ''}; repair them, or mark them as hidden"
         )
 
 
