@@ -8,6 +8,7 @@ from support.golden import GOLDEN
 from pose2id.parts import (
     aligned_distances,
     bilinear_pool,
+    lasso,
     location_pyramid,
     mask_visibility,
     neighborhood_differences,
@@ -15,7 +16,6 @@ from pose2id.parts import (
     pool_stripes,
     reconstruction_distances,
 )
-from pose2id.parts import lasso
 
 
 @pytest.fixture(scope="module")

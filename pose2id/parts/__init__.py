@@ -9,7 +9,7 @@ Two images are compared by the parts that both show. All that whole features can
 - `distances`: `part_distances`, `part_neighbors`.
 - `aligned`: `aligned_distances`, of stripes. `matrices`: `combine_distances`, `rerank_distances`, of any distances.
 - `scores`: `evaluate_parts`. `reranking`: `rerank_parts`. `density`: `part_density`.
-- `maps`, `boxes`: parts from feature maps, by stripes, masks, boxes of keypoints. `concatenation`: one row of parts.
+- `maps`, `masks`, `boxes`: parts from feature maps, by stripes, masks, boxes of joints. `concatenation`: one row.
 - `reconstruction`, `lasso`: `reconstruction_distances`.
 """
 
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
     from pose2id.parts.concatenation import concatenate_parts, fuse_tanh
     from pose2id.parts.density import part_density
     from pose2id.parts.distances import part_distances, part_neighbors
-    from pose2id.parts.maps import (
-        bilinear_pool,
-        location_pyramid,
-        mask_visibility,
-        neighborhood_differences,
-        pool_masks,
-        pool_stripes,
-    )
+    from pose2id.parts.maps import bilinear_pool, location_pyramid, neighborhood_differences, pool_stripes
+    from pose2id.parts.masks import mask_visibility, pool_masks
     from pose2id.parts.matrices import combine_distances, rerank_distances
     from pose2id.parts.reconstruction import reconstruction_distances
     from pose2id.parts.reranking import rerank_parts
@@ -72,14 +66,14 @@ _MODULE_OF = {
     "evaluate_parts": "scores",
     "fuse_tanh": "concatenation",
     "location_pyramid": "maps",
-    "mask_visibility": "maps",
+    "mask_visibility": "masks",
     "neighborhood_differences": "maps",
     "part_boxes": "boxes",
     "part_density": "density",
     "part_distances": "distances",
     "part_neighbors": "distances",
     "pool_boxes": "boxes",
-    "pool_masks": "maps",
+    "pool_masks": "masks",
     "pool_stripes": "maps",
     "rerank_distances": "matrices",
     "reconstruction_distances": "reconstruction",
