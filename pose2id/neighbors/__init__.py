@@ -22,8 +22,8 @@ but may miss some, and then report farther ones, or -1 where they met none. How 
 
 `search` holds the functions that are called from outside: `knn_graph` for users; `find_neighbors` (within one set or of
 one in another), `find_both_ends` (also the farthest) and `find_entered` (also whose nearest a new row would enter) for
-other rooms. `engines` holds the table of engines. A further engine is a function like `_exact.search`, and one line in
-that table.
+other rooms. `ties` finishes what products leave open, of parts too. `engines` holds the table of engines. A further
+engine is a function like `_exact.search`, and one line in that table.
 """
 
 from pose2id.neighbors.contract import Neighbors

@@ -28,6 +28,7 @@ from pose2id.neighbors._symmetric import search_symmetric
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
+from pose2id.neighbors.ties import Bound, settle_ties
 from pose2id.threads import refit_threads
 
 ROW_TILE = 2048
@@ -183,54 +184,31 @@ def _differences(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: 
 
 
 def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor, frame: Frame) -> None:
-    """Stage 2 for the named rows of `queries`; writes their rows of `indices` and `distances`.
-
-    On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
-    """
-    base, k, width, dtype = asked.base, asked.k, asked.base.shape[1], distances.dtype
+    """Stage 2 for the named rows of `queries`; writes their rows of `indices` and `distances`, see `settle_ties`."""
+    base, width, dtype = asked.base, asked.base.shape[1], distances.dtype
     keep = 1 - slack(width, torch.float64)
-    for start in tqdm(range(0, len(rows), ROW_TILE), desc="near ties", disable=not asked.progress):
-        block = rows[start : start + ROW_TILE]
-        limit = distances[block, -1:]
+
+    def begin(block: torch.Tensor) -> Bound:
         tile = frame.centre_rows(asked.queries[block], torch.float64)
         floor = squared_norms(tile)[:, None] * keep - underflow(torch.float64, width)
-        held = torch.full((len(block), k), torch.inf, dtype=dtype, device=base.device)
-        where = torch.full((len(block), k), -1, dtype=torch.int64, device=base.device)
-        stop = 0
-        while stop < len(base):
-            # Narrow tiles first: among many ties the k first decide at once.
-            refit_threads()
-            first, stop = stop, min(len(base), stop + min(SWEEP_TILE, max(stop, 16)))
-            done = held[:, -1] == 0  # nothing can be strictly nearer
-            if 2 * int(done.sum()) > len(block):
-                indices[block[done]], distances[block[done]] = where[done], held[done]
-                block, limit, tile, floor, held, where = (
-                    part[~done] for part in (block, limit, tile, floor, held, where)
-                )
-                if not len(block):
-                    break
-            columns = torch.arange(first, stop, device=base.device)
+
+        def bound(first: int, stop: int) -> torch.Tensor:
             other = frame.centre_rows(base[first:stop], torch.float64)
             squared = floor + squared_norms(other)[None] * keep - 2 * (tile @ other.T)
             lower = lower_distances(squared, width, frame.scale).to(dtype)
-            possible = (lower <= limit) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
+            columns = torch.arange(first, stop, device=base.device)
             if asked.within:
-                possible &= block[:, None] != columns
+                lower.masked_fill_(block[:, None] == columns, torch.inf)
             alike = asked.labelled_alike(block, columns)
-            if alike is not None:
-                possible &= ~alike
-            busy = possible.any(dim=1).nonzero().flatten()
-            if not len(busy):
-                continue
-            row, column = possible[busy].nonzero(as_tuple=True)
-            nearer = torch.full((len(busy), len(columns)), torch.inf, dtype=dtype, device=base.device)
-            measured = pair_distances(asked.queries, base, block[busy][row], columns[column], frame.scale)
-            nearer[row, column] = measured.to(dtype)
-            index = torch.where(torch.isinf(nearer), -1, columns)
-            nearer, order = torch.cat([held[busy], nearer], dim=1).sort(dim=1, stable=True)
-            held[busy] = nearer[:, :k]
-            where[busy] = torch.cat([where[busy], index], dim=1).gather(1, order)[:, :k]
-        indices[block], distances[block] = where, held
+            return lower if alike is None else lower.masked_fill_(alike, torch.inf)
+
+        return bound
+
+    def measure(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return pair_distances(asked.queries, base, left, right, frame.scale).to(dtype)
+
+    sizes = {"height": ROW_TILE, "width": SWEEP_TILE}
+    settle_ties(rows, len(base), indices, distances, begin, measure, **sizes, progress=asked.progress)
 
 
 def pairs_within(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

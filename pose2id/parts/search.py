@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pose2id.arrays import cut, work_dtype
 from pose2id.distances import full_precision
+from pose2id.neighbors.ties import Bound, settle_ties
 from pose2id.parts.pairs import EUCLIDEAN_MEAN, Rule, measure_pairs
 from pose2id.parts.sets import PartSet
 from pose2id.parts.tiles import Tiles
@@ -195,34 +196,21 @@ def _decide(asked: Search, tiles: Tiles, ends: _Ends, indices: torch.Tensor, dis
 
 
 def _sweep(asked: Search, tiles: Tiles, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
-    """Stage 2 for the named rows of the queries; writes their rows of `indices` and `distances`.
+    """Stage 2 for the named rows of the queries; writes their rows of `indices` and `distances`, see `settle_ties`."""
+    base = asked.base
 
-    On entry `distances` holds measured distances of some k pairs, so its last column limits what can matter.
-    """
-    base, k, dtype, device = asked.base, asked.k, distances.dtype, distances.device
-    for at in tqdm(list(cut(len(rows), TILE)), desc="near ties", disable=not asked.progress):
-        block = rows[at]
-        limit = distances[block, -1:]
+    def begin(block: torch.Tensor) -> Bound:
         own = tiles.left(asked.queries.pick(block))
-        held = torch.full((len(block), k), torch.inf, dtype=dtype, device=device)
-        where = torch.full((len(block), k), -1, dtype=torch.int64, device=device)
-        stop = 0
-        while stop < len(base.rows) and not bool((held[:, -1] == 0).all()):
-            # Narrow tiles first: among many ties the k first decide at once.
-            first, stop = stop, min(len(base.rows), stop + min(SWEEP_TILE, max(stop, 16)))
-            columns = torch.arange(first, stop, device=device)
+
+        def bound(first: int, stop: int) -> torch.Tensor:
             bounds, _ = tiles.bounds(own, tiles.right(base.pick(slice(first, stop))))
-            asked.exclude(bounds, block, columns)
-            lower = tiles.lower(bounds).to(dtype)
-            possible = (lower <= limit) & (bounds < torch.inf) & ((lower < held[:, -1:]) | torch.isinf(held[:, -1:]))
-            busy = possible.any(dim=1).nonzero().flatten()
-            if not len(busy):
-                continue
-            row, column = possible[busy].nonzero(as_tuple=True)
-            nearer = torch.full((len(busy), len(columns)), torch.inf, dtype=dtype, device=device)
-            nearer[row, column] = asked.measure(tiles, block[busy][row], columns[column])
-            index = torch.where(torch.isinf(nearer), -1, columns)
-            nearer, order = torch.cat([held[busy], nearer], dim=1).sort(dim=1, stable=True)
-            held[busy] = nearer[:, :k]
-            where[busy] = torch.cat([where[busy], index], dim=1).gather(1, order)[:, :k]
-        indices[block], distances[block] = where, held
+            asked.exclude(bounds, block, torch.arange(first, stop, device=bounds.device))
+            return tiles.lower(bounds).to(distances.dtype)
+
+        return bound
+
+    def measure(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return asked.measure(tiles, left, right)
+
+    sizes = {"height": TILE, "width": SWEEP_TILE}
+    settle_ties(rows, len(base.rows), indices, distances, begin, measure, **sizes, progress=asked.progress)
