@@ -17,6 +17,7 @@ from support.killing import Moments, fork
 from support.onnx import stripes_model
 from support.pictures import smooth_pictures
 
+from pose2id import centralize, evaluate_features
 from pose2id.cli import main
 from pose2id.datasets import ImageSet, read_dataset
 from pose2id.files import read_features
@@ -691,3 +692,36 @@ def test_the_recipe_for_a_tracker(tmp_path, monkeypatch, capsys):
     assert tracklets.paths.tolist() == ["0000/000000.png", "0001/000000.png"]
     assert boxes.groups.tolist() == [0, 1, 2, 0, 1, 2]
     assert capsys.readouterr().out.count("and groups, paths") == 2
+
+
+JOURNEY = re.search(
+    r"^```text\n(pose2id synthetic .*?)^```",
+    Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8"),
+    re.M | re.S,
+)[1]
+
+
+@pytest.mark.slow
+def test_the_six_commands_of_the_readme(tmp_path, monkeypatch, capsys):
+    """As they stand there, but for fewer people and the cheapest pictures; the page has them too."""
+    pytest.importorskip("diffusers")
+    commands = JOURNEY.splitlines()
+    assert len(commands) == 6
+    page = PAGE.splitlines()
+    assert set(commands) <= set(page)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        command = command.replace("--ids 40", "--ids 12").replace("balanced", "draft")
+        assert main(shlex.split(command)[1:]) == 0, command
+    said = capsys.readouterr().out
+    assert "chosen: " in said
+    query, gallery = read_features("query.npz"), read_features("gallery.npz")
+    assert query.generated.shape == (len(query.ids), 8, 256)
+    # The same again, arrays instead of the command line.
+    world = read_dataset("synthetic", "world")
+    assert sorted(query.paths.tolist()) == sorted(path.relative_to("world").as_posix() for path in world.query.paths)
+    rows = [
+        centralize(part.features, part.generated, k1=3, k2=3, alpha=4, exclude=part.cams) for part in (query, gallery)
+    ]
+    scores = evaluate_features(*rows, query.ids, gallery.ids, query.cams, gallery.cams)
+    assert f"{100 * scores.mAP:.2f}" in said.splitlines()[-2]
