@@ -63,8 +63,10 @@ def load_session(
     if providers is None:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in runtime.get_available_providers()]
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, too; here it would be printed first, in colours
     try:
-        session: Session = runtime.InferenceSession(os.fspath(path), providers=list(providers))
+        session: Session = runtime.InferenceSession(os.fspath(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
         raise ValueError(f"{path} cannot be loaded by onnxruntime: {one_line(error, 200)}") from error
     return session

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from support.killing import Moments, fork
-from support.onnx import stripes_model
+from support.onnx import graph_model, stripes_model
 from support.pictures import smooth_pictures
 
 from pose2id import centralize, evaluate_features
@@ -422,9 +422,52 @@ def test_onnx_models(folder, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(stripes_model(mean="1,2")[0])
     with pytest.raises(ValueError, match="metadata 'mean' must be 3 numbers, received '1,2'"):
         load_encoder(str(tmp_path / "bad.onnx"))
+    for notes, words in (
+        ({"size": "64,32", "std": "0,1,1"}, r"std of .*bad\.onnx must be three numbers above 0"),
+        ({"size": "64,0"}, "metadata 'size' must be height and width in pixels, received '64,0'"),
+        ({"size": "64.5,32"}, "metadata 'size' must be height and width in pixels, received"),
+        ({"size": "1e9,1e9"}, "must take pictures of at most 89,478,485 pixels"),
+    ):
+        (tmp_path / "bad.onnx").write_bytes(stripes_model((None, 3, None, None), **notes)[0])
+        with pytest.raises(ValueError, match=words):
+            load_encoder(str(tmp_path / "bad.onnx"))
     (tmp_path / "grey.onnx").write_bytes(stripes_model((None, 1, 64, 32))[0])
     with pytest.raises(ValueError, match=r"grey\.onnx (must take pictures \(N, 3, H, W\)|cannot be loaded)"):
         load_encoder(str(tmp_path / "grey.onnx"))
+
+
+def test_onnx_models_of_several_inputs_and_odd_outputs(tmp_path, capfd):
+    pytest.importorskip("onnxruntime")
+    pictures = [Image.new("RGB", (32, 64), colour) for colour in ("red", "blue")]
+    flat = ("Flatten", "pictures", "flat")
+    models = {
+        "pooled": graph_model(("GlobalAveragePool", "pictures", "features")),
+        "two": graph_model(flat, ("Add", "flat more", "features"), more=(1,)),
+        "number": graph_model(("ReduceMax", "pictures", "features", {"keepdims": 0})),
+        "failing": graph_model(flat, ("MatMul", "flat flat", "features")),
+    }
+    for name, content in models.items():
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+    found = load_encoder(str(tmp_path / "pooled.onnx"), mean=(0, 0, 0), std=(1, 1, 1)).call(pictures)
+    np.testing.assert_allclose(found, [[1, 0, 0], [0, 0, 1]], atol=1e-6)
+    with pytest.raises(ValueError, match="must have one input, pictures, it also wants 'more'"):
+        load_encoder(str(tmp_path / "two.onnx"))
+    with pytest.raises(ValueError, match="its first output is one number"):
+        load_encoder(str(tmp_path / "number.onnx")).call(pictures)
+    with pytest.raises(ValueError, match="failed on 2 pictures; --batch-size 1 if it takes only one at a time: "):
+        load_encoder(str(tmp_path / "failing.onnx")).call(pictures)
+    assert capfd.readouterr().err == ""  # of what onnxruntime prints itself
+
+
+def test_the_identity_of_an_onnx_model_is_that_of_its_weights(tmp_path):
+    """Which torch writes to a second file beside it."""
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "a.onnx").write_bytes(stripes_model()[0])
+    found = [load_encoder(str(tmp_path / "a.onnx")).identity]
+    for content in (b"1", b"2"):
+        (tmp_path / "a.onnx.data").write_bytes(content)
+        found.append(load_encoder(str(tmp_path / "a.onnx")).identity)
+    assert found[0] != found[1] != found[2]
 
 
 def test_functions_by_name(tmp_path, monkeypatch):
@@ -469,6 +512,21 @@ def test_functions_that_fail(folder, tmp_path, monkeypatch, capsys):
         assert len(said) == 1
         assert words in said[0]
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_short_memory(folder, tmp_path, monkeypatch, capsys):
+    """The advice can be followed: what was begun with one size of batches is not gone on with in another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_large_model.py").write_text(
+        "import numpy as np\ndef encode(pictures):\n    if len(pictures) > 2:\n"
+        "        raise RuntimeError('CUDA out of memory.')\n    return np.ones((len(pictures), 2), np.float32)\n"
+    )
+    arguments = ["extract", folder, "--encoder", "my_large_model:encode", "-o", "a.npz", "--batch-size"]
+    assert run(*arguments, 4) == 2
+    said = capsys.readouterr().err
+    assert "out of memory" in said
+    assert "or anew with a smaller --batch-size and --overwrite" in said
+    assert run(*arguments, 2, "--overwrite") == 0
 
 
 def changing(kinds):

@@ -29,7 +29,7 @@ NEEDS_LESS = {
     "centralize": "another --engine may need less; in Python centralize(..., out=) takes memory-mapped files",
     "rerank": "another --engine may need less; in Python rerank_top never holds the whole matrix",
     "evaluate": "another --engine may need less, and so does evaluating without --rerank",
-    "extract": "what is finished stays; run again with a smaller --batch-size",
+    "extract": "run again when memory is free, or anew with a smaller --batch-size and --overwrite",
     "tune": "another --engine may need less",
     "generate": "what is finished stays; run again when memory is free, or elsewhere with a smaller --batch-size",
     "poses": "a smaller --batch-size needs less",

@@ -40,3 +40,16 @@ def stripes_model(shape=(None, 3, 64, 32), seed=0, width=5, **metadata):
     graph += field(11, _value("pictures", shape)) + field(12, _value("features", (shape[0], width)))
     notes = b"".join(field(14, field(1, name) + field(2, text)) for name, text in metadata.items())
     return field(1, 8) + field(7, graph) + field(8, field(2, 13)) + notes, kernel
+
+
+def graph_model(*nodes, shape=(None, 3, 64, 32), **more):
+    """A model of nodes (operation, names of inputs, name of the output, attributes); `more` are inputs with shapes."""
+    graph = field(2, "g")
+    for operation, inputs, output, *attributes in nodes:
+        node = b"".join(field(1, name) for name in inputs.split()) + field(2, output) + field(4, operation)
+        for name, number in dict(*attributes).items():
+            node += field(5, field(1, name) + field(3, number) + field(20, 2))
+        graph += field(1, node)
+    graph += field(11, _value("pictures", shape)) + b"".join(field(11, _value(*each)) for each in more.items())
+    graph += field(12, field(1, "features") + field(2, field(1, field(1, 1))))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 13))

@@ -330,8 +330,8 @@ def _join(
         )
     if len(kinds := sorted({done.kind for done in full})) > 1:
         raise ValueError(
-            f"the encoder must give one kind of features, received {' and '.join(kinds)}; remove {unfinished.folder}, "
-            "or pass --overwrite, to begin anew"
+            f"the encoder must give one kind of features, received {' and '.join(kinds)}; remove {unfinished.folder} "
+            "to begin anew"
         )
     total = sum(done.rows for done in full)
     rows = np.concatenate([unfinished.reread(done.number, done.stamps).rows for done in full])

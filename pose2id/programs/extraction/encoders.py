@@ -16,7 +16,7 @@ import torch
 from pose2id.documents import parse_json
 from pose2id.errors import one_line, require, suggest
 from pose2id.hub import hash_file
-from pose2id.images import PURPOSE
+from pose2id.images import MAX_PIXELS, PURPOSE
 from pose2id.onnx import load_session, read_input
 
 if TYPE_CHECKING:
@@ -207,6 +207,10 @@ class OnnxEncoder:
             raise ValueError(
                 f"{path} takes pictures of {fixed[0]}x{fixed[1]} only, received --size {wanted[0]}x{wanted[1]}"
             )
+        if wanted[0] * wanted[1] > MAX_PIXELS:
+            raise ValueError(
+                f"{path} must take pictures of at most {MAX_PIXELS:,} pixels, {wanted[0]}x{wanted[1]} has more"
+            )
         self.size = wanted
         self.mean = tuple(mean or _read_numbers(notes, "mean", 3, path) or IMAGENET[0])
         self.std = tuple(std or _read_numbers(notes, "std", 3, path) or IMAGENET[1])
@@ -232,7 +236,8 @@ class OnnxEncoder:
             try:
                 found = self.session.run(None, {self.input: np.concatenate([part, fill])})[0]
             except Exception as error:  # onnxruntime has classes of its own
-                raise ValueError(f"{self.path} failed on {len(part)} pictures: {one_line(error, 200)}") from error
+                hint = "; --batch-size 1 if it takes only one at a time" if len(part) > 1 else ""
+                raise ValueError(f"{self.path} failed on {len(part)} pictures{hint}: {one_line(error, 400)}") from error
             found = np.asarray(found)
             if found.ndim > 2 and set(found.shape[2:]) == {1}:  # pooled maps
                 found = found.reshape(found.shape[:2])
