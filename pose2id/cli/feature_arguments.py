@@ -74,6 +74,23 @@ def add_features(commands: Any) -> None:
     _add_method(evaluate, needs=("centralize",), engine_needs=("centralize", "rerank"))
     _add_reranking(evaluate, needs=("rerank",))
     _add_parts(evaluate, fill=True, needs=("centralize",))
+    evaluate.add_argument(
+        "--plot",
+        metavar="FOLDER",
+        help="write pictures into it: cmc.png, with --centralize identities.png, with --images ranking.png (extra "
+        "plots)",
+    )
+    evaluate.add_argument(
+        "--images",
+        action=Option,
+        needs=("plot",),
+        nargs="+",
+        metavar="FOLDER",
+        help="folder that the 'paths' in the feature files are relative to; two where query and gallery differ in it",
+    )
+    evaluate.add_argument(
+        "--overwrite", action=Option, needs=("plot",), nargs=0, default=False, help="replace pictures that are there"
+    )
     add_common(evaluate, "features:run_evaluate", as_json=True)
 
     tune = commands.add_parser(

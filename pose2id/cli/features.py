@@ -20,7 +20,8 @@ from pose2id.cli.inputs import (
     read_sides,
     tell_steps,
 )
-from pose2id.cli.printing import say, say_json, tell
+from pose2id.cli.pictures import check_pictures, draw_pictures, find_photographs
+from pose2id.cli.printing import flush, say, say_json, tell
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import PROTOCOLS, Scores
 from pose2id.files import LABELS, NAMES, FeatureFile, check_output, write_arrays
@@ -155,6 +156,9 @@ def _show_size(array: Any) -> str:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`pose2id evaluate`."""
     names = NAMES if arguments.centralize else ("ids", "cams", "parts", "visibility")
+    if arguments.plot is not None:
+        check_pictures(arguments)
+        names = (*names, "paths") if "paths" not in names else names
     if arguments.features is None:
         inputs = read_sides(arguments, needs=("ids",), names=names)
     elif arguments.rerank:
@@ -163,6 +167,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         inputs = [read_alone(arguments, needs=("ids",), names=names)]
     check_part_options(arguments, inputs)
     files = [given.file for given in inputs]
+    photographs = find_photographs(arguments, files)
     sets = [each.as_set() for each in inputs]
     of_parts = inputs[0].has_parts  # which are scored by their directions, as the models do that have them
     settings = [Setting(_SCALED) if of_parts else Setting("as given", normalize=False)]
@@ -194,6 +199,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}
+        if arguments.plot is not None:
+            found["pictures"] = [str(file) for file in draw_pictures(arguments, query, gallery, rows, photographs)]
         say_json(found)
         return
     legend = []
@@ -202,6 +209,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         legend = [f"{_SCALED}: the {'parts' if of_parts else 'rows'} as given, only each scaled to that length{rest}"]
     table = [(row.name, *row.scores.cells()) for row in rows]
     say(*format_text(("", *Scores.HEAD), table, legend=legend).split("\n"))
+    if arguments.plot is not None:
+        flush()
+        drawn = draw_pictures(arguments, query, gallery, rows, photographs)
+        say("", f"Pictures in {arguments.plot}: {', '.join(file.name for file in drawn)}")
 
 
 def _has_length_one(features: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pose2id.arrays import take_array
-from pose2id.evaluation import Protocol, Scores, evaluate, rank_gallery
+from pose2id.evaluation import Protocol, Ranking, Scores, evaluate, rank_gallery
 from pose2id.plots.drawing import COLOURS, INK, MUTED, RIGHT, RULE, WIDTH, WRONG, as_rgba, load_matplotlib, new_figure
 from pose2id.plots.lettering import measure, one_line, shorten, wrap
 from pose2id.validation import check_count
@@ -230,13 +230,29 @@ def plot_ranking(
         mean = f": mAP {100 * evaluate(tensor, *of_labels, **rules).mAP:.1f}" if len(shown) > 1 else ""
         headings.append((name, mean))
         rankings.append(dict(zip(shown, rank_gallery(tensor, *of_labels, queries=shown, **rules), strict=True)))
+    pictures: dict[str, Any] = {"query_images": query_images, "gallery_images": gallery_images}
+    return draw_sheet(headings, rankings, groups, **pictures, top=top, title=title, caption=caption)
 
+
+def draw_sheet(
+    headings: Sequence[tuple[str, str]],
+    rankings: Sequence[Mapping[int, Ranking]],
+    groups: Mapping[str, Sequence[int]],
+    *,
+    query_images: Images,
+    gallery_images: Images,
+    top: int,
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """The sheet of rankings that are known: of each block its name and what follows it, and a ranking of each query."""
+    shown = [query for members in groups.values() for query in members]
     drawn = {row for of_query in rankings for ranking in of_query.values() for row in ranking.rows[:top]}
     pictures = [as_rgba(query_images[query]) for query in shown] + [as_rgba(gallery_images[row]) for row in drawn]
     tall = max(picture.shape[0] / picture.shape[1] for picture in pictures)
-    fills = (_NARROWEST - 2 * _MARGIN - 1.0) / len(distances) - _BLOCK_GAP
+    fills = (_NARROWEST - 2 * _MARGIN - 1.0) / len(headings) - _BLOCK_GAP
     block_width = max(_PITCH * top + _SCORE_WIDTH, _HEADING_WIDTH, fills)
-    lefts = [_MARGIN + 1.0 + _BLOCK_GAP + number * (block_width + _BLOCK_GAP) for number in range(len(distances))]
+    lefts = [_MARGIN + 1.0 + _BLOCK_GAP + number * (block_width + _BLOCK_GAP) for number in range(len(headings))]
     width = lefts[-1] + block_width + _MARGIN
     inner = (width - 2 * _MARGIN) * _TILE  # inches
     title, caption = wrap(title, inner, 12, bold=True), wrap(caption, inner, 8)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pose2id import plots
 from pose2id.datasets import DemoSet
 from pose2id.evaluation import evaluate
+from pose2id.programs.figures import most_changed
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
 from pose2id.tables import as_dicts, format_text
 
@@ -167,14 +168,6 @@ def _rank(data: DemoSet, setting: Setting) -> tuple[NDArray[np.float64], NDArray
     return distances, evaluate(distances, query.ids, gallery.ids, query.cams, gallery.cams).average_precision
 
 
-def _most_changed(gains: NDArray[np.float64], ids: NDArray[np.int64], count: int) -> list[int]:
-    """Queries in order of falling gain, at most one of each identity; equal gains by query index."""
-    chosen: dict[int, int] = {}
-    for query in np.argsort(-gains, kind="stable"):
-        chosen.setdefault(int(ids[query]), int(query))
-    return list(chosen.values())[:count]
-
-
 _AFTER = "After: centralize(features, k1=3, k2=3, alpha=4, exclude=cams), query and gallery separately."
 
 
@@ -187,8 +180,8 @@ def _draw_ranking(data: DemoSet) -> Any:
         {"Before": before, "After centralization": after},
         *(query.ids, gallery.ids, query.cams, gallery.cams),
         queries={
-            "AP rises most": _most_changed(gains, data.ids[data.query], 5),
-            "AP falls most": _most_changed(-gains, data.ids[data.query], 2),
+            "AP rises most": most_changed(gains, data.ids[data.query], 5),
+            "AP falls most": most_changed(-gains, data.ids[data.query], 2),
         },
         query_images=data.thumbnails[data.query],
         gallery_images=data.thumbnails[data.gallery],
