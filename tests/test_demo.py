@@ -271,6 +271,6 @@ def test_without_matplotlib_nothing_is_written(data, tmp_path, monkeypatch) -> N
 def test_most_changed_takes_one_query_of_each_identity() -> None:
     gains = np.array([0.1, 0.5, 0.4, 0.5, -0.2])
     ids = np.array([7, 8, 8, 9, 7])
-    assert demo._most_changed(gains, ids, 2) == [1, 3]
-    assert demo._most_changed(gains, ids, 9) == [1, 3, 0]
-    assert demo._most_changed(-gains, ids, 1) == [4]
+    assert demo.most_changed(gains, ids, 2) == [1, 3]
+    assert demo.most_changed(gains, ids, 9) == [1, 3, 0]
+    assert demo.most_changed(-gains, ids, 1) == [4]
