@@ -267,6 +267,13 @@ def test_pictures_that_may_be_of_two_photographs(tmp_path):
             find_pictures(tmp_path, keys)
 
 
+def test_photographs_that_are_called_pose(tmp_path):
+    draw_folder(tmp_path, ["ann.png", "poser.png"])
+    found = find_pictures(tmp_path, ["ann.jpg", "poser.jpg"])
+    for name in ("ann", "poser"):
+        assert found[f"{name}.jpg"] == [tmp_path / name / f"{pose}.png" for pose in (1, 2, 10)]
+
+
 def test_drawn_features(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "DRAWN_ROWS", 4)
     asked = []
@@ -355,7 +362,7 @@ def test_damaged_blocks_and_foreign_folders(folder, tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills forked processes")
-@pytest.mark.parametrize("moment", [1, 2, 4, 5, 8, 9, 10])
+@pytest.mark.parametrize("moment", [1, 2, 4, 5, 7, 8, 9, 10, 11, 12])
 def test_killed_runs(folder, tmp_path, monkeypatch, moment):
     """SIGKILL before or after a block, the joining and the end; whatever is left, the same bytes come out."""
     monkeypatch.setattr(extraction, "ROWS", 3)
@@ -366,6 +373,7 @@ def test_killed_runs(folder, tmp_path, monkeypatch, moment):
         moments = Moments(moment)
         for owner, name in (
             (unfinished.Unfinished, "write"),
+            (unfinished.Unfinished, "join"),
             (extraction, "write_arrays"),
             (unfinished.Unfinished, "end"),
         ):
@@ -374,7 +382,7 @@ def test_killed_runs(folder, tmp_path, monkeypatch, moment):
 
     assert fork(killed) == -signal.SIGKILL
     done = (tmp_path / "a.npz").exists()
-    assert done == (moment >= 8)
+    assert done == (moment >= 10)
     if done:  # complete, the folder beside it is all that is left
         assert (tmp_path / "a.npz").read_bytes() == whole
         with pytest.raises(ValueError, match="exists already"):
@@ -512,6 +520,50 @@ def test_functions_that_fail(folder, tmp_path, monkeypatch, capsys):
         assert len(said) == 1
         assert words in said[0]
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_encoders_that_fill_the_same_memory(folder, tmp_path):
+    """As a bound output of onnxruntime; what was given before is not changed by the next call."""
+    held = torch.empty(2, 6)
+
+    def encode(pictures):
+        held[: len(pictures)] = torch.from_numpy(colours(pictures))
+        return held[: len(pictures)]
+
+    pictures = [Image.open(folder / key).convert("RGB") for key in sorted(by_key(folder))]
+    expected = colours(pictures)
+    for call, name in ((encode, "tensors"), (lambda pictures: encode(pictures).numpy(), "arrays")):
+        report = extract(from_files(by_key(folder)), tmp_path / f"{name}.npz", Encoder(call, {}), batch_size=2)
+        np.testing.assert_array_equal(read_features(report.path).features, expected)
+        report = extract(
+            from_files(by_key(folder)), tmp_path / "b.npz", Encoder(call, {}), batch_size=2, flip=True, overwrite=True
+        )
+        both = expected + colours(map(mirrored, pictures))
+        np.testing.assert_array_equal(read_features(report.path).features, both)
+
+
+def test_a_mended_encoder_begins_anew(folder, tmp_path):
+    """Where nothing was encoded yet, or nothing could be, there is nothing to go on with."""
+    encoder, _ = stopping(0)
+    with pytest.raises(StoppedError):
+        extract(from_files(by_key(folder)), tmp_path / "a.npz", Encoder(encoder.call, {"version": 1}))
+    report = extract(from_files(by_key(folder)), tmp_path / "a.npz", Encoder(colours, {"version": 2}))
+    assert report.shape == (9, 6)
+    empty = {"0.png": tmp_path / "0.png"}
+    empty["0.png"].write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 1 photographs"):
+        extract(from_files(empty), tmp_path / "b.npz", COLOURS)
+    assert not (tmp_path / "b.npz.unfinished").exists()
+
+
+def test_the_photographs_that_an_encoder_fails_on_are_named(folder, tmp_path):
+    def encode(pictures):
+        return colours(pictures) / (np.inf if len(pictures) == 4 else np.nan)
+
+    with pytest.raises(
+        ValueError, match=r"NaN or inf for some of 1 pictures; from 0002_c3_008\.png to 0002_c3_008\.png"
+    ):
+        extract(from_files(by_key(folder)), tmp_path / "a.npz", Encoder(encode, {}), batch_size=4)
 
 
 def test_short_memory(folder, tmp_path, monkeypatch, capsys):

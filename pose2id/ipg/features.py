@@ -309,4 +309,4 @@ def _check_features(features: Any, n: int, like: Any) -> Any:
         )
     if not (features.isfinite() if is_tensor(features) else np.isfinite(features)).all():
         raise ValueError(f"encoder must give finite features, received NaN or inf for some of {n} pictures")
-    return features
+    return features.clone() if is_tensor(features) else features.copy()  # it may fill the same memory next time

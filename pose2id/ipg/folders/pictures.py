@@ -79,8 +79,9 @@ def _find(root: Path, manifest: Manifest, keys: list[str]) -> dict[str, list[Pat
         found = {key: [root / places[key, pose] for pose in manifest.poses if (key, pose) in places] for key in keys}
         return {key: [path for path in paths if path.is_file()] for key, paths in found.items()}
     by_pose = sorted((path for path in root.glob("pose*") if path.is_dir()), key=_in_order)
-    if by_pose:
-        return {key: [path for pose in by_pose if (path := _picture(pose / key)) is not None] for key in keys}
+    found = {key: [path for pose in by_pose if (path := _picture(pose / key)) is not None] for key in keys}
+    if any(found.values()):  # else "pose..." are photographs
+        return found
     return {key: _list_pictures(root / without_suffix(key)) for key in keys}
 
 

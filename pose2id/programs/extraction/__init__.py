@@ -210,10 +210,11 @@ class _Work:
             sums[row] = feature if row not in sums else sums[row].astype(np.float64) + feature
             counts[row] += 1
 
-        photographs = _Queue(self._features, self.batch_size, add)
-        generated = _Queue(
-            self._features, self.batch_size, lambda row, feature: views.setdefault(row, []).append(feature)
-        )
+        def add_view(row: int, feature: Any) -> None:
+            views.setdefault(row, []).append(feature)
+
+        photographs = _Queue(self._features, self.batch_size, add, self.photographs.keys)
+        generated = _Queue(self._features, self.batch_size, add_view, self.photographs.keys)
         left_out = set()
         for row in range(first, last):
             key, files = self.photographs.keys[row], self.photographs.files[row]
@@ -270,6 +271,7 @@ class _Queue:
     encode: Callable[[list[Image.Image]], Any]
     size: int
     give: Callable[[int, Any], None]
+    keys: Sequence[str]  # of all rows, to name those that fail
     waiting: list[tuple[int, Image.Image]] = field(default_factory=list)
 
     def add(self, row: int, picture: Image.Image) -> None:
@@ -278,10 +280,16 @@ class _Queue:
             self.flush()
 
     def flush(self) -> None:
-        if self.waiting:
-            for (row, _), feature in zip(self.waiting, self.encode([each for _, each in self.waiting]), strict=True):
-                self.give(row, feature)
-            self.waiting.clear()
+        if not self.waiting:
+            return
+        try:
+            features = self.encode([picture for _, picture in self.waiting])
+        except ValueError as error:
+            first, last = (self.keys[self.waiting[at][0]] for at in (0, -1))
+            raise ValueError(f"{error}; from {first} to {last}") from error
+        for (row, _), feature in zip(self.waiting, features, strict=True):
+            self.give(row, feature)
+        self.waiting.clear()
 
 
 def _count_views(generated: Mapping[str, Sequence[Path]]) -> int:
@@ -325,6 +333,7 @@ def _join(
         skipped |= done.skipped
     full = [done for done in blocks if done.rows]
     if not full:
+        unfinished.end()
         raise ValueError(
             f"none of {len(photographs):,} photographs could be encoded; the first: {next(iter(skipped.items()))}"
         )

@@ -43,7 +43,7 @@ class Unfinished:
         self.request = _as_read(request)
 
     def begin(self, *, restart: bool) -> None:
-        """Go on with what is there, or begin; ValueError where it is of another request, unless `restart`."""
+        """Go on with what is there, or begin; ValueError where blocks are of another request, unless `restart`."""
         path = self.folder / REQUEST
         if self.folder.exists():
             clear_leftovers(self.folder)
@@ -53,7 +53,7 @@ class Unfinished:
             own = isinstance(old, dict) and old.get("pose2id") == self.request["pose2id"]
             if not own and any(self.folder.iterdir()):
                 raise ValueError(f"{self.folder} is in the way, and not of `extract`; move it, or name another output")
-            if own and not restart:
+            if own and not restart and any(self.folder.glob("*.npz")):
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({_tell_difference(old, self.request)}); run it with "
                     "those, remove the folder, or pass --overwrite to begin anew"
