@@ -74,6 +74,7 @@ def add_features(commands: Any) -> None:
     _add_method(evaluate, needs=("centralize",), engine_needs=("centralize", "rerank"))
     _add_reranking(evaluate, needs=("rerank",))
     _add_parts(evaluate, fill=True, needs=("centralize",))
+    images = "folder that the 'paths' in the feature files are relative to, for pictures"
     evaluate.add_argument(
         "--plot",
         metavar="FOLDER",
@@ -86,7 +87,7 @@ def add_features(commands: Any) -> None:
         needs=("plot",),
         nargs="+",
         metavar="FOLDER",
-        help="folder that the 'paths' in the feature files are relative to; two where query and gallery differ in it",
+        help=images,
     )
     evaluate.add_argument(
         "--overwrite", action=Option, needs=("plot",), nargs=0, default=False, help="replace pictures that are there"
@@ -141,7 +142,7 @@ def add_features(commands: Any) -> None:
     report.add_argument(
         "--images",
         metavar="FOLDER",
-        help="folder that the 'paths' in the feature files are relative to, for pictures",
+        help=images,
     )
     report.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
     report.add_argument(
