@@ -757,6 +757,20 @@ def test_the_encoder_of_the_tiny_weights(tmp_path, capsys):
     assert re.match(r".*q\.npz: \d+ x 256, and ids, cams, paths", capsys.readouterr().out.splitlines()[-1])
 
 
+def test_the_released_encoder_is_fetched_alone(monkeypatch, tmp_path):
+    pytest.importorskip("diffusers")
+    from pose2id.ipg import named
+
+    network = named.load_identity_encoder(named.find_weights("tiny")[0])
+    asked = []
+    monkeypatch.setattr(named, "download", lambda names: asked.extend(names) or tmp_path)
+    monkeypatch.setattr(named, "load_encoder", lambda folder: asked.append(folder) or network)
+    encoder = load_encoder("pose2id")
+    assert asked == ["transformer_20.pth", tmp_path]
+    assert encoder.identity["weights"].startswith("yuanc3/Pose2ID@")
+    assert encoder.call([Image.new("RGB", (32, 64))]).shape == (1, 256)
+
+
 def test_rows_of_one_group_are_no_neighbours(tmp_path):
     """Two people of one frame are alike; without groups they would be each other's neighbours."""
     x = np.array([[1, 0.0], [0.99, 0.1], [0, 1.0], [0.1, 0.99]], np.float32)

@@ -17,7 +17,7 @@ from pose2id.hub import hash_file
 from pose2id.ipg.components import NAMED_SOLVERS
 from pose2id.ipg.networks import SmallEncoder, TransReID
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.weights import FILES, REPOSITORY, TINY, TINY_SAYS, from_hub, tiny_folder
+from pose2id.ipg.weights import FILES, REPOSITORY, TINY, TINY_SAYS, download, tiny_folder
 from pose2id.ipg.weights.loading import load_encoder
 from pose2id.ipg.weights.parts import check_part
 
@@ -54,7 +54,8 @@ def load_decoder(folder: Path | str, device: Any, dtype: str) -> Any:
 
 def load_identity_encoder(source: Path | str) -> Any:
     """The identity encoder alone, on the CPU: of a folder that `save_pretrained` wrote, or of released files."""
-    folder = from_hub() if isinstance(source, str) else source
+    # Of the released files this one is all that is fetched.
+    folder = download(["transformer_20.pth"]) if isinstance(source, str) else source
     index = folder / "model_index.json"
     if not index.is_file():
         return load_encoder(folder)
