@@ -267,6 +267,21 @@ def test_pictures_that_may_be_of_two_photographs(tmp_path):
             find_pictures(tmp_path, keys)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"keys": "ann.png"}, "keys must be a sequence of strings, one of each photograph, received str"),
+        ({"keys": None}, "keys must be a sequence of strings, one of each photograph, received NoneType"),
+        ({"encoder": "tiny"}, "encoder must be callable, received str"),
+        ({"flip": "yes"}, "flip must be"),
+    ],
+)
+def test_bad_arguments_for_a_folder(tmp_path, arguments, words):
+    draw_folder(tmp_path, ["ann.png"])
+    with pytest.raises(TypeError, match=words):
+        encode_folder(**{"encoder": colours, "folder": tmp_path, "keys": ["ann.png"]} | arguments)
+
+
 def test_photographs_that_are_called_pose(tmp_path):
     draw_folder(tmp_path, ["ann.png", "poser.png"])
     found = find_pictures(tmp_path, ["ann.jpg", "poser.jpg"])

@@ -17,7 +17,7 @@ from pose2id.ipg import bars
 from pose2id.ipg.folders.pictures import find_pictures
 from pose2id.ipg.presets import PRESETS, SHARED_BATCHES
 from pose2id.poses import Pose, representative_poses
-from pose2id.validation import check_choice, check_count, is_tensor
+from pose2id.validation import check_choice, check_count, check_flag, is_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -253,6 +253,11 @@ def encode_folder(
     (1, 2, 3)
     """
     check_count(batch_size, "batch_size", 1)
+    check_flag(flip, "flip")
+    if not callable(encoder):
+        raise TypeError(f"encoder must be callable, received {type(encoder).__name__}")
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be a sequence of strings, one of each photograph, received {type(keys).__name__}")
     found = find_pictures(folder, keys)
     counts = {key: len(paths) for key, paths in found.items()}
     most = max(counts.values(), default=0)
