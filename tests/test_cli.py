@@ -377,7 +377,10 @@ def test_evaluate_before_and_after(capsys, protocol, metric):
     # The rows differ, so none can stand for another; only the cosine does not care for length.
     assert len({row["mAP"] for row in expected}) == (6 if metric == "euclidean" else 5)
 
-    head, *lines, legend = run(capsys, "evaluate", *arguments).splitlines()
+    head, *lines, legend, ties = run(capsys, "evaluate", *arguments).splitlines()
+    assert re.fullmatch(
+        r"ties: in other orders of equal distances mAP is (\d+\.\d\d to \d+\.\d\d \([\w ,-]+\)(, )?)+", ties
+    )
     assert legend == "length 1: the rows as given, only each scaled to that length, as centralizing leaves them"
     assert head.split() == ["mAP", "mINP", "R1", "R5", "R10", "queries", "tied", "R1"]
     for line, row in zip(lines, expected, strict=True):

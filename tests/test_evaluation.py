@@ -74,6 +74,51 @@ def test_equals_reference_with_ties(query, gallery, data, protocol):
         assert_same_scores(evaluate(table, *arguments, protocol=protocol), expected)
 
 
+def ends_of(distances, of_labels, protocol):
+    """Scores with right items a little farther, and a little nearer, than wrong ones at the same (whole) distance."""
+    right = np.asarray(of_labels[0])[:, None] == np.asarray(of_labels[1])
+    return [evaluate(distances + step * right, *of_labels, protocol=protocol) for step in (0.25, -0.25)]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 40), st.integers(1, 6))
+def test_the_span_is_that_of_the_worst_and_the_best_order(seed, q, g, values):
+    rng = np.random.default_rng(seed)
+    distances = rng.integers(0, values, (q, g)).astype(np.float64)
+    of_labels = (rng.integers(0, 3, q), rng.integers(-1, 3, g), rng.integers(0, 3, q), rng.integers(0, 3, g))
+    for protocol in ("market1501", "all", "sysu-mm01", "cuhk03"):
+        try:
+            scores = evaluate(distances, *of_labels, protocol=protocol)
+        except ValueError:
+            continue  # no query has a match
+        low, high = ends_of(distances, of_labels, protocol)
+        assert scores.span.mAP == pytest.approx((low.mAP, high.mAP), abs=1e-12)
+        assert low.mAP - 1e-12 <= scores.mAP <= high.mAP + 1e-12
+        if protocol in PROTOCOL_NAMES:
+            np.testing.assert_allclose(scores.span.cmc, [low.cmc, high.cmc], atol=1e-12)
+            assert scores.span.rank(1) == (low.rank(1), high.rank(1))
+        else:
+            with pytest.raises(ValueError, match="counts identities or draws galleries"):
+                scores.span.rank(1)
+
+
+def test_the_span_of_features():
+    """Rows on a grid: many distances are equal; features with float32 products as the matrix of exact distances."""
+    rng = np.random.default_rng(3)
+    query, gallery = (rng.integers(0, 3, (n, 4)).astype(np.float32) for n in (40, 200))
+    of_labels = labels(40, 200)
+    distances = ((query[:, None] - gallery[None]) ** 2).sum(axis=2)
+    low, high = ends_of(distances, of_labels, "market1501")
+    for spread in (1, 1e4):  # far from 0, so that products leave ties open
+        found = evaluate_features(query + np.float32(spread - 1), gallery + np.float32(spread - 1), *of_labels)
+        assert found.span.mAP == pytest.approx((low.mAP, high.mAP), abs=1e-12)
+        np.testing.assert_allclose(found.span.cmc, [low.cmc, high.cmc], atol=1e-12)
+    noise = rng.standard_normal((200, 4))
+    plain = evaluate_features(noise[:40], noise[40:], *labels(40, 160))
+    assert plain.span.mAP == (plain.mAP, plain.mAP)
+    np.testing.assert_array_equal(plain.span.cmc, [plain.cmc, plain.cmc])
+    assert evaluate(distances, *of_labels, protocol="vehicleid").span is None
+
+
 def test_worked_example():
     """Hits at ranks 1 and 3 for one query, at rank 2 for the other."""
     table = np.array([[0.1, 0.2, 0.3, 0.4], [0.3, 0.1, 0.2, 0.4]])

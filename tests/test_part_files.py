@@ -216,9 +216,11 @@ def test_evaluate_before_and_after(capsys):
     assert len({row["mAP"] for row in expected}) == 6  # so none can stand for another
 
     options = "--protocol all --metric cosine"
-    *table, legend = run(capsys, "evaluate", *BOTH, *options.split()).splitlines()[1:]
+    *table, legend, ties = run(capsys, "evaluate", *BOTH, *options.split()).splitlines()[1:]
     assert legend == "length 1: the parts as given, only each scaled to that length"
     scores = scores_of(*before, protocol="all", metric="cosine")
+    low, high = scores.span.mAP  # hidden parts leave pairs equally far, at inf
+    assert ties == f"ties: in other orders of equal distances mAP is {100 * low:.2f} to {100 * high:.2f} (length 1)"
     assert [line.split() for line in table] == [["length", "1", *map(str, scores.cells())]]
 
 

@@ -207,6 +207,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if any(row.name == _SCALED for row in rows):
         rest = "" if of_parts else ", as centralizing leaves them"
         legend = [f"{_SCALED}: the {'parts' if of_parts else 'rows'} as given, only each scaled to that length{rest}"]
+    spans = [(row.name, row.scores.span.mAP) for row in rows if row.scores.span]
+    # What two decimals of a percent show.
+    wide = [f"{100 * low:.2f} to {100 * high:.2f} ({name})" for name, (low, high) in spans if high - low >= 5e-5]
+    if wide:
+        legend.append(f"ties: in other orders of equal distances mAP is {', '.join(wide)}")
     table = [(row.name, *row.scores.cells()) for row in rows]
     say(*format_text(("", *Scores.HEAD), table, legend=legend).split("\n"))
     if arguments.plot is not None:

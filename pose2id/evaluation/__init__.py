@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pose2id.evaluation.protocols import METRICS, PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from pose2id.evaluation.scores import Ranking, Scores, evaluate, evaluate_features, rank_gallery
+    from pose2id.evaluation.scores import Ranking, Scores, TieSpan, evaluate, evaluate_features, rank_gallery
 
 __all__ = [
     "METRICS",
@@ -25,6 +25,7 @@ __all__ = [
     "Protocol",
     "Ranking",
     "Scores",
+    "TieSpan",
     "evaluate",
     "evaluate_features",
     "rank_gallery",

@@ -28,24 +28,29 @@ class Ranks(NamedTuple):
 
     `items` (b, most matches): the ranks of the first, second, ... match, padded with a number above them all. `first`
     (b, 1), or for draws (b, repetitions): that of the first match in what CMC counts, 0 where a query has no list.
-    `tied`: lists where a right and a wrong item share the smallest distance.
+    `tied`: lists where a right and a wrong item share the smallest distance. `ends` (2, b, most matches): `items` if of
+    equal ones all right items came first, and last; None where no right and wrong items are equally far.
     """
 
     items: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     tied: int
+    ends: npt.NDArray[np.int64] | None = None
 
 
 class _Counts(NamedTuple):
     """How many wrong items stand before each match, of how many `identities`, if CMC counts these, how many rows tie.
 
-    `drawn`: the ranks in drawn galleries, if there are any.
+    `drawn`: the ranks in drawn galleries, if there are any. `nearer`, `until`: how many wrong items are nearer, and how
+    many are not farther.
     """
 
     before: torch.Tensor
     identities: torch.Tensor | None
     tied: int
     drawn: DrawnRanks | None
+    nearer: torch.Tensor
+    until: torch.Tensor
 
 
 class RankCounter:
@@ -68,12 +73,19 @@ class RankCounter:
         """The ranks of the matches of a block of queries."""
         while (counts := self._count_before(block, matches)) is None:
             self._product = torch.float64
-        before, identities, tied, drawn = counts
-        ahead = np.sort(_pad(before.cpu().numpy(), matches.per_query), axis=1)
-        items = ahead + np.arange(1, ahead.shape[1] + 1)
+        before, identities, tied, drawn, nearer, until = counts
+
+        def rank(ahead: torch.Tensor) -> npt.NDArray[np.int64]:
+            table = np.sort(_pad(ahead.cpu().numpy(), matches.per_query), axis=1)
+            return np.asarray(table + np.arange(1, table.shape[1] + 1))
+
+        items, ends = rank(before), None
+        if not torch.equal(nearer, until):
+            ends = np.stack([rank(nearer), rank(until)])
         if drawn is not None:
-            return Ranks(items, drawn.rank, drawn.tied)
-        return Ranks(items, items[:, :1] if identities is None else identities.cpu().numpy()[:, None] + 1, tied)
+            return Ranks(items, drawn.rank, drawn.tied, ends)
+        first = items[:, :1] if identities is None else identities.cpu().numpy()[:, None] + 1
+        return Ranks(items, first, tied, ends)
 
     def _count_before(self, block: slice, matches: Matches) -> _Counts | None:
         """Of every match, rows ascending, what stands before it; None if the tile leaves too much open."""
@@ -88,7 +100,7 @@ class RankCounter:
         self._hide(scores, block, matches)
         end = right.of_last(upper)
         if bound is None:
-            before, tied = self._order_ties(right, scores, end)
+            before, nearer, until, tied = self._order_ties(right, scores, end)
         else:
             places, columns = order_rows(scores, end, right.table(lower), right.table(upper))
             before, until = right.take(places)
@@ -96,20 +108,22 @@ class RankCounter:
             unsure = right.list_between(before, until, columns, most)
             if unsure is None:
                 return None
-            doubtful, tied = _measure(bound, block.start, right, unsure, before)
+            doubtful, tied, nearer, until = _measure(bound, block.start, right, unsure, before)
         if not self._over_identities:
-            return _Counts(before, None, tied, drawn)
+            return _Counts(before, None, tied, drawn, nearer, until)
         leading = right.find_leading(scores, lower, exact=bound is None)
         if bound is not None:
             leading = _Items(*(torch.cat(pair) for pair in zip(leading, doubtful, strict=True)))
-        return _Counts(before, self._count_identities(leading, len(scores)), tied, None)
+        return _Counts(before, self._count_identities(leading, len(scores)), tied, None, nearer, until)
 
-    def _order_ties(self, right: _Right, scores: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """How many items stand before each match, and how many rows are tied, from exact scores."""
+    def _order_ties(
+        self, right: _Right, scores: torch.Tensor, end: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        """From exact scores, how many items stand before each match, are nearer, are not farther; how many rows tie."""
         limits = right.table(right.score)
         before, until = right.take(find_places(scores, end, limits, limits))
         tied = int(((right.slot == 0) & (before == 0) & (until > 0)).sum())
-        equal = (until > before).nonzero().flatten()
+        nearer, equal = before.clone(), (until > before).nonzero().flatten()
         if not scores.is_cuda:
             few = torch.bincount(right.row[equal], minlength=len(scores))[right.row[equal]] <= FEW
             table = scores.numpy()
@@ -128,7 +142,7 @@ class RankCounter:
                 ahead = (low < high) & (columns[row, middle] < column)
                 low, high = torch.where(ahead, middle + 1, low), torch.where(ahead, high, middle)
             before[equal] = low
-        return before, tied
+        return before, nearer, until, tied
 
     def _hide(self, scores: torch.Tensor, block: slice, matches: Matches) -> None:
         """Make the scores (b, G) of all but wrong items inf: of what is left out and of the query's identity."""
@@ -239,15 +253,18 @@ class _Right:
         return places.before[self.row, self.slot], places.until[self.row, self.slot]
 
 
-def _measure(bound: Limits, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor) -> tuple[_Items, int]:
+def _measure(
+    bound: Limits, start: int, right: _Right, wrong: _Unsure, before: torch.Tensor
+) -> tuple[_Items, int, torch.Tensor, torch.Tensor]:
     """Order these wrong items, and the matches that some of them may or may not stand before, by exact values.
 
     Corrects `before`, the items surely before each match, and tells which of the items stand before all matches, and
     how many rows are tied: those whose first value belongs to a match and to a wrong item, while nothing is surely
-    nearer. The rows are those of the queries from `start` on.
+    nearer; and how many items are nearer than each match, and not farther. The rows are those of the queries from
+    `start` on.
     """
     if not len(wrong.row):
-        return _Items(wrong.row, wrong.column), 0
+        return _Items(wrong.row, wrong.column), 0, before, before
     surely = right.count_items(wrong.not_farther, wrong.row)
     doubtful = (right.count_items(wrong.nearer, wrong.row) > surely).nonzero().flatten()
     row = torch.cat([right.row[doubtful], wrong.row])
@@ -261,14 +278,23 @@ def _measure(bound: Limits, start: int, right: _Right, wrong: _Unsure, before: t
 
     row_start = torch.searchsorted(row, row)
     wrong_ahead, right_ahead = (_count_ahead(kind, row_start) for kind in (is_wrong, ~is_wrong))
-    before[doubtful[order[~is_wrong]]] = (closed + wrong_ahead)[~is_wrong]
+    at = doubtful[order[~is_wrong]]
+    before[at] = (closed + wrong_ahead)[~is_wrong]
+    # Of equal values in a row the wrong ones before the first are nearer, those up to the last not farther.
+    begins = torch.ones(len(row) + 1, dtype=torch.bool, device=row.device)
+    begins[1:-1] = (row[1:] != row[:-1]) | (value[1:] != value[:-1])
+    starts, run = begins.nonzero().flatten(), begins[:-1].cumsum(0) - 1
+    nearer, until = before.clone(), before.clone()
+    nearer[at] = (closed + wrong_ahead[starts[run]])[~is_wrong]
+    until[at] = (closed + (wrong_ahead + is_wrong)[starts[run + 1] - 1])[~is_wrong]
     leading = order[is_wrong & (right_ahead == 0) & (closed == 0)] - len(doubtful)
 
     first = value == value[row_start]
     has_wrong, has_right, has_nearer = torch.zeros(3, len(right.per_row), dtype=torch.bool, device=row.device)
     for mark, of in ((has_wrong, is_wrong), (has_right, ~is_wrong), (has_nearer, closed > 0)):
         mark[row[first & of]] = True
-    return _Items(wrong.row[leading], wrong.column[leading]), int((has_wrong & has_right & ~has_nearer).sum())
+    tied = int((has_wrong & has_right & ~has_nearer).sum())
+    return _Items(wrong.row[leading], wrong.column[leading]), tied, nearer, until
 
 
 def _count_ahead(kind: torch.Tensor, row_start: torch.Tensor) -> torch.Tensor:

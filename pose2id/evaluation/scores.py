@@ -38,6 +38,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class TieSpan:
+    """What scores could be if items at exactly equal distance stood in another order: lowest and highest.
+
+    Attributes
+    ----------
+    mAP : (float, float)
+        With all wrong items before the right ones at equal distance, and all after.
+    cmc : (2, R) float64 array, or None
+        Likewise; None where the protocol counts identities or draws galleries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id import evaluate
+    >>> scores = evaluate(np.array([[0.5, 0.5]]), [1], [1, 2])  # which of the two comes first?
+    >>> scores.mAP, scores.span.mAP, scores.span.rank(1)
+    (1.0, (0.5, 1.0), (0.0, 1.0))
+    """
+
+    mAP: tuple[float, float]
+    cmc: npt.NDArray[np.float64] | None = None
+
+    def rank(self, k: int) -> tuple[float, float]:
+        """Lowest and highest share of valid queries with a match among their first k."""
+        if self.cmc is None:
+            raise ValueError("the span of ranks is not known where a protocol counts identities or draws galleries")
+        low, high = self.cmc[:, min(check_count(k, "k", 1), self.cmc.shape[1]) - 1]
+        return float(low), float(high)
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What `evaluate` found; fractions, not percent.
 
@@ -57,6 +88,9 @@ class Scores:
         the gallery decides rank-1.
     average_precision : (Q,) float64 array
         That of every query, in their order; NaN for skipped ones.
+    span : TieSpan or None
+        What other orders of exactly equal distances would give, such as those of programs whose sorting is not stable.
+        None where a protocol draws galleries of one item an identity.
 
     Notes
     -----
@@ -72,6 +106,7 @@ class Scores:
     valid_queries: int
     tied_rank1: int
     average_precision: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    span: TieSpan | None = None
 
     def rank(self, k: int) -> float:
         """Share of valid queries with a match among their first k, k >= 1; past the longest list, its end."""
@@ -337,6 +372,7 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
         return block, matches, counter.count(block, matches) if len(matches.row) else None
 
     precision, lists = np.full(total, np.nan), max(1, relevance.protocol.repetitions)
+    ends, first_ends = np.full((2, total), np.nan), [np.empty((2, 0), np.int64)]
     negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
     counted = map_in_threads(count, blocks, tiles.device)
     with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar, contextlib.closing(counted):
@@ -349,7 +385,11 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
                     precision[block][valid] = _mean_inverse(found)
                     negative_penalty.append(1 / first[-1])
                 else:
-                    precision[block] = _average_precision(ranks.items, matches.per_query)
+                    precision[block] = ends[:, block] = _average_precision(ranks.items, matches.per_query)
+                    if ranks.ends is not None:
+                        ends[:, block] = [_average_precision(end, matches.per_query) for end in ranks.ends]
+                    both = ranks.items[None] if ranks.ends is None else ranks.ends
+                    first_ends.append(np.broadcast_to(both[:, valid, 0], (2, int(valid.sum()))))
                     number = matches.per_query[valid]
                     last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
                     negative_penalty.append(number / last)
@@ -370,7 +410,21 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
         valid_queries=math.ceil(len(best) / lists),
         tied_rank1=math.ceil(tied / lists),
         average_precision=precision,
+        span=None
+        if relevance.protocol.drawn_gallery
+        else _span(ends, np.concatenate(first_ends, axis=1), longest, relevance),
     )
+
+
+def _span(
+    precision: npt.NDArray[np.float64], first: npt.NDArray[np.int64], longest: int, relevance: Relevance
+) -> TieSpan:
+    """The span, of average precisions (2, Q) and first ranks (2, valid queries), right items first, and last."""
+    high, low = (float(value) for value in np.nanmean(precision, axis=1))
+    if relevance.protocol.cmc_over_identities or relevance.protocol.repetitions:
+        return TieSpan((low, high))
+    curves = [np.bincount(ranks - 1, minlength=longest).cumsum() / len(ranks) for ranks in first[::-1]]
+    return TieSpan((low, high), np.stack(curves))
 
 
 def _average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
