@@ -32,6 +32,8 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="folder with omniglot_strong.npz, omniglot_weak.npz and the features of variants",
     )
+    group.addoption("--fonts", metavar="FOLDER", action="append", help="folder with DejaVu, Liberation or Noto fonts")
+    group.addoption("--spoken", metavar="REPOSITORY", help="clone of Jakobovski/free-spoken-digit-dataset")
     group.addoption("--full", action="store_true", help="also the sizes of Market-1501 (minutes)")
     group.addoption("--record", metavar="NAME", help="write the tables to benchmarks/results/DATE-NAME.md")
 

@@ -15,11 +15,12 @@ from support.browser import Page, find_browser
 
 from pose2id import evaluate_features
 from pose2id.cli import main
+from pose2id.datasets import load_demo
 from pose2id.report import contents as report_contents
 from pose2id.report import write_report
 from pose2id.report.drawing import draw_curves, draw_histogram
 from pose2id.report.pictures import Pictures
-from pose2id.study import FeatureSet, Setting, centralize_sets, run_study
+from pose2id.study import FeatureSet, Setting, assess, centralize_sets, run_study
 
 AFTER = Setting("compared", k1=3, k2=3, alpha=4, other_cameras=True)
 ODD = '"><script>document.title = "broken"</script> Łódź 東京 \'.png'
@@ -113,6 +114,25 @@ def test_without_labels(tmp_path):
     assert "cannot say whether it helps" in page
     assert '<h2 id="scores">' not in page
     assert "identity" not in re.search(r'<ul class="queries">(.*?)</ul>', page, re.S)[1]
+
+
+def test_the_verdict_without_labels_is_that_of_assess(tmp_path):
+    data = load_demo()
+    both = (data.query, data.gallery)
+    plain = [FeatureSet(data.features[at], [0] * len(data.ids[at]), data.cams[at]) for at in both]
+    page = text_of(write_report(*plain, tmp_path / "a.html", AFTER, labelled=False, count=1))
+    verdict = re.search(r'id="verdict">(.*?)</p>', page, re.S)[1]
+    assert "the recommended setting helps, the published setting helps" in verdict
+    assert "perhaps 95% are of one identity (70% to 100%" in verdict
+    assert "cannot say" not in verdict
+
+
+def test_the_precision_stands_beside_the_verdict(tmp_path):
+    query, gallery = make_sets()
+    page = text_of(write_report(query, gallery, tmp_path / "a.html", AFTER, count=1))
+    known = assess(gallery.features, ids=gallery.ids)
+    low, high = known.interval
+    assert f"{known.precision:.0%} are of one identity ({low:.0%} to {high:.0%})" in page
 
 
 @pytest.mark.parametrize(("q", "g", "people"), [(1, 5, 2), (3, 1, 1), (2, 2, 2)])

@@ -178,20 +178,48 @@ def _tell_setting(setting: Setting) -> str:
 
 
 def _judge(contents: Contents, *, labelled: bool) -> str:
-    """The sentence on top."""
+    """The sentences on top."""
     if not labelled or contents.gain is None:
-        return (
-            "Without identities this page cannot say whether it helps: look at the rankings that change, "
-            "and at how many neighbours come from other cameras."
-        )
+        return _judge_without(contents)
     gain, error = contents.gain
     words = f"mAP changes by {100 * gain:+.2f} points"
     if math.isnan(error):
-        return f"{words}; of one identity, which says nothing of others."
-    words += f", with a standard error of {100 * error:.2f} over identities"
-    if abs(gain) <= 2 * error:
-        return f"Unclear on these features: {words}."
-    return f"It {'helps' if gain > 0 else 'hurts'} on these features: {words}."
+        words += "; of one identity, which says nothing of others."
+    else:
+        words += f", with a standard error of {100 * error:.2f} over identities."
+        found = "Unclear" if abs(gain) <= 2 * error else "It helps" if gain > 0 else "It hurts"
+        words = f"{found} on these features: {words}"
+    counted = contents.counted
+    if counted is None or not counted.pairs:
+        return words
+    low, high = counted.interval
+    share = f"{counted.precision:.0%} are of one identity ({low:.0%} to {high:.0%})"
+    return f"{words} Of the gallery's mutual neighbours {share}."
+
+
+def _judge_without(contents: Contents) -> str:
+    """What can be said without identities."""
+    found = contents.estimated
+    words = ""
+    if found is not None:
+        low, high = found.interval
+        words = (
+            f"Of the gallery's mutual neighbours perhaps {found.precision:.0%} are of one identity "
+            f"({low:.0%} to {high:.0%} on other sets whose neighbours agreed like these). "
+        )
+        if "helps" in found.verdicts.values():
+            told = {"helps": "helps", "unclear": "may help or not"}
+            said = ", ".join(
+                f"the {name} setting {told[found.verdicts[name]]}" for name in ("recommended", "published")
+            )
+            return (
+                f"An estimate without identities, of mAP: {said}. {words}"
+                "Rank-1 may fall where mAP rises. A few dozen labelled pairs would tell more."
+            )
+    return (
+        f"Without identities this page cannot say whether it helps. {words}Look at the rankings that change, "
+        "and at how many neighbours come from other cameras."
+    )
 
 
 def _describe(

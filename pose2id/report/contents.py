@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pose2id.arrays import cut, take_array
+from pose2id.arrays import cut, take_array, take_features
 from pose2id.centralization.mutual import mutual_neighbors
 from pose2id.distances import full_precision, unit
 from pose2id.evaluation import Scores, evaluate_features, rank_gallery
 from pose2id.neighbors import knn_graph
 from pose2id.parts import PartFeatures, evaluate_parts, part_distances, part_neighbors, rerank_parts
 from pose2id.reranking import rerank_top
-from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
+from pose2id.study import FeatureSet, Row, Setting, Verdict, assess, centralize_sets, run_study
+from pose2id.study.verdicts import Counted, count_right, take_known
 from pose2id.threads import fit_threads
 
 TOP = 10
@@ -51,6 +52,8 @@ class Contents:
 
     rows: list[Row] = field(default_factory=list)
     gain: tuple[float, float] | None = None  # of mAP, and its standard error, paired over identities
+    counted: Counted | None = None  # the gallery's mutual neighbours, with labels
+    estimated: Verdict | None = None  # without
     curves: dict[str, list[float]] = field(default_factory=dict)
     histograms: list[dict[str, Any]] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
@@ -123,6 +126,11 @@ def gather(
     contents.histograms = _count_distances(pairs, labels, labelled=labelled)
     contents.plane = _map(pairs, gallery, labelled=labelled)
     report("neighbours")
+    if not gallery.has_parts and labelled:
+        rows, _ = take_features(gallery.features)
+        contents.counted = count_right(rows, take_known(gallery.ids, len(rows))[0], engine=engine)
+    elif not gallery.has_parts:
+        contents.estimated = assess(gallery.features, gallery.cams, engine=engine)
     contents.cameras = _count_neighbors(gallery, after, labelled=labelled, engine=engine)
     return contents
 

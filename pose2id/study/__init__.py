@@ -2,10 +2,13 @@
 
 - `runs`: `run_study`, before and after: one row of scores and ID² for each setting.
 - `choice`: `choose`, the setting that is best on some identities, and what it brings on the others.
+- `verdicts`: `assess`, whether it will help: the precision of the mutual neighbours, and a verdict on each setting.
+- `agreement`: what features say of their neighbours without labels.
 """
 
 from pose2id.study.choice import GRID, Choice, Trial, choose
 from pose2id.study.runs import FeatureSet, Row, Setting, centralize_sets, run_study, standard_error
+from pose2id.study.verdicts import Verdict, assess
 
 __all__ = [
     "GRID",
@@ -14,6 +17,8 @@ __all__ = [
     "Row",
     "Setting",
     "Trial",
+    "Verdict",
+    "assess",
     "centralize_sets",
     "choose",
     "run_study",
