@@ -190,7 +190,7 @@ GOOD = Statistics(5000, linked=0.65, jaccard=0.5, closed=0.8, kept=0.7, dimensio
         ({"jaccard": 0.25}, "unclear", "unclear"),
         ({"kept": 0.4}, "unclear", "unclear"),
         ({"closed": 0.59}, "unclear", "unclear"),
-        ({"linked": 0.49}, "unclear", "unclear"),
+        ({"linked": 0.54}, "unclear", "unclear"),
     ],
 )
 def test_verdicts_without_labels(change, published, recommended):
