@@ -67,9 +67,9 @@ KNOWN = 0.5
 WRONG, DOUBTFUL = 0.25, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
 SURE = 2.6
-"""Standard errors that a change must exceed, 99 %: another split, such as the user's own, differs by more than chance."""
+"""Standard errors that a change must exceed, 99 %: the own split of a user differs by more than chance."""
 FULL = 4
-"""Rows of a usual identity below which settings are not tried: taking queries out of so few changes what is left."""
+"""Rows of a usual identity below which settings are not tried: taking queries out changes them."""
 COARSE = 0.01
 """A standard error of mAP above this says nothing; then the features are asked."""
 
@@ -151,6 +151,7 @@ def assess(
     Returns
     -------
     Verdict
+        The precision with its interval, and three verdicts; printed it is a few lines.
 
     Raises
     ------
