@@ -28,14 +28,16 @@ class Ranks(NamedTuple):
 
     `items` (b, most matches): the ranks of the first, second, ... match, padded with a number above them all. `first`
     (b, 1), or for draws (b, repetitions): that of the first match in what CMC counts, 0 where a query has no list.
-    `tied`: lists where a right and a wrong item share the smallest distance. `ends` (2, b, most matches): `items` if of
-    equal ones all right items came first, and last; None where no right and wrong items are equally far.
+    `tied`: lists where a right and a wrong item share the smallest distance. `open_rows` (t,): the rows in which some
+    right and wrong items are equally far; `ends` (2, t, most matches): their `items` if of these all right ones came
+    first, and last.
     """
 
     items: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     tied: int
-    ends: npt.NDArray[np.int64] | None = None
+    open_rows: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
 
 
 class _Counts(NamedTuple):
@@ -75,17 +77,19 @@ class RankCounter:
             self._product = torch.float64
         before, identities, tied, drawn, nearer, until = counts
 
-        def rank(ahead: torch.Tensor) -> npt.NDArray[np.int64]:
-            table = np.sort(_pad(ahead.cpu().numpy(), matches.per_query), axis=1)
-            return np.asarray(table + np.arange(1, table.shape[1] + 1))
-
-        items, ends = rank(before), None
-        if not torch.equal(nearer, until):
-            ends = np.stack([rank(nearer), rank(until)])
+        most = int(matches.per_query.max())
+        items = _rank(before.cpu().numpy(), matches.per_query, most)
+        low, high = (ahead.cpu().numpy() for ahead in (nearer, until))
+        row = np.repeat(np.arange(len(items)), matches.per_query)
+        is_open = np.zeros(len(items), bool)
+        is_open[row[low != high]] = True
+        part, number = is_open[row], matches.per_query[is_open]
+        ends = np.stack([_rank(ahead[part], number, most) for ahead in (low, high)])
+        open_rows = np.flatnonzero(is_open)
         if drawn is not None:
-            return Ranks(items, drawn.rank, drawn.tied, ends)
+            return Ranks(items, drawn.rank, drawn.tied, open_rows, ends)
         first = items[:, :1] if identities is None else identities.cpu().numpy()[:, None] + 1
-        return Ranks(items, first, tied, ends)
+        return Ranks(items, first, tied, open_rows, ends)
 
     def _count_before(self, block: slice, matches: Matches) -> _Counts | None:
         """Of every match, rows ascending, what stands before it; None if the tile leaves too much open."""
@@ -303,10 +307,15 @@ def _count_ahead(kind: torch.Tensor, row_start: torch.Tensor) -> torch.Tensor:
     return ahead - ahead[row_start]
 
 
-def _pad(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Values of consecutive groups as rows of one array, padded with a number above them all."""
-    table = np.full((len(counts), int(counts.max())), 2**62)
-    table[np.arange(table.shape[1]) < counts[:, None]] = values
+def _rank(ahead: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Ranks (b, most), ascending, of matches of rows with so many each, from how many wrong items are ahead of them.
+
+    Padded with a number above them all.
+    """
+    table = np.full((len(counts), most), 2**62)
+    table[np.arange(most) < counts[:, None]] = ahead
+    table.sort(axis=1)
+    table += np.arange(1, most + 1)
     return table
 
 

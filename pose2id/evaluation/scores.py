@@ -386,10 +386,11 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
                     negative_penalty.append(1 / first[-1])
                 else:
                     precision[block] = ends[:, block] = _average_precision(ranks.items, matches.per_query)
-                    if ranks.ends is not None:
-                        ends[:, block] = [_average_precision(end, matches.per_query) for end in ranks.ends]
-                    both = ranks.items[None] if ranks.ends is None else ranks.ends
-                    first_ends.append(np.broadcast_to(both[:, valid, 0], (2, int(valid.sum()))))
+                    number = matches.per_query[ranks.open_rows]
+                    ends[:, block.start + ranks.open_rows] = [_average_precision(end, number) for end in ranks.ends]
+                    both = np.stack([ranks.items[:, 0]] * 2)
+                    both[:, ranks.open_rows] = ranks.ends[:, :, 0]
+                    first_ends.append(both[:, valid])
                     number = matches.per_query[valid]
                     last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
                     negative_penalty.append(number / last)
