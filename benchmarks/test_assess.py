@@ -15,7 +15,8 @@ from pathlib import Path
 from assess_sets import every_case
 
 from pose2id.study import FeatureSet, Setting, assess, run_study
-from pose2id.study.verdicts import CAMERAS, CROWDED, FEWEST, LINKED, SETTINGS
+from pose2id.study.splits import SETTINGS
+from pose2id.study.verdicts import CAMERAS, CROWDED, FEWEST, LINKED
 
 NAMES = ("published", "recommended")
 TIGHT = {"jaccard": (0.3, 0.36, 0.42), "closed": (0.6, 0.65, 0.75), "kept": (0.3, 0.5), "linked": (0.5, 0.55, 0.6)}

@@ -11,7 +11,8 @@ import torch
 from pose2id.datasets import load_demo
 from pose2id.study import Verdict, assess
 from pose2id.study.agreement import Statistics
-from pose2id.study.verdicts import count_independent, judge_features, judge_gain, take_known, wilson
+from pose2id.study.counting import count_independent, take_known, wilson
+from pose2id.study.verdicts import judge_features, judge_gain
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pose2id.neighbors import knn_graph
 from pose2id.parts import PartFeatures, evaluate_parts, part_distances, part_neighbors, rerank_parts
 from pose2id.reranking import rerank_top
 from pose2id.study import FeatureSet, Row, Setting, Verdict, assess, centralize_sets, run_study
-from pose2id.study.verdicts import Counted, count_right, take_known
+from pose2id.study.counting import Counted, count_right, take_known
 from pose2id.threads import fit_threads
 
 TOP = 10

@@ -4,6 +4,8 @@
 - `choice`: `choose`, the setting that is best on some identities, and what it brings on the others.
 - `verdicts`: `assess`, whether it will help: the precision of the mutual neighbours, and a verdict on each setting.
 - `agreement`: what features say of their neighbours without labels.
+- `counting`: what labels say of them.
+- `splits`: settings tried on a random split.
 """
 
 from pose2id.study.choice import GRID, Choice, Trial, choose

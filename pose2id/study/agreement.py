@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pose2id.distances import unit
 from pose2id.neighbors import find_neighbors
 
 SAMPLE = 1500
@@ -38,6 +39,13 @@ class Statistics(NamedTuple):
     """Median of a row's distance to its nearest over that to its `CLOSE`th: small where groups have few rows."""
     cameras: float
     """Share of mutual pairs of one camera, above that of random pairs; 0 without cameras."""
+
+
+def scale_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that have a direction, of length 1 in float32, and which they are (indices)."""
+    nonzero = (rows != 0).any(dim=1).nonzero().flatten()
+    blocks = [unit(rows[part].double()).float() for part in torch.split(nonzero, 4096)]
+    return (torch.cat(blocks) if blocks else rows[:0].float()), nonzero
 
 
 def search_others(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +13,18 @@ import torch
 
 from pose2id.arrays import take_features
 from pose2id.centralization.arguments import take_generated
-from pose2id.distances import unit
 from pose2id.neighbors import check_engine, take_exclude
-from pose2id.study.agreement import NEAR, Statistics, draw_rows, find_pairs, measure_agreement, search_others
-from pose2id.study.runs import FeatureSet, Setting, run_study, standard_error
+from pose2id.study.agreement import NEAR, Statistics, measure_agreement, scale_rows
+from pose2id.study.counting import count_right, take_known
+from pose2id.study.splits import SETTINGS, try_settings
 from pose2id.threads import fit_threads
-from pose2id.validation import JUNK, check_count, equal_label, is_tensor, take_labels, take_numbers
+from pose2id.validation import JUNK, check_count, take_labels
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
     from pose2id.validation import Labels
 
 __all__ = ["Verdict", "assess"]
-
-SETTINGS = {
-    "published": Setting("published", k1=2, k2=2),
-    "recommended": Setting("recommended", k1=3, k2=3, alpha=4.0, other_cameras=True),
-    "views": Setting("views", eta=1.0),
-}
-"""What the verdicts are about; without cameras the recommended setting takes neighbours from everywhere."""
 
 # Without labels. Made on the sets of benchmarks/assess_sets.py; docs/results.md has the table of right and wrong.
 TIGHT: dict[str, float] = {"jaccard": 0.36, "closed": 0.65, "kept": 0.5, "linked": 0.55}
@@ -56,20 +48,12 @@ GUESSES: dict[str, tuple[float, float, float]] = {
 LOST = 0.3
 
 # With labels.
-LABELLED = 2000
-"""Rows with a label whose mutual neighbours are looked at."""
-MEASURED, QUERIES = 16_000, 1500
-"""Rows on which settings are tried, and of them queries."""
-EACH = 4
-"""Queries of an identity, at most: what helps sets with many rows of each may harm a set of queries with few."""
 KNOWN = 0.5
 """Share of rows with labels from which on settings are tried."""
 WRONG, DOUBTFUL = 0.25, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
 SURE = 2.6
 """Standard errors that a change must exceed, 99 %: the own split of a user differs by more than chance."""
-FULL = 4
-"""Rows of a usual identity below which settings are not tried: taking queries out changes them."""
 COARSE = 0.01
 """A standard error of mAP above this says nothing; then the features are asked."""
 
@@ -235,196 +219,8 @@ def measure_features(
     rows: torch.Tensor, cams: npt.NDArray[Any] | None, *, seed: int = 0, engine: str = "auto"
 ) -> Statistics:
     """The statistics of features of any length; rows of zeros do not count."""
-    directions, nonzero = _scale(rows)
+    directions, nonzero = scale_rows(rows)
     codes = None if cams is None else take_exclude(cams, rows)
     if len(directions) <= NEAR:
         return Statistics(len(directions), *[0.0] * (len(Statistics._fields) - 1))
     return measure_agreement(directions, None if codes is None else codes[nonzero], seed=seed, engine=engine)
-
-
-def _scale(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows that have a direction, of length 1 in float32, and which they are (indices)."""
-    nonzero = (rows != 0).any(dim=1).nonzero().flatten()
-    blocks = [unit(rows[part].double()).float() for part in torch.split(nonzero, 4096)]
-    return (torch.cat(blocks) if blocks else rows[:0].float()), nonzero
-
-
-def take_known(ids: Any, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Identities as numbers, -1 where unknown, and which rows have one."""
-    if is_tensor(ids) and ids.dtype.is_floating_point:
-        ids = take_numbers(ids, "ids")
-    values = ids
-    if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "fO":
-        values = ids.tolist()
-    there = np.ones(n, bool)
-    if isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == n:
-        there = np.array(
-            [not (x is None or (isinstance(x, float | np.floating) and math.isnan(x))) for x in values], bool
-        )
-        values = [_take_whole(x) for x, given in zip(values, there, strict=True) if given]
-    labels = take_labels(values, int(there.sum()), "ids")
-    codes = np.full(n, JUNK, np.int64)
-    codes[there] = np.where(equal_label(labels, JUNK), JUNK, np.unique(labels, return_inverse=True)[1].reshape(-1))
-    return codes, codes != JUNK
-
-
-def _take_whole(label: Any) -> Any:
-    """A label; a whole number where an array with NaN made a float of it."""
-    if not isinstance(label, float | np.floating):
-        return label
-    if not float(label).is_integer():
-        raise ValueError(f"ids must be whole numbers or strings, NaN or None where unknown, received {label!r}")
-    return int(label)
-
-
-class Counted(NamedTuple):
-    """Mutual neighbours of rows with labels; `pairs` 0: none with both labels known."""
-
-    precision: float
-    interval: tuple[float, float]
-    pairs: int
-    chosen: bool
-    """Whether identities were labelled, rather than rows at random."""
-
-
-def count_right(
-    rows: torch.Tensor,
-    labels: npt.NDArray[np.int64],
-    *,
-    seed: int = 0,
-    engine: str = "auto",
-) -> Counted:
-    """Count the mutual neighbours that are of one identity; `labels` as `take_known` gives them."""
-    directions, nonzero = _scale(rows)
-    known = labels != JUNK
-    at = torch.from_numpy(known).to(nonzero.device)[nonzero].nonzero().flatten()
-    nothing = Counted(math.nan, (0.0, 1.0), 0, chosen=False)
-    if len(directions) <= NEAR or not len(at):
-        return nothing
-    at = at[draw_rows(at, LABELLED, seed)]
-    near, _ = search_others(directions, at, NEAR, engine=engine)
-    found = find_pairs(directions, at, near, engine=engine)
-    one, other = (nonzero[x].cpu().numpy() for x in (found.left, found.right))
-    with_label = known[other]
-    if not with_label.any():
-        return nothing
-    # Of right neighbours more have a label where identities were labelled, of wrong ones as many as of any rows: so
-    # their share tells the precision without the right ones, whoever was labelled.
-    wrong = float((with_label & (labels[one] != labels[other])).mean())
-    both = np.sort(np.stack([one, other]), axis=0)
-    total = np.unique(both, axis=1).shape[1]
-    one, other = labels[np.unique(both[:, with_label], axis=1)]
-    right = one == other
-    count = count_independent(right, one, other)
-    precision, (low, high) = float(right.mean()), wilson(float(right.mean()), count)
-    if known.all():
-        return Counted(precision, (low, high), len(right), chosen=False)
-    least, most = (1 - end / known.mean() for end in wilson(wrong, total * count / len(right))[::-1])
-    chosen = precision > most
-    precision = max(0.0, 1 - wrong / float(known.mean())) if chosen else precision
-    return Counted(precision, (max(0.0, min(low, least)), high), len(right), chosen)
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's interval, 95 %, of a share of n independent answers."""
-    z = 1.96
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(max(0.0, share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def count_independent(right: npt.NDArray[np.bool_], one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> float:
-    """How many independent pairs these amount to: pairs that share an identity vary together.
-
-    The variance of a mean over pairs, summed over all couples of pairs with a common identity (Aronow, Samii and
-    Assenova, Political Analysis 23, 2015), against that of independent ones. Never more than there are identities where
-    all answers are alike, nor more than there are pairs.
-    """
-    n, identities = len(right), np.unique(np.concatenate([one, other]))
-    share = right.mean()
-    if share in (0, 1):
-        return float(min(n, len(identities)))
-    rest = right - share
-    at, to = np.searchsorted(identities, one), np.searchsorted(identities, other)
-    mixed = at != to
-    sums = np.bincount(at, rest, len(identities)) + np.bincount(to[mixed], rest[mixed], len(identities))
-    twins = np.unique(np.minimum(at, to)[mixed] * len(identities) + np.maximum(at, to)[mixed], return_inverse=True)[1]
-    twice = np.bincount(twins.reshape(-1), rest[mixed]) if mixed.any() else np.zeros(1)
-    count = len(identities)
-    variance = (np.square(sums).sum() - np.square(twice).sum()) * count / max(1, count - 1)
-    return float(max(1.0, n / max(1.0, variance / (n * share * (1 - share)))))
-
-
-def try_settings(
-    features: Any,
-    labels: npt.NDArray[np.int64],
-    known: npt.NDArray[np.bool_],
-    cams: npt.NDArray[Any] | None,
-    generated: Any,
-    *,
-    seed: int,
-    engine: str,
-) -> dict[str, tuple[float, float]]:
-    """Change of mAP by each setting, and its standard error, on a random split into queries and gallery."""
-    counts = np.unique(labels[known], return_counts=True)[1]
-    if not (counts > 1).any() or np.median(counts[counts > 1]) < FULL:
-        return {}
-    rng = np.random.default_rng([seed, 2])
-    kept = np.arange(len(labels))
-    if len(labels) > MEASURED:  # the rows of whole identities, so that they stay as full as they are
-        groups = np.where(known, labels, labels.max() + 1 + np.arange(len(labels)))
-        order = rng.permutation(groups.max() + 1)[groups]
-        kept = np.sort(np.argsort(order, kind="stable")[:MEASURED])
-    drawn = _draw_queries(np.where(known, labels, JUNK)[kept], rng)
-    queries, gallery = kept[drawn], kept[~drawn]
-    names = ["published", "recommended"] + ["views"] * (generated is not None)
-    settings = [
-        replace(SETTINGS[name], other_cameras=SETTINGS[name].other_cameras and cams is not None) for name in names
-    ]
-
-    def take(at: npt.NDArray[np.int64]) -> FeatureSet:
-        pick: Any = torch.from_numpy(at) if is_tensor(features) else at
-        some = [part[pick] for part in generated] if isinstance(generated, list | tuple) else None
-        some = generated[pick] if some is None and generated is not None else some
-        return FeatureSet(features[pick], labels[at], None if cams is None else cams[at], some)
-
-    query, base = take(queries), take(gallery)
-    scored = rng.permutation(queries[known[queries]])[:QUERIES]  # all are centralized
-    if not _has_answers(scored, gallery, labels, cams):
-        return {}
-    query = replace(query, ids=np.where(np.isin(queries, scored), labels[queries], JUNK))
-    rows = run_study(query, base, [Setting("base"), *settings], density=False, engine=engine)
-    gains = {}
-    for name, row in zip(names, rows[1:], strict=True):
-        change = row.scores.average_precision - rows[0].scores.average_precision
-        error = standard_error(replace(row.scores, average_precision=change), query.ids)
-        if not math.isnan(error):
-            gains[name] = float(np.nanmean(change)), error
-    return gains
-
-
-def _has_answers(
-    queries: npt.NDArray[np.int64],
-    gallery: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    cams: npt.NDArray[Any] | None,
-) -> bool:
-    """Whether some query has a gallery row of its identity, from another camera where there are cameras."""
-    names = np.zeros(len(labels), np.int64) if cams is None else np.unique(cams, return_inverse=True)[1].reshape(-1)
-    spread = labels * (names.max() + 1) + names
-    of_identity, of_both = Counter(labels[gallery].tolist()), Counter(spread[gallery].tolist())
-    own = Counter() if cams is None else of_both
-    return any(of_identity[int(labels[query])] > own[int(spread[query])] for query in queries)
-
-
-def _draw_queries(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Which rows are queries: a fifth, but at most `EACH` of an identity, as test sets have them."""
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    place = np.arange(len(labels)) - np.repeat(starts, counts)
-    fifth = np.repeat(counts, counts) / 5
-    drawn = place < np.where(labels[order] == JUNK, fifth, np.minimum(np.ceil(fifth), EACH))
-    queries = np.zeros(len(labels), bool)
-    queries[order[drawn]] = True
-    return queries
