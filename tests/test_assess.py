@@ -188,12 +188,18 @@ GOOD = Statistics(5000, linked=0.65, jaccard=0.5, closed=0.8, kept=0.7, dimensio
         ({"cameras": 0.21}, "unclear", "unclear"),
         ({"crowded": 0.69}, "unclear", "helps"),
         ({"jaccard": 0.27}, "helps", "helps"),  # in many directions
-        ({"jaccard": 0.27, "dimension": 19}, "unclear", "unclear"),
-        ({"jaccard": 0.27, "linked": 0.73}, "unclear", "unclear"),
+        ({"jaccard": 0.27, "closed": 0.55, "kept": 0.4, "linked": 0.5, "dimension": 17}, "helps", "helps"),
+        ({"jaccard": 0.27, "dimension": 16}, "unclear", "unclear"),
+        ({"jaccard": 0.27, "linked": 0.67}, "unclear", "unclear"),
         ({"jaccard": 0.25}, "unclear", "unclear"),
-        ({"kept": 0.4}, "unclear", "unclear"),
-        ({"closed": 0.59}, "unclear", "unclear"),
-        ({"linked": 0.54}, "unclear", "unclear"),
+        ({"kept": 0.39}, "unclear", "unclear"),
+        ({"closed": 0.54}, "unclear", "unclear"),
+        ({"linked": 0.54, "dimension": 12}, "unclear", "unclear"),  # in few directions more must hold
+        ({"kept": 0.49, "dimension": 12}, "unclear", "unclear"),
+        ({"closed": 0.64, "dimension": 12}, "unclear", "unclear"),
+        ({"jaccard": 0.35, "dimension": 12}, "unclear", "unclear"),
+        ({"dimension": 5}, "helps", "helps"),
+        ({"linked": 0.49}, "unclear", "unclear"),
     ],
 )
 def test_verdicts_without_labels(change, published, recommended):
