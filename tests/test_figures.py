@@ -71,15 +71,17 @@ def test_pictures_show_what_was_scored(seen, tmp_path, capsys):
     assert capsys.readouterr() == (f"{table}\nPictures in figures: cmc.png, identities.png, ranking.png\n", "")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(figures.PICTURES)
 
-    before = QUERY["features"], GALLERY["features"]
-    after = centralize(before[0]), centralize(before[1])
-    scores = [evaluate_features(*before, *LABELS), evaluate(rerank(*after), *LABELS)]
-    assert [each.mAP for each in seen["cmc"].values()][:: len(seen["cmc"]) - 1] == [each.mAP for each in scores]
+    given = QUERY["features"], GALLERY["features"]
+    before = centralize(given[0], k1=0), centralize(given[1], k1=0)  # of length 1
+    after = centralize(given[0]), centralize(given[1])
+    scores = [evaluate_features(*before, *LABELS), evaluate_features(*after, *LABELS)]
+    ends = evaluate_features(*given, *LABELS), evaluate(rerank(*after), *LABELS)
+    assert [each.mAP for each in seen["cmc"].values()][:: len(seen["cmc"]) - 1] == [each.mAP for each in ends]
 
     headings, rankings, groups, options = seen["sheet"]
     assert headings == [
-        ("as given", f": mAP {100 * scores[0].mAP:.1f}"),
-        ("centralized, re-ranked", f": mAP {100 * scores[1].mAP:.1f}"),
+        ("length 1", f": mAP {100 * scores[0].mAP:.1f}"),
+        ("centralized", f": mAP {100 * scores[1].mAP:.1f}"),
     ]
     gains = scores[1].average_precision - scores[0].average_precision
     for words, sign, count in (("AP rises most", 1, 5), ("AP falls most", -1, 2)):
@@ -87,7 +89,7 @@ def test_pictures_show_what_was_scored(seen, tmp_path, capsys):
         for row in sorted(np.flatnonzero(sign * gains > 0), key=lambda row, sign=sign: (-sign * gains[row], row)):
             best.setdefault(QUERY["ids"][row], row)
         assert groups.get(words, []) == list(best.values())[:count]
-    tables = [np.linalg.norm(before[0][:, None].astype(float) - before[1], axis=2), rerank(*after)]
+    tables = [np.linalg.norm(one[:, None].astype(float) - other, axis=2) for one, other in (before, after)]
     for ranking, distances, each in zip(rankings, tables, scores, strict=True):
         for row, (rows, right, precision) in ranking.items():
             order = np.argsort(distances[row], kind="stable")
@@ -100,11 +102,23 @@ def test_pictures_show_what_was_scored(seen, tmp_path, capsys):
 
     one, other, ids, options = seen["map"]
     np.testing.assert_array_equal(ids, np.concatenate([QUERY["ids"], GALLERY["ids"]]))
-    np.testing.assert_array_equal(one, np.concatenate(before))
+    np.testing.assert_allclose(one, np.concatenate(before), atol=1e-6)
     np.testing.assert_allclose(other, np.concatenate(after), atol=1e-6)
-    assert options["titles"] == ("as given", "centralized")
+    assert options["titles"] == ("length 1", "centralized")
     assert len(options["show"]) == len(set(options["show"])) == 8
     assert options["images"][len(QUERY["ids"]) + 5][0, 0].tolist() == [5, 100, 200]
+
+
+def test_one_thing_differs_in_what_is_compared(seen, capsys):
+    plot = ["-q", "--overwrite", "--plot", "figures", "--images", "query", "gallery"]
+    assert cli.main([*COMMAND, "--rerank", *plot]) == 0
+    assert "identities.png" not in capsys.readouterr().out
+    assert [name for name, _ in seen["sheet"][0]] == ["as given", "as given, re-ranked"]
+    for data, name in ((QUERY, "query"), (GALLERY, "gallery")):
+        np.savez(f"{name}.npz", **(data | {"features": centralize(data["features"], k1=0)}))
+    assert cli.main([*COMMAND, "--centralize", "--rerank", *plot]) == 0
+    assert [name for name, _ in seen["sheet"][0]] == ["as given", "centralized"]
+    assert seen["map"][3]["titles"] == ("as given", "centralized")
 
 
 def test_nothing_is_replaced_unasked(seen, tmp_path, capsys):
@@ -153,7 +167,7 @@ def test_one_set_and_parts(seen, capsys):
     command = ["evaluate", "--features", "gallery.npz", "--plot", "one", "--images", "gallery", "--centralize"]
     assert cli.main(command) == 0
     _, (before, after), groups, _ = seen["sheet"]
-    scores = evaluate_features(GALLERY["features"], None, GALLERY["ids"], None, GALLERY["cams"])
+    scores = evaluate_features(centralize(GALLERY["features"], k1=0), None, GALLERY["ids"], None, GALLERY["cams"])
     assert groups
     for row, ranking in before.items():
         assert row not in ranking.rows
@@ -173,6 +187,6 @@ def test_one_set_and_parts(seen, capsys):
     assert "identities.png needs features (N, D), not parts" in err
     assert out.endswith("Pictures in parts: cmc.png, ranking.png\n")
     rows = list(seen["cmc"].values())
-    for view, scores in zip(seen["sheet"][1], (rows[0], rows[-1]), strict=True):
+    for view, scores in zip(seen["sheet"][1], (rows[0], rows[1]), strict=True):
         for row, ranking in view.items():
             assert ranking.average_precision == pytest.approx(scores.average_precision[row])

@@ -559,6 +559,16 @@ def test_many_curves_have_their_names_below(task):
     assert top < ax.get_window_extent().y0
 
 
+@pytest.mark.parametrize(("count", "below"), [(4, False), (5, True)])
+def test_five_names_stand_below_the_curves(task, count, below):
+    distances, *labels = task
+    scores = {f"setting {n}": evaluate(distances, *labels) for n in range(count)}
+    ax = plot_cmc(scores)
+    boxes(ax.figure)
+    top = max(text.get_window_extent().y1 for text in ax.get_legend().get_texts())
+    assert (top < ax.get_window_extent().y0) == below
+
+
 def test_a_sheet_of_one_query_has_no_mean(task, images):
     distances, *labels = task
     one = [text for text, _ in boxes(plot_ranking({"base": distances}, *labels, queries=[2], **images))]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Of the curves, with COLOURS.
 _LINES = ("--", "-", "-", "-", "-.", "-.", ":", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_INSIDE, _LONGEST = 8, 4.2  # names among the curves at most, and the widest of them in inches
+_INSIDE, _LONGEST = 4, 4.2  # names among the curves at most, and the widest of them in inches
 _LEGEND_LINE = 0.21  # inches
 _FRAME, _SMALLEST = 5.7, 5.0  # what a legend has beside its texts, in letters' heights; its smallest letters
 # The ranking sheet is measured in tiles: 1 is the width of one. Two blocks of ten answers are WIDTH wide.

@@ -47,14 +47,17 @@ def draw_evaluation(
     engine: str = "auto",
     photographs: Sequence[Sequence[str | os.PathLike[str]]] | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Draw the CMC curves of all rows, a map of identities and the queries that change most; before is the first row.
+    """Draw the CMC curves of all rows, a map of identities and the queries that change most.
+
+    The last two show two rows of those without re-ranking: the last one, and before it the last whose features are
+    only scaled, or as they are. Of a single row without re-ranking they compare the first row with the last.
 
     Parameters
     ----------
     query, gallery, protocol, metric, engine
         As `run_study` was given them.
     rows : sequence of Row
-        What it gave. The map needs two rows without re-ranking, of features (N, D); the last is *after*.
+        What it gave. The map needs two rows without re-ranking, of features (N, D).
     folder : path
         Files of the same names, see `PICTURES`, are replaced.
     photographs : sequence of sequences of paths, optional
@@ -92,13 +95,13 @@ def draw_evaluation(
     missing: list[str] = []
     figures: dict[str, Any] = {"cmc.png": plots.plot_cmc({row.name: row.scores for row in rows}).figure}
     images = None if photographs is None else [_Images(paths) for paths in photographs]
-    plain = [row for row in rows if not row.setting.reranked]
+    pair = _choose_pair(rows)
     if query.has_parts:
         missing.append("identities.png needs features (N, D), not parts")
-    elif len(plain) < 2:
+    elif len(pair) < 2 or pair[-1].setting.reranked:
         missing.append("identities.png needs two rows to compare, such as those of --centralize")
     else:
-        drawn = _draw_map(query, gallery, plain, engine, images)
+        drawn = _draw_map(query, gallery, pair, engine, images)
         if drawn is None:
             missing.append(f"identities.png needs {FEWEST} identities")
         else:
@@ -106,8 +109,17 @@ def draw_evaluation(
     if images is None:
         missing.append("ranking.png needs photographs")
     else:
-        figures["ranking.png"] = _draw_ranking(query, gallery, rows, images, protocol, metric, engine)
+        figures["ranking.png"] = _draw_ranking(query, gallery, pair, images, protocol, metric, engine)
     return [plots.write_picture(Path(folder, name), figure.savefig) for name, figure in figures.items()], missing
+
+
+def _choose_pair(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows to compare, so that one thing differs: scaling is in both, re-ranking in none; one row alone."""
+    plain = [row for row in rows if not row.setting.reranked]
+    if len(plain) < 2:
+        return [rows[0], rows[-1]] if len(rows) > 1 else rows
+    still = [row for row in plain[:-1] if not (row.setting.eta or min(row.setting.k1, row.setting.k2))]
+    return (still or plain)[-1 if still else 0], plain[-1]
 
 
 class _Images(Sequence[Any]):
@@ -126,9 +138,9 @@ class _Images(Sequence[Any]):
 
 
 def _draw_map(
-    query: FeatureSet, gallery: FeatureSet | None, plain: Sequence[Row], engine: str, images: list[_Images] | None
+    query: FeatureSet, gallery: FeatureSet | None, pair: Sequence[Row], engine: str, images: list[_Images] | None
 ) -> Any:
-    """The map of the first and the last row, or None for fewer than three identities."""
+    """The map of two rows, or None for fewer than three identities."""
     sides = [query] if gallery is None else [query, gallery]
     ids = np.concatenate([take_labels(side.ids, len(side.features), "ids") for side in sides])
     names, counts = np.unique(ids[~equal_label(ids, JUNK)], return_counts=True)
@@ -143,7 +155,7 @@ def _draw_map(
     at = torch.from_numpy(np.flatnonzero(kept))
     panels = [
         torch.cat([take_array(x, "features")[0].cpu() for x in _features(query, gallery, row, engine)])[at]
-        for row in (plain[0], plain[-1])
+        for row in pair
     ]
     shown = f"{len(show)} of {len(names):,} identities: {', '.join(map(str, show))}."
     over = f"ID² over {len(np.unique(ids[kept])):,} identities in all {width:,} dimensions; lower is denser."
@@ -155,7 +167,7 @@ def _draw_map(
         ids[kept],
         show=show,
         images=None if images is None else _Images([paths[row] for row in np.flatnonzero(kept)]),
-        titles=(plain[0].name, plain[-1].name),
+        titles=(pair[0].name, pair[1].name),
         caption=f"{shown} {over}",
     )
 
@@ -171,7 +183,7 @@ def _features(query: FeatureSet, gallery: FeatureSet | None, row: Row, engine: s
 def _draw_ranking(
     query: FeatureSet,
     gallery: FeatureSet | None,
-    rows: Sequence[Row],
+    views: Sequence[Row],
     images: list[_Images],
     protocol: str,
     metric: str,
@@ -180,11 +192,10 @@ def _draw_ranking(
     """The queries whose average precision rises most and falls most, of one row those of the lowest."""
     other = query if gallery is None else gallery
     ids = take_labels(query.ids, len(query.features), "ids")
-    before, after = rows[0], rows[-1]
+    before, after = views[0], views[-1]
     first, last = before.scores.average_precision, after.scores.average_precision
     groups = {"lowest AP": most_changed(-first, ids, RISING + FALLING)}
-    views = [before]
-    if len(rows) > 1:
+    if len(views) > 1:
         gains = last - first
         groups = {
             "AP rises most": most_changed(np.where(gains > 0, gains, np.nan), ids, RISING),
@@ -192,7 +203,6 @@ def _draw_ranking(
         }
         groups = {name: found for name, found in groups.items() if found}
         groups = groups or {"no AP changes": most_changed(-first, ids, RISING)}
-        views = [before, after]
     chosen = [row for members in groups.values() for row in members]
     labels: list[Any] = [ids[chosen], other.ids, None, None]
     if query.cams is not None:
