@@ -84,7 +84,7 @@ class FeatureFile:
     parts : (N, P, D) array, optional
         Several features an image.
     visibility : (N, P) bools, or floats from 0 to 1, optional
-        How well each part is seen.
+        How well each part is seen. Integers 0 and 1 in a file come out as bools.
     generated_parts : (N, M, P, D) array, optional
         Parts of generated images.
     generated_visibility : (N, M, P) bools or floats, optional
@@ -199,6 +199,8 @@ def read_features(
         if name in taken and owner not in taken:
             allowed = ", ".join(map(repr, PART_NAMES))
             raise ValueError(f"{path} holds {name!r} but no {owner!r}; the arrays of part features are {allowed}")
+    for name in {"visibility", "generated_visibility"} & taken.keys():
+        taken[name] = _take_visibility(taken[name], f"{path}: {name}")
     remedy = f"store one integer or string for each row of {main!r}"
     for name in set(LABELS) & taken.keys():
         taken[name] = take_stored_labels(taken[name], n, f"{path}: {name}", remedy)
@@ -234,6 +236,23 @@ def _take_side(path: Path, held: Mapping[str, Any], spelled: Mapping[str, Mappin
     return arrays or dict(held)
 
 
+def _take_visibility(array: Any, name: str) -> Any:
+    """Integers 0 and 1 as bools: other programs store these so, and MATLAB's logical arrays are read as such."""
+    if is_tensor(array):
+        array = take_tensor(array, name)
+        if array.dtype == torch.bool or array.is_floating_point() or array.is_complex():
+            return array
+        array = array.long()  # torch compares no uint16
+    elif array.dtype.kind not in "iu":
+        return array
+    other = array[(array != 0) & (array != 1)]
+    if len(other):
+        raise ValueError(
+            f"{name} must hold bools, 0 and 1, or floats from 0 to 1, received the integer {int(other[0])}"
+        )
+    return array == 1
+
+
 def _tell_missing(suffix: str, name: str, held: Collection[str]) -> str:
     """What a file holds instead of an array, and what to do about it."""
     names = sorted(held)
@@ -250,6 +269,8 @@ def _tell_missing(suffix: str, name: str, held: Collection[str]) -> str:
         remedy = f"a {suffix} file holds features only, use .npz: np.savez(..., features=..., {name}=...)"
         if name in ("ids", "cams"):
             remedy += f"; or give a file of {name}, text, .csv or .npy (--help has the option)"
+    if name in ("ids", "cams") and "paths" in held:  # as `pose2id extract` writes them
+        remedy += "; or extract with --names or --dataset"
     return f"it holds: {listed}{more}; {remedy}"
 
 

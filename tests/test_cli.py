@@ -606,6 +606,9 @@ def test_missing_ids(capsys, command):
     message = refuse(capsys, *READING[command]("x.npz"))
     words = "it holds: cams, features; store it under that name, as in np.savez(..., ids=...)"
     assert message == f"x.npz must hold an array 'ids', {words}"
+    np.savez("x.npz", features=GALLERY["features"], paths=GALLERY["ids"].astype(str))  # as extract writes
+    message = refuse(capsys, *READING[command]("x.npz"))
+    assert message.endswith("as in np.savez(..., ids=...); or extract with --names or --dataset")
     torch.save(torch.tensor(GALLERY["features"]), "x.pt")
     np.save("x.npy", GALLERY["features"])
     for name in ("x.pt", "x.npy"):

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import weakref
@@ -703,6 +704,11 @@ def test_folders_that_cannot_be_read(folder, tmp_path, monkeypatch, capsys):
         (lambda pictures: [1.0] * len(pictures), TypeError, "must give a numpy array or a torch tensor"),
         (lambda pictures: colours(pictures)[:1], ValueError, r"must give shape \(9, D\)"),
         (lambda pictures: colours(pictures) * np.nan, ValueError, "must give finite features"),
+        (
+            lambda pictures: colours(pictures).reshape(-1, 2, 3),
+            ValueError,
+            r"received \(9, 2, 3\); several features an image are not taken here: save them under the name 'parts'",
+        ),
     ],
 )
 def test_encoders_that_give_something_else(folder, tmp_path, encoder, error, words):
@@ -746,12 +752,37 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
         ([], "name photographs"),
         (["--dataset", "market1501", "."], "needs --part"),
         (["photographs", "--dataset", "market1501", ".", "--part", "query"], "received photographs too"),
+        (["photographs", "--no-junk"], "--no-junk goes with --dataset"),
+        (["--dataset", "msmt17", ".", "--part", "query", "--no-junk"], "that mark junk: market1501, mars, synthetic; "),
+        (["--dataset", "market", ".", "--part", "query", "--no-junk"], "did you mean 'market1501'?"),
+        (["photographs", "--names", r"(?P<id>\d+)_x"], r"names '(?P<id>\d+)_x' finds no id in '0000_c1_000.png'; "),
+        (["photographs", "--names", r"\d+"], r"no others, received '\d+'"),
+        (["photographs", "--names", r"(\d"], r"a regular expression, received '(\d': "),
         (["photographs", "--size", "64"], "must be HEIGHTxWIDTH"),
         (["photographs", "--preset", "fast"], "--preset goes with --generate"),
         (["photographs", "--generated", "nowhere"], "nowhere is not a folder"),
     ):
         assert run("extract", *arguments, "--encoder", "model.onnx", "-o", "c.npz") == 2
         assert words in capsys.readouterr().err
+
+
+def test_junk_stays_or_goes(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    picture = next(folder.iterdir())
+    names = "bounding_box_train/0007_c1s1_000001_01", "query/0002_c1s1_000001_01"
+    names += "bounding_box_test/-1_c2s1_000001_01", "bounding_box_test/0002_c2s1_000001_01"
+    for name in names:
+        path = tmp_path / "market" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, path)
+    (tmp_path / "columns.py").write_text(
+        "import numpy as np\n\ndef encode(pictures):\n    return np.ones((len(pictures), 2))\n"
+    )
+    command = ["--dataset", "market1501", "market", "--part", "gallery", "--encoder", "columns:encode"]
+    for options, ids in (([], [-1, 2]), (["--no-junk"], [2])):
+        output = f"{len(ids)}.npz"
+        assert run("extract", *command, *options, "-o", output) == 0, capsys.readouterr().err
+        assert read_features(tmp_path / output).ids.tolist() == ids
 
 
 def test_the_encoder_of_the_tiny_weights(tmp_path, capsys):

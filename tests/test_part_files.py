@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, rerank
 from pose2id.cli import main
@@ -141,6 +142,44 @@ def test_who_takes_features_only_gets_features_or_an_error(tmp_path):
     np.savez(tmp_path / "x.npz", **QUERY)
     with pytest.raises(ValueError, match="must hold an array 'features', it holds: cams, ids, parts, visibility; "):
         read_features(tmp_path / "x.npz", names=("ids",))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", ["uint8", "int64", "uint16"])
+def test_integers_0_and_1_are_bools(tmp_path, suffix, kind):
+    """As other programs store what is seen, and as MATLAB's logical arrays are read."""
+    path = tmp_path / f"x{suffix}"
+    seen = {"visibility": QUERY["visibility"], "generated_visibility": np.arange(48).reshape(16, 1, 3) % 2 == 0}
+    arrays = {"parts": np.nan_to_num(QUERY["parts"]), "generated_parts": np.ones((16, 1, 3, 6), np.float32)}
+
+    def save(**more):
+        held = arrays | {name: array.astype(kind) for name, array in (seen | more).items()}
+        tensors = {name: torch.from_numpy(array) for name, array in held.items()}
+        if suffix == ".npz":
+            np.savez(path, **held)
+        elif suffix == ".mat":
+            savemat(path, held)
+        elif suffix == ".pt":
+            torch.save(tensors, path)
+        else:
+            pytest.importorskip("safetensors.torch").save_file(tensors, path)
+
+    save()
+    found = read_features(path)
+    for name, expected in seen.items():
+        array = np.asarray(getattr(found, name))
+        assert array.dtype == bool
+        np.testing.assert_array_equal(array, expected)
+    save(visibility=np.full((16, 3), 3))
+    with pytest.raises(ValueError, match=r": visibility must hold bools, 0 and 1, or .*, received the integer 3$"):
+        read_features(path)
+
+
+@pytest.mark.usefixtures("here")
+def test_commands_take_integers_0_and_1(capsys):
+    expected = run(capsys, *EVERY["evaluate before and after"])
+    np.savez("query.npz", **(QUERY | {"visibility": QUERY["visibility"].astype(int)}))
+    assert run(capsys, *EVERY["evaluate before and after"]) == expected
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -317,8 +356,8 @@ BAD = {
         "visibility must hold bools, or floats from 0 to 1, received 1.5 at (0, 0)",
     ),
     "integers": (
-        {"visibility": np.ones((16, 3), int)},
-        "visibility must hold bools, or floats from 0 to 1, received dtype int64; convert with .astype(bool)",
+        {"visibility": np.full((16, 3), 2)},
+        "visibility must hold bools, 0 and 1, or floats from 0 to 1, received the integer 2",
     ),
     "parts of integers": ({"parts": np.ones((16, 3, 6), int)}, "parts must hold float16, bfloat16, float32 or float64"),
     "a plain matrix": (

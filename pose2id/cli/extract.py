@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from pose2id.cli.devices import take_device
 from pose2id.cli.printing import say, tell
-from pose2id.datasets import read_dataset
+from pose2id.datasets import READERS, read_dataset
 from pose2id.ipg import require_packages
 from pose2id.ipg.folders import collect_references, find_pictures
 from pose2id.programs.extraction import Photographs, extract, from_files, from_set, load_encoder
@@ -82,7 +83,10 @@ def _take_photographs(arguments: argparse.Namespace) -> tuple[Photographs, list[
     if arguments.part is None:
         raise ValueError("--dataset needs --part query, gallery or train")
     name, root = arguments.dataset
-    data = read_dataset(name, root)
+    leaving = [of for of, reader in READERS.items() if "junk" in inspect.signature(reader).parameters]
+    if arguments.no_junk and name in READERS and name not in leaving:
+        raise ValueError(f"--no-junk is for data sets that mark junk: {', '.join(leaving)}; leave it out for {name}")
+    data = read_dataset(name, root, **({"junk": False} if arguments.no_junk else {}))
     images = getattr(data, arguments.part)
     if not len(images):
         raise ValueError(f"{name} has no images in its part {arguments.part}")

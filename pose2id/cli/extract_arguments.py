@@ -43,6 +43,15 @@ def add_extract(commands: Any) -> None:
     )
     extract.add_argument("--part", action=Option, needs=("dataset",), choices=PARTS, help="which part of the data set")
     extract.add_argument(
+        "--no-junk",
+        action=Option,
+        needs=("dataset",),
+        nargs=0,
+        default=False,
+        help="leave out pictures of identity -1, as published numbers of Market-1501 do; they are never scored, but "
+        "take part when the gallery is centralized",
+    )
+    extract.add_argument(
         "--encoder",
         required=True,
         metavar="NAME",

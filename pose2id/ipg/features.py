@@ -306,7 +306,11 @@ def _check_features(features: Any, n: int, like: Any) -> Any:
         raise TypeError(f"encoder must give floats, received dtype {features.dtype}; of at most 64 bits")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != n or not shape[1]:
-        raise ValueError(f"encoder must give shape ({n}, D) for {n} pictures, received {shape}")
+        words = f"encoder must give shape ({n}, D) for {n} pictures, received {shape}"
+        if len(shape) == 3 and min(shape[1:]) > 1:
+            words += "; several features an image are not taken here: save them under the name 'parts', as in "
+            words += "np.savez(..., parts=...), see the page Part features"
+        raise ValueError(words)
     if like is not None and (type(features), features.dtype, shape[1]) != (type(like), like.dtype, like.shape[1]):
         raise ValueError(
             f"encoder must give one kind of features; received {type(features).__name__} of {features.dtype}, "

@@ -173,20 +173,28 @@ def _search(keys: Sequence[str], names: str | None) -> dict[str, list[str]]:
     try:
         pattern = re.compile(names)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"names must be a regular expression, received {names[:200]!r}: {error}") from error
+        raise ValueError(f"names must be a regular expression, received {_show(names)}: {error}") from error
     groups = list(pattern.groupindex)
     if not groups or not set(groups) <= set(LABELS):
         allowed = ", ".join(f"(?P<{name}>...)" for name in LABELS)
-        raise ValueError(f"names must have one or more of the groups {allowed} and no others, received {names!r}")
+        raise ValueError(f"names must have one or more of the groups {allowed} and no others, received {_show(names)}")
     found: dict[str, list[str]] = {group: [] for group in groups}
     for key in keys:
         match = pattern.search(key)
         for group in groups:
             text = match and match[group]
             if not text:
-                raise ValueError(f"names {names!r} finds no {group} in {key!r}; mend it, or name other photographs")
+                raise ValueError(
+                    f"names {_show(names)} finds no {group} in {key!r}; mend it, or name other photographs"
+                )
             found[group].append(text)
     return found
+
+
+def _show(pattern: str) -> str:
+    """A pattern in quotes as it was typed: `repr` would double its backslashes."""
+    shown = pattern[:200]
+    return f"'{shown}'" if shown.isprintable() else repr(shown)
 
 
 def _as_labels(texts: Sequence[str]) -> Any:
