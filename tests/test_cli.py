@@ -891,6 +891,7 @@ def test_choices_are_those_there_are():
 @pytest.mark.parametrize(
     "command", [("demo", "--generate"), ("generate", "x", "-o", "y"), ("train", "generator", "x", "-o", "y")]
 )
+@pytest.mark.usefixtures("here")
 def test_what_draws_says_how_to_install_what_is_missing(capsys, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "PIL", None)
     for module in ("walkthrough", "generate", "train"):
