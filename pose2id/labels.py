@@ -25,6 +25,7 @@ _COLUMNS = {
     "cams": ("cams", "cam", "camid", "camids", "cam_id", "camera", "cameras", "camera_id"),
 }
 """What heads a column of identities, or of cameras; upper or lower case."""
+_TABLES = (".csv", ".tsv")
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:\.\d{0,40})?(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
@@ -39,8 +40,9 @@ def read_labels(path: str | os.PathLike[str], column: str = "ids", *, rows: int 
         whose head names the column; one column needs no head. Anything else is text: a label a line, with or without
         a head, or all labels in one line with commas or blanks between.
     column : {"ids", "cams"}
-        What to take of a table: a column called "ids", "id", "pid", "person_id", "identity" or "label"; or "cams",
-        "cam", "camid" or "camera".
+        What to take of a table: a column called "ids", "id", "pid", "pids", "person", "person_id", "identity",
+        "identities", "label" or "labels"; or "cams", "cam", "camid", "camids", "cam_id", "camera", "cameras" or
+        "camera_id". Upper or lower case.
     rows : int, optional
         How many there must be.
 
@@ -75,7 +77,7 @@ def read_labels(path: str | os.PathLike[str], column: str = "ids", *, rows: int 
         labels = _read_npy(path)
         count = labels.size if labels.ndim < 3 and labels.size in labels.shape else len(labels) if labels.ndim else 0
     else:
-        words = _read_table(path, name, suffix) if suffix in (".csv", ".tsv") else _read_text(path)
+        words = _read_table(path, name) if suffix in _TABLES else _read_text(path)
         if not words:
             raise ValueError(f"{path} must hold {name}, it holds none")
         labels, count = _take_words(words, f"{path}: {name}"), len(words)
@@ -111,29 +113,52 @@ def _read_text(path: Path) -> list[str]:
     return [text.strip(",") for _, text in lines]
 
 
-def _read_table(path: Path, column: str, suffix: str) -> list[str]:
-    """The cells of one column, without its head."""
+def find_column(path: str | os.PathLike[str], column: str) -> str | None:
+    """What heads the one column of identities, "ids", or cameras, "cams", in a table; None where there is no such."""
+    path = Path(path)
+    if path.suffix.lower() not in _TABLES or not (rows := _read_rows(path)):
+        return None
+    named = _find_named(rows[0][1], column)
+    return rows[0][1][named[0]] if len(named) == 1 else None
+
+
+def _find_named(head: Sequence[str], column: str) -> list[int]:
+    return [place for place, cell in enumerate(head) if cell.casefold() in _COLUMNS[column]]
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The cells of each line that is not empty, and its number; all of one length."""
     text = read_text(path)
     first = text.lstrip().partition("\n")[0]
-    comma = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
+    comma = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=comma, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as CSV: {one_line(error, 300)} in line {reader.line_num}") from error
-    if not rows:
+    for line, row in rows:
+        if len(row) != (wanted := len(rows[0][1])):
+            raise ValueError(f"{path} must have {wanted} columns in every line, found {len(row)} in line {line}")
+    return rows
+
+
+def _read_table(path: Path, column: str) -> list[str]:
+    """The cells of one column, without its head."""
+    if not (rows := _read_rows(path)):
         return []
     head = rows[0][1]
-    for line, row in rows:
-        if len(row) != len(head):
-            raise ValueError(f"{path} must have {len(head)} columns in every line, found {len(row)} in line {line}")
-    named = [place for place, cell in enumerate(head) if cell.casefold() in _COLUMNS[column]]
+    named = _find_named(head, column)
     if len(head) == 1:
         return [row[0] for _, row in rows[_is_head(head[0]) :]]
     if len(named) != 1:
         found = f"{'several' if named else 'none'} of {', '.join(head)}"
         wanted = ", ".join(_COLUMNS[column])
         near = next(filter(None, (suggest(cell, _COLUMNS[column]) for cell in head if not named)), "")
+        has_digits = re.search(r"\d", "".join(head))  # as labels have, and names of columns seldom
+        if has_digits and not near and not any(map(_is_head, head)):
+            line = ",".join(head)[:80]
+            near = f"; its first line {line!r} was taken for the head; a table of several columns needs one"
+            near += ", such as id,cam"
         raise ValueError(f"{path} must have one column called {wanted}, found {found}{near}")
     return [row[named[0]] for _, row in rows[1:]]
 

@@ -97,7 +97,8 @@ def test_every_trial_is_what_a_study_finds(kind) -> None:
         chosen = np.isin(QUERY.ids, identities)
         masked = replace(sides[0], ids=np.where(chosen, QUERY.ids, "-1"))
         rows = run_study(masked, sides[1], [trial.setting for trial in trials], density=False, **rules)
-        published, *_ = run_study(masked, sides[1], [choice.published.setting], density=False, **rules)
+        ends = [choice.published.setting, choice.base.setting]
+        published, base = run_study(masked, sides[1], ends, density=False, **rules)
         for row, trial in zip(rows, trials, strict=True):
             np.testing.assert_array_equal(row.scores.average_precision, trial.scores.average_precision)
             assert (row.mAP, row.rank1, row.error) == (trial.mAP, trial.rank1, trial.error)
@@ -105,6 +106,10 @@ def test_every_trial_is_what_a_study_finds(kind) -> None:
             pairs = row.scores.average_precision - published.scores.average_precision
             means = np.array([pairs[QUERY.ids == name].mean() for name in identities])
             assert trial.gain_error == pytest.approx(means.std(ddof=1) / len(means) ** 0.5, rel=1e-9, abs=1e-15)
+            assert trial.over_base == row.mAP - base.mAP
+            pairs = row.scores.average_precision - base.scores.average_precision
+            means = np.array([pairs[QUERY.ids == name].mean() for name in identities])
+            assert trial.over_base_error == pytest.approx(means.std(ddof=1) / len(means) ** 0.5, rel=1e-9, abs=1e-15)
 
 
 def test_the_table(choice) -> None:
@@ -117,6 +122,8 @@ def test_the_table(choice) -> None:
     lines = choice.describe(None).splitlines()
     assert [line.strip()[: len(name)] for line, name in zip(lines[3:], names, strict=False)] == names
     assert "12 other identities" in lines
+    assert lines[0].split() == ["mAP", "R1", "over", "published", "over", "length", "1"]
+    assert next(line for line in lines if line.startswith("  length 1 ")).endswith("  +0.00 ± 0.00")
     assert f"chosen: {choice.setting.name}" in lines
     assert "9 more were tried" in choice.describe(1)
     apart = choice.setting.other_cameras

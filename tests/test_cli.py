@@ -69,11 +69,11 @@ def here(tmp_path, monkeypatch):
 BOTH = ("--query", "query.npz", "--gallery", "gallery.npz")
 
 
-def run(capsys, *arguments):
+def run(capsys, *arguments, err=""):
     """What a command that must succeed prints to stdout."""
     code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
-    assert (code, captured.err) == (0, "")
+    assert (code, captured.err) == (0, err)
     return captured.out
 
 
@@ -401,7 +401,8 @@ def test_evaluate_passes_every_option_on(capsys):
 @pytest.mark.usefixtures("here")
 def test_evaluate_with_neighbours_from_other_cameras_and_generated_features(capsys):
     np.savez("query.npz", **QUERY, generated=VIEWS)
-    found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams", "--json"))["rows"]
+    err = "pose2id evaluate: only query.npz holds 'generated': the gallery, gallery.npz, is not fused\n"
+    found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", "--exclude-cams", "--json", err=err))["rows"]
     q = centralize(QUERY["features"], VIEWS, exclude=QUERY["cams"])
     g = centralize(GALLERY["features"], exclude=GALLERY["cams"])
     assert found[2] == as_row("centralized, with generated features", evaluate_features(q, g, *LABELS))
@@ -409,7 +410,8 @@ def test_evaluate_with_neighbours_from_other_cameras_and_generated_features(caps
         (("--rerank",), "centralized, with generated features, re-ranked"),
         (("--rerank", "--eta", 0), "centralized, re-ranked"),
     ):
-        found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", *options, "--json"))["rows"]
+        told = "" if "--eta" in options else err
+        found = json.loads(run(capsys, "evaluate", *BOTH, "--centralize", *options, "--json", err=told))["rows"]
         assert found[-1]["name"] == name
 
 
@@ -443,6 +445,38 @@ def test_evaluate_string_ids_and_no_cameras(capsys):
     found = json.loads(run(capsys, "evaluate", *BOTH, "--json", "-q"))["rows"]
     scores = evaluate_features(QUERY["features"], GALLERY["features"], QUERY["ids"], GALLERY["ids"])
     assert found == [as_row("as given", scores)]
+
+
+@pytest.mark.parametrize("lacking", SIDES)
+@pytest.mark.parametrize("command", ["evaluate --centralize", "tune --ks 0", "report -o page.html --no-rerank"])
+@pytest.mark.usefixtures("here")
+def test_generated_features_of_one_side_are_told(capsys, command, lacking):
+    if command.startswith("report"):
+        pytest.importorskip("matplotlib")
+    for name, side in (("query", QUERY), ("gallery", GALLERY)):
+        more = {} if name == lacking else {"generated": side["features"][:, None]}
+        np.savez(f"{name}.npz", **side, **more)
+    having = next(side for side in SIDES if side != lacking)
+    words, line = command.split(), f"only {having}.npz holds 'generated': the {lacking}, {lacking}.npz, is not fused\n"
+    assert main([words[0], *BOTH, *words[1:], "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    again = ["--overwrite"] * (words[0] == "report")
+    assert main([words[0], *BOTH, *words[1:], *again]) == 0
+    assert capsys.readouterr().err == f"pose2id {words[0]}: {line}"
+    without = ["--etas", "0"] if words[0] == "tune" else ["--eta", "0"]
+    assert main([words[0], *BOTH, *words[1:], *again, *without]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("here")
+def test_generated_features_of_one_side_of_one_file_are_told(capsys):
+    sides = {
+        f"{name}_{key}": each for name, side in (("query", QUERY), ("gallery", GALLERY)) for key, each in side.items()
+    }
+    np.savez("both.npz", **sides, query_generated=VIEWS)
+    assert main(["evaluate", "--query", "both.npz", "--gallery", "both.npz", "--centralize"]) == 0
+    line = "only the query of both.npz holds 'generated': the gallery is not fused\n"
+    assert capsys.readouterr().err == f"pose2id evaluate: {line}"
 
 
 @pytest.mark.parametrize("protocol", choices.PROTOCOLS)

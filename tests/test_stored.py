@@ -1,14 +1,16 @@
 """Files that other programs write: .mat and .pt with names of their own, both sides in one; labels in text and CSV."""
 
 import json
+import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
 
-from pose2id import centralize, evaluate_features, id_density
+from pose2id import centralize, evaluate_features, id_density, labels
 from pose2id.cli import main
 from pose2id.files import read_features, write_arrays
 from pose2id.labels import read_labels
@@ -384,6 +386,11 @@ BAD = {
         "must have one column called ids, .*, found several of id, label$",
     ),
     "no head": ("x.csv", b"1,2\n3,4\n", "must have one column called ids, .*, found none of 1, 2"),
+    "no head, told": (
+        "x.csv",
+        b"0,c1\n1,c2\n",
+        "found none of 0, c1; its first line '0,c1' was taken for the head; a table of several .* one, such as id,cam$",
+    ),
     "a short line": ("x.csv", b"id,cam\n1,2\n3\n", "x.csv must have 2 columns in every line, found 1 in line 3"),
     "an empty cell": ("x.csv", b"id,cam\n1,2\n,4\n", "x.csv: ids must not be empty, label 2 is"),
     "an open quote": ("x.csv", b'id,cam\n"1,2\n', "x.csv cannot be read as CSV: unexpected end of data in line"),
@@ -438,7 +445,8 @@ def test_evaluate_with_labels_of_their_own_files(capsys):
         ]
         found = json.loads(run(capsys, "evaluate", *BOTH, *options, "--json"))["rows"]
         assert found[0]["mAP"] == SCORES.mAP
-    err = "pose2id evaluate: no 'cams' in query.npy and gallery.npy: nothing is removed for its camera\n"
+    err = "pose2id evaluate: no 'cams' in query.npy and gallery.npy: nothing is removed for its camera"
+    err += "; gallery.csv has a column 'camid': --gallery-cams gallery.csv\n"
     options = ("--query-ids", "query_ids.txt", "--gallery-ids", "gallery.csv", "--json")
     found = json.loads(run(capsys, "evaluate", *BOTH, *options, err=err))["rows"]
     assert found[0]["mAP"] == evaluate_features(QUERY[0], GALLERY[0], QUERY[1], GALLERY[1]).mAP != SCORES.mAP
@@ -483,3 +491,29 @@ def test_labels_that_do_not_fit(capsys):
     assert refuse(capsys, "evaluate", *BOTH, "--ids", "query.csv") == "--ids goes with --features"
     alone = ("evaluate", "--features", "query.npy", "--query-ids", "query.csv")
     assert refuse(capsys, *alone) == "--query-ids goes with --query"
+
+
+def test_the_documents_name_every_column() -> None:
+    for text in (
+        Path(__file__).parents[1].joinpath("docs", "feature-files.md").read_text(),
+        labels.read_labels.__doc__,
+    ):
+        ids, cams = re.search(
+            r"column called ([^;]*?)[;,] (?:or|and for cameras) ([^;.]*)[,.]", text.replace("\n", " ")
+        ).groups()
+        for name, found in (("ids", ids), ("cams", cams)):
+            assert tuple(re.findall(r"[`\"](\w+)[`\"]", found)) == labels._COLUMNS[name]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune"])
+@pytest.mark.usefixtures("bare")
+def test_a_table_of_identities_that_holds_cameras_too(capsys, command) -> None:
+    options = (*BOTH, "--query-ids", "query.csv", "--gallery-ids", "gallery_ids.txt", "--json")
+    assert main([command, *options]) == 0
+    assert capsys.readouterr().err.endswith("for its camera; query.csv has a column 'camid': --query-cams query.csv\n")
+    alone = ("--features", "query.npy", "--ids", "query.csv", "--json")
+    if command == "evaluate":
+        assert main([command, *alone]) == 0
+        assert capsys.readouterr().err.endswith("camera; query.csv has a column 'camid': --cams query.csv\n")
+        message = refuse(capsys, command, *alone, "--centralize", "--exclude-cams")
+        assert message.endswith("it holds none; query.csv has a column 'camid': --cams query.csv")

@@ -14,14 +14,17 @@ from pose2id.centralization import centralize
 from pose2id.cli.inputs import (
     check_alike,
     check_part_options,
+    note_cams,
+    note_generated,
     note_parts,
     read_alone,
     read_input,
     read_sides,
+    suggest_cams,
     tell_steps,
 )
 from pose2id.cli.pictures import check_pictures, draw_pictures, find_photographs
-from pose2id.cli.printing import flush, say, say_json, tell
+from pose2id.cli.printing import flush, say, say_json
 from pose2id.density import VARIANTS, id_density
 from pose2id.evaluation import PROTOCOLS, Scores
 from pose2id.files import LABELS, NAMES, FeatureFile, check_output, write_arrays
@@ -37,7 +40,7 @@ _SCALED = "length 1"
 
 def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
     if arguments.exclude_cams and file.cams is None:
-        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none")
+        raise ValueError(f"--exclude-cams needs an array 'cams' in {file.path}, it holds none{suggest_cams(arguments)}")
 
 
 def run_centralize(arguments: argparse.Namespace) -> None:
@@ -177,6 +180,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         for file in files:
             _check_cams(arguments, file)
         eta = arguments.eta * any(side.generated is not None for side in sets)
+        note_generated(arguments, inputs, eta)
         method = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
         name = "centralized, with generated features" if eta else "centralized"
         settings.append(Setting(name, eta=eta, other_cameras=arguments.exclude_cams, **method))
@@ -192,10 +196,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     report = tell_steps(arguments, inputs)
     rows = run_study(query, gallery, settings, density=False, progress=arguments.progress, report=report, **options)
     note_parts(arguments, inputs)
-    by_camera = PROTOCOLS[arguments.protocol].same_camera_is_junk
-    if by_camera and all(file.cams is None for file in files) and not arguments.quiet:
-        where = " and ".join(dict.fromkeys(str(file.path) for file in files))
-        tell(f"pose2id evaluate: no 'cams' in {where}: nothing is removed for its camera")
+    if PROTOCOLS[arguments.protocol].same_camera_is_junk:
+        note_cams(arguments, inputs, "nothing is removed for its camera")
     if arguments.json:
         keys = ("name", "mAP", "mINP", "rank1", "rank5", "rank10", "valid_queries", "tied_rank1")
         found = {"protocol": arguments.protocol, "metric": arguments.metric, "rows": as_dicts(rows, keys)}

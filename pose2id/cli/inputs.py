@@ -15,7 +15,7 @@ from pose2id.centralization.arguments import take_generated
 from pose2id.cli.printing import tell
 from pose2id.errors import nearest
 from pose2id.files import NAMES, PART_NAMES, SIDES, FeatureFile, read_features
-from pose2id.labels import read_labels
+from pose2id.labels import find_column, read_labels
 from pose2id.parts import sets
 from pose2id.study import FeatureSet
 
@@ -149,6 +149,37 @@ def check_part_options(arguments: argparse.Namespace, inputs: Sequence[Input]) -
         raise ValueError(
             f"--engine {engine} searches no parts, which {path} holds; one engine does, leave --engine out"
         )
+
+
+def note_generated(arguments: argparse.Namespace, inputs: Sequence[Input], eta: float) -> None:
+    """Say on stderr that one of two sides is fused with generated features and the other is not."""
+    if len(inputs) < 2 or not eta or arguments.quiet:
+        return
+    sides = dict(zip(SIDES, inputs, strict=True))
+    having = [side for side, each in sides.items() if each.generated is not None]
+    if len(having) == 1:
+        (lacking,) = sides.keys() - having
+        name = "generated_parts" if inputs[0].has_parts else "generated"
+        path, other = (sides[side].file.path for side in (having[0], lacking))
+        where, rest = (path, f", {other},") if path != other else (f"the {having[0]} of {path}", "")
+        tell(f"pose2id {arguments.command}: only {where} holds {name!r}: the {lacking}{rest} is not fused")
+
+
+def note_cams(arguments: argparse.Namespace, inputs: Sequence[Input], so: str) -> None:
+    """Say on stderr that no file has cameras, and what follows."""
+    if all(each.file.cams is None for each in inputs) and not arguments.quiet:
+        where = " and ".join(dict.fromkeys(str(each.file.path) for each in inputs))
+        tell(f"pose2id {arguments.command}: no 'cams' in {where}: {so}{suggest_cams(arguments)}")
+
+
+def suggest_cams(arguments: argparse.Namespace) -> str:
+    """Words for tables of identities that hold cameras too, which were not asked for."""
+    words = ""
+    for side in ("", *(f"{name}_" for name in SIDES)):
+        table, given = (getattr(arguments, f"{side}{name}", None) for name in ("ids", "cams"))
+        if table and not given and (column := find_column(table, "cams")):
+            words += f"; {table} has a column {column!r}: --{side.replace('_', '-')}cams {table}"
+    return words
 
 
 def note_parts(arguments: argparse.Namespace, inputs: Sequence[Input]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from pose2id.cli.inputs import check_part_options, note_parts, read_sides, tell_steps
+from pose2id.cli.inputs import check_part_options, note_generated, note_parts, read_sides, tell_steps
 from pose2id.cli.printing import say
 from pose2id.files import LABELS
 from pose2id.report import write_report
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         for x in inputs
     ]
     eta = arguments.eta * any(data.generated is not None for data in sets)
+    note_generated(arguments, inputs, eta)
     other = cams if arguments.exclude_cams is None else arguments.exclude_cams
     method: dict[str, Any] = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
     setting = Setting("compared", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)

@@ -6,14 +6,14 @@ import argparse
 import math
 from typing import Any
 
-from pose2id.cli.inputs import check_part_options, note_parts, read_sides, tell_steps
-from pose2id.cli.printing import say, say_json, tell
+from pose2id.cli.inputs import check_part_options, note_cams, note_generated, note_parts, read_sides, tell_steps
+from pose2id.cli.printing import say, say_json
 from pose2id.study import Choice, choose
 from pose2id.tables import as_dicts
 
 KEYS = (
     *("name", "setting.eta", "setting.k1", "setting.k2", "setting.alpha", "setting.other_cameras"),
-    *("mAP", "error", "rank1", "gain", "gain_error"),
+    *("mAP", "error", "rank1", "gain", "gain_error", "over_base", "over_base_error"),
 )
 
 
@@ -35,9 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         **{name: getattr(arguments, name) for name in names},
     )
     note_parts(arguments, inputs)
-    if all(each.file.cams is None for each in inputs) and not arguments.quiet:
-        where = " and ".join(dict.fromkeys(str(each.file.path) for each in inputs))
-        tell(f"pose2id tune: no 'cams' in {where}: nothing is removed, and no neighbour left out, for its camera")
+    note_generated(arguments, inputs, max(trial.setting.eta for trial in choice.tried))
+    note_cams(arguments, inputs, "nothing is removed, and no neighbour left out, for its camera")
     if arguments.json:
         say_json(_as_json(choice))
         return

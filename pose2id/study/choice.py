@@ -57,6 +57,8 @@ class Trial:
     gain, gain_error : float
         mAP minus that of the published setting, and the standard error of this difference: identity by identity, so
         it is usually much smaller than `error`.
+    over_base, over_base_error : float
+        The same against features that are only scaled to length 1.
     """
 
     setting: Setting
@@ -64,6 +66,8 @@ class Trial:
     error: float
     gain: float
     gain_error: float
+    over_base: float
+    over_base_error: float
 
     name = property(attrgetter("setting.name"))
     mAP = property(attrgetter("scores.mAP"))
@@ -109,9 +113,10 @@ class Choice:
         best = self.tried[0]
         if best.gain > best.gain_error:
             return ""
+        gain = _show_difference(best.gain, best.gain_error)
         return (
-            f"the best setting is within the error of the published one: {_show_gain(best)} mAP on "
-            f"{len(self.validation)} identities; take more, or the published setting"
+            f"the best setting is within the error of the published one: {gain} mAP on {len(self.validation)} "
+            "identities; take more, or the published setting"
         )
 
     def describe(self, top: int | None = 10) -> str:
@@ -122,7 +127,13 @@ class Choice:
         rows = [(f"{len(self.validation)} validation identities", trial) for trial in (*shown, *ends)]
         rows += [(f"{len(self.others)} other identities", trial) for trial in self.reported]
         cells = [
-            (trial.name, f"{_percent(trial.mAP)} ± {_percent(trial.error)}", _percent(trial.rank1), _show_gain(trial))
+            (
+                trial.name,
+                f"{_percent(trial.mAP)} ± {_percent(trial.error)}",
+                _percent(trial.rank1),
+                _show_difference(trial.gain, trial.gain_error),
+                _show_difference(trial.over_base, trial.over_base_error),
+            )
             for _, trial in rows
         ]
         left = len(self.tried) - len(shown)
@@ -130,7 +141,10 @@ class Choice:
         legend[:0] = [f"{left} more were tried"] * bool(left)
         legend += [f"warning: {self.warning}"] * bool(self.warning)
         return format_text(
-            ("", "mAP", "R1", "over published"), cells, headings=[heading for heading, _ in rows], legend=legend
+            ("", "mAP", "R1", "over published", "over length 1"),
+            cells,
+            headings=[heading for heading, _ in rows],
+            legend=legend,
         )
 
     def __str__(self) -> str:
@@ -225,7 +239,8 @@ def choose(
         masked = replace(query, ids=np.where(np.isin(ids, identities), ids, junk))
         names = {setting.name: setting for setting in (published, base, *wanted)}
         scores = dict(_score(masked, gallery, list(names.values()), rules, engine=engine, progress=progress))
-        return {name: _try(names[name], found, scores[published.name], ids) for name, found in scores.items()}
+        ends = scores[published.name], scores[base.name]
+        return {name: _try(names[name], found, *ends, ids) for name, found in scores.items()}
 
     found = score(validation, settings, progress=progress)
     tried = [found[setting.name] for setting in settings]
@@ -331,9 +346,9 @@ def _score(
                 bar.update()
 
 
-def _try(setting: Setting, scores: Scores, published: Scores, ids: npt.NDArray[Any]) -> Trial:
-    gain, error = _compare(scores, published, ids)
-    return Trial(setting, scores, standard_error(scores, ids), gain, error)
+def _try(setting: Setting, scores: Scores, published: Scores, base: Scores, ids: npt.NDArray[Any]) -> Trial:
+    differences = *_compare(scores, published, ids), *_compare(scores, base, ids)
+    return Trial(setting, scores, standard_error(scores, ids), *differences)
 
 
 def _compare(one: Scores, other: Scores, ids: npt.NDArray[Any]) -> tuple[float, float]:
@@ -365,5 +380,5 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _show_gain(trial: Trial) -> str:
-    return f"{100 * trial.gain:+.2f} ± {_percent(trial.gain_error)}"
+def _show_difference(value: float, error: float) -> str:
+    return f"{100 * value:+.2f} ± {_percent(error)}"
