@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,15 @@ def test_transform_rows_do_not_see_each_other():
     model = NeighborCentralizer().fit(gallery)
     alone = np.concatenate([model.transform(query[i : i + 1]) for i in range(len(query))])
     np.testing.assert_array_equal(alone, model.transform(query))
+
+
+def test_transform_in_threads():
+    query, gallery = sets()
+    model = NeighborCentralizer().fit(gallery)
+    expected = model.transform(query)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(model.transform, np.tile(query, (10, 1))[:, None]))
+    np.testing.assert_array_equal(np.concatenate(found), np.tile(expected, (10, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
