@@ -22,8 +22,9 @@ from support.starting import start
 
 from pose2id import cli
 from pose2id.atomic import lock
+from pose2id.cli.signals import EndedError
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.training import FolderData, SmallModel, WorldData
+from pose2id.ipg.training import FolderData, SmallModel, WorldData, reports
 from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.ipg.training.recipe import Settings, read_settings
@@ -438,6 +439,70 @@ def test_without_poses_there_is_nothing_to_train(config, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["ipg-train", str(config), "-o", str(tmp_path / "file")]) == 2
     assert "must be a folder, it is a file" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_names_configuration_and_key(config, tmp_path, capsys, monkeypatch):
+    root = point_to_folders(config, tmp_path / "world", "market1501")
+    text = config.read_text()
+    config.write_text(text.replace(f'root = "{root}"', f'root = "{root}"\nkeypoints = "points.json"'))
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "generator", "tiny.toml", "-o", "run"]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == (
+        "pose2id train: tiny.toml: data: keypoints = 'points.json' is not there; relative paths begin at the folder "
+        f"where the command runs, {tmp_path}; to write such a file: pose2id poses {root} -o points.json\n"
+    )
+    config.write_text(text.replace(str(root), "elsewhere"))
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pose2id train: tiny.toml: ")
+    assert "elsewhere" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_terminal_says_how_far_it_is(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reports, "APART", 0)
+    command = ["train", "generator", str(config), "-o"]
+    assert cli.main([*command, str(tmp_path / "run")]) == 0
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "run" / "losses.csv").read_text().splitlines()[1:]]
+    lines = [f"pose2id train: step {step} of 6, loss {loss:.2f}\n" for step, loss in enumerate(losses, 1)]
+    assert capsys.readouterr().err == "".join(lines)
+    assert len(lines) == 6
+    assert cli.main([*command, str(tmp_path / "quiet"), "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_a_minute(tmp_path):
+    told, now = [], 100.0
+    log = reports.Reports(tmp_path, 0, 3000, tensorboard=False, progress=False, report=told.append, clock=lambda: now)
+    for step in range(1, 8):
+        now += 25
+        log.add(step, step / 8, 1e-3, 1.0)
+    log.close()
+    assert told == ["step 3 of 3,000, loss 0.38", "step 6 of 3,000, loss 0.75"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), EndedError(15)])
+def test_an_end_before_the_first_checkpoint_is_told(config, tmp_path, capsys, monkeypatch, error):
+    """The first is at step 2."""
+    add, last = reports.Reports.add, 1
+
+    def add_until(self, step, *values):
+        add(self, step, *values)
+        if step == last:
+            raise error
+
+    monkeypatch.setattr(reports.Reports, "add", add_until)
+    command = ["train", "generator", str(config), "-o", str(tmp_path / "run")]
+    code, end = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "ended by SIGTERM")
+    anew = f"pose2id train: there is no checkpoint in {tmp_path / 'run'} yet: the same command begins anew\n"
+    assert cli.main(command) == code
+    assert capsys.readouterr().err == f"{anew}pose2id train: {end}\n"
+    last = 3
+    assert cli.main(command) == code
+    assert capsys.readouterr().err == f"pose2id train: {end}\n"
+    steps = [line.split(",")[0] for line in (tmp_path / "run" / "losses.csv").read_text().splitlines()[1:]]
+    assert steps == ["1", "2", "3"]
 
 
 def test_a_picture_that_cannot_be_read_is_told_at_the_start(config, tmp_path, capsys):

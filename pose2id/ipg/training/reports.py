@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,43 @@ from pose2id.poses import representative_poses
 LOSSES = "losses.csv"
 _HEADER = "step,loss,learning_rate,gradient_norm"
 _COLUMNS = 8
+APART = 60.0
+"""Seconds between two lines of a run."""
 
 
 class Reports:
-    """The reports of a run of `total` steps; what was reported of steps after those `done` is removed."""
+    """The reports of a run of `total` steps; what was reported of steps after those `done` is removed.
 
-    def __init__(self, folder: Path, done: int, total: int, *, tensorboard: bool, progress: bool) -> None:
+    `report` is told every minute, by `clock`, how far the run is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        done: int,
+        total: int,
+        *,
+        tensorboard: bool,
+        progress: bool,
+        report: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.losses = LossLog(folder / LOSSES, done)
         self._board: Any = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "train", "Settings.tensorboard").SummaryWriter
             self._board = writer(str(folder / "tensorboard"), purge_step=done + 1)
         self._bar = tqdm(total=total, initial=done, desc="training", unit="step", disable=not progress)
+        self._total, self._report, self._clock, self._last = total, report, clock, clock()
 
     def add(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> None:
         """Report a step."""
         self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self._bar.update()
         self.losses.add(step, loss, learning_rate, gradient_norm)
+        if self._report and self._clock() - self._last >= APART:
+            self._last = self._clock()
+            self._report(f"step {step:,} of {self._total:,}, loss {loss:.2f}")
         if self._board:
             values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
             for name, value in values.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -115,6 +115,7 @@ def train(
     validation: Sequence[Record] = (),
     progress: bool = True,
     resume: bool = True,
+    report: Callable[[str], None] | None = None,
 ) -> IPGPipeline:
     """Train both UNets, the pose encoder and the IFR of a pipeline; its autoencoder and identity encoder stay as is.
 
@@ -141,6 +142,8 @@ def train(
         A bar on stderr, with the time left.
     resume : bool
         Go on from the newest checkpoint in `output`. False: refuse a folder with checkpoints.
+    report : callable, optional
+        Told every minute, in words, how far the run is; for where no bar is shown.
 
     Returns
     -------
@@ -181,7 +184,7 @@ def train(
         found = _open_folder(folder, plan, records, accelerator, resume=resume)
         trainer = Trainer(pipe, records, folder, validation, accelerator)
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            trainer.run(plan, found, progress=progress)
+            trainer.run(plan, found, progress=progress, report=report)
     return pipe
 
 
@@ -257,13 +260,21 @@ class Trainer:
         self.done = 0
         self.reports: Reports | None = None
 
-    def run(self, plan: Sequence[Stage], found: Checkpoint | None, *, progress: bool) -> None:
+    def run(
+        self,
+        plan: Sequence[Stage],
+        found: Checkpoint | None,
+        *,
+        progress: bool,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
         """Do what is left of a plan after a checkpoint, and save the result."""
         total, last = sum(stage.settings.steps for stage in plan), plan[-1].settings
         self.done = found.step if found else 0
         try:
             if self.accelerator.is_main_process:
-                self.reports = Reports(self.folder, self.done, total, tensorboard=last.tensorboard, progress=progress)
+                shown: dict[str, Any] = {"tensorboard": last.tensorboard, "progress": progress, "report": report}
+                self.reports = Reports(self.folder, self.done, total, **shown)
             start = 0
             for number, stage in enumerate(plan):
                 # A checkpoint at the end of a stage belongs to that stage: the next one has not begun.

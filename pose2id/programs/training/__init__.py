@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ from pose2id.validation import check_path
 __all__ = ["build_pipeline", "read_records", "run_training"]
 
 
-def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str], *, progress: bool = True) -> Path:
+def run_training(
+    config: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    progress: bool = True,
+    report: Callable[[str], None] | None = None,
+) -> Path:
     """Train a generator as a configuration says, or go on with that where it was.
 
     Parameters
@@ -38,6 +45,8 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
         there, and its result once more in half precision, ``pipeline-float16``.
     progress : bool
         Bars on stderr.
+    report : callable, optional
+        As for `train`.
 
     Returns
     -------
@@ -76,13 +85,18 @@ def run_training(config: str | os.PathLike[str], output: str | os.PathLike[str],
                 if processes.is_main_process:
                     _check_same_tables(target / "tables.json", {"data": recipe.data, "model": recipe.model})
                 pipe = build_pipeline(model, settings, records, target, progress=progress)
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError  # its own may want other arguments
+            except (
+                TypeError,
+                ValueError,
+                FileNotFoundError,
+            ) as error:  # of that kind: its own may want other arguments
+                kind = next(k for k in (TypeError, ValueError, FileNotFoundError) if isinstance(error, k))
                 raise kind(f"{config}: {error}") from error
             if isinstance(data, FolderData) and data.clean:
                 records = clean_records(pipe.identity_encoder, records, data.quantile, target, progress=progress)
         shown = choose_validation(data, settings, records)
-        train(pipe, records, target, settings, stages=recipe.stages, validation=shown, progress=progress)
+        told: dict[str, Any] = {"progress": progress, "report": report}
+        train(pipe, records, target, settings, stages=recipe.stages, validation=shown, **told)
         if isinstance(model, SmallModel) and processes.is_main_process:
             with write_folder(target / "pipeline-float16", overwrite=True) as part:
                 halve(pipe).save_pretrained(part)

@@ -180,11 +180,21 @@ def _draw_people(data: WorldData, people: range, settings: Settings, *, progress
     ]
 
 
+def _read_poses(data: FolderData, keypoints: str) -> dict[str, Pose]:
+    path = take_path(keypoints, "data: keypoints")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"data: keypoints = {keypoints!r} is not there; relative paths begin at the folder where the command runs, "
+            f"{Path.cwd()}; to write such a file: pose2id poses {data.root} -o {keypoints}"
+        )
+    return read_keypoints(path)
+
+
 def _read_part(data: FolderData, part: str) -> list[Record]:
     """The pictures of a data set's part: train, query or gallery."""
     root = take_path(data.root, "data: root")
     found = getattr(read_dataset(data.kind, root, **data.options), part)
-    poses = read_keypoints(take_path(data.keypoints, "data: keypoints")) if data.keypoints else {}
+    poses = _read_poses(data, data.keypoints) if data.keypoints else {}
     records = []
     for row, (path, who) in enumerate(zip(found.paths, found.ids, strict=True)):
         pose = poses.get(path.relative_to(root).as_posix())
