@@ -85,7 +85,7 @@ class Scores:
         Queries with at least one match left after junk removal; the others are skipped.
     tied_rank1 : int
         Valid queries where a right and a wrong item share the smallest distance exactly, so that only the order of
-        the gallery decides rank-1.
+        the gallery decides rank-1; *tied R1* in tables.
     average_precision : (Q,) float64 array
         That of every query, in their order; NaN for skipped ones.
     span : TieSpan or None
