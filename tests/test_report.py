@@ -22,7 +22,7 @@ from pose2id.report.drawing import draw_curves, draw_histogram
 from pose2id.report.pictures import Pictures
 from pose2id.study import FeatureSet, Setting, assess, centralize_sets, run_study
 
-AFTER = Setting("compared", k1=3, k2=3, alpha=4, other_cameras=True)
+AFTER = Setting("centralized", k1=3, k2=3, alpha=4, other_cameras=True)
 ODD = '"><script>document.title = "broken"</script> Łódź 東京 \'.png'
 
 
@@ -51,14 +51,15 @@ def table_of(page):
 def test_numbers_are_those_of_evaluate(tmp_path):
     query, gallery = make_sets()
     page = text_of(write_report(query, gallery, tmp_path / "a.html", AFTER))
+    assert re.search(r'</label>\s+<span id="count"', page)
     rows = {name: cells for name, *cells in table_of(page)}
     assert list(rows) == [
         "as given",
         "length 1",
         "as published, k1 = k2 = 2",
-        "compared",
-        "as given, re-ranked",
-        "compared, re-ranked",
+        "centralized",
+        "length 1, re-ranked",
+        "centralized, re-ranked",
     ]
     labels = (query.ids, gallery.ids, query.cams, gallery.cams)
     scores = evaluate_features(query.features, gallery.features, *labels)
@@ -66,9 +67,11 @@ def test_numbers_are_those_of_evaluate(tmp_path):
     assert rows["as given"][3] == f"{100 * scores.rank(1):.2f}"
     one, other = centralize_sets(query, gallery, AFTER)
     after = evaluate_features(one, other, *labels)
-    assert rows["compared"][0] == f"{100 * after.mAP:.2f}"
-    (row,) = run_study(query, gallery, [Setting("x", k1=3, k2=3, alpha=4, other_cameras=True, reranked=True)])
-    assert rows["compared, re-ranked"][0] == f"{100 * row.mAP:.2f}"
+    assert rows["centralized"][0] == f"{100 * after.mAP:.2f}"
+    settings = [Setting("x", k1=3, k2=3, alpha=4, other_cameras=True, reranked=True), Setting("y", reranked=True)]
+    row, base = run_study(query, gallery, settings)
+    assert rows["centralized, re-ranked"][0] == f"{100 * row.mAP:.2f}"
+    assert rows["length 1, re-ranked"][0] == f"{100 * base.mAP:.2f}"
     base = evaluate_features(query.features, gallery.features, *labels, metric="cosine")
     change = after.average_precision - base.average_precision
     means = [change[query.ids == who].mean() for who in np.unique(query.ids)]
@@ -112,6 +115,13 @@ def test_without_labels(tmp_path):
     path = write_report(*plain, tmp_path / "a.html", Setting("x", k1=2, k2=2), labelled=False)
     page = text_of(path)
     assert "cannot say whether it helps" in page
+    assert "other cameras" not in page
+    assert [row[4] for row in table_of(page)] == ["–"]  # from another camera
+    cams = [FeatureSet(data.features, data.ids, full.cams) for data, full in zip(plain, (query, gallery), strict=True)]
+    page = text_of(write_report(*cams, tmp_path / "b.html", Setting("x", k1=2, k2=2), labelled=False))
+    assert "how many neighbours come from other cameras" in page
+    assert "3 of the gallery&#39;s cameras, before" in page
+    assert "a letter is one camera." in page
     assert '<h2 id="scores">' not in page
     assert "identity" not in re.search(r'<ul class="queries">(.*?)</ul>', page, re.S)[1]
 
@@ -133,6 +143,22 @@ def test_the_precision_stands_beside_the_verdict(tmp_path):
     known = assess(gallery.features, ids=gallery.ids)
     low, high = known.interval
     assert f"{known.precision:.0%} are of one identity ({low:.0%} to {high:.0%})" in page
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_junk_is_of_no_identity(tmp_path, kind):
+    places = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0) + 0.01 * np.eye(8, 4, dtype=np.float32)
+    ids = np.array([-1, -1, 1, 2, 3, 3, 0, 0]).astype(kind)  # twins: junk, two people, one, distractors
+    both = [FeatureSet(places, ids) for _ in range(2)]
+    found = report_contents.gather(*both, Setting("x", k1=1, k2=1), labelled=True, protocol="all", reranked=False)
+    (stats,) = found.cameras
+    assert stats["each"] == 1
+    assert stats["right"] == 4 / 6
+    near = {kind: shares[0] for kind, shares in found.histograms[0]["series"].items()}
+    assert near == {"right": 1, "wrong": pytest.approx(2 / 26)}
+    page = text_of(write_report(*both, tmp_path / "a.html", Setting("x", k1=1, k2=1), protocol="all"))
+    assert "leaves out rows labelled -1" in page
+    assert "of the gallery&#39;s identities, before" in page
 
 
 @pytest.mark.parametrize(("q", "g", "people"), [(1, 5, 2), (3, 1, 1), (2, 2, 2)])
@@ -174,7 +200,22 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "neighbours of other cameras only" not in text_of(tmp_path / "all.html")
     assert main(["report", *files, "-o", "r.html"]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["report", *files, "-o", "other.html", "--images", "none"]) == 2
+    assert capsys.readouterr() == ("", "pose2id report: --images none is not a folder\n")
+    (tmp_path / "empty").mkdir()
+    assert main(["report", *files, "-o", "other.html", "--images", ".", "empty", "--count", "40"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no picture of g.npz is there, such as empty/g0.png; --images must be" in said
+    assert "pictures are not below . and empty, such as" in html.unescape(text_of(tmp_path / "other.html"))
     bare = ["--query", "q_bare.npz", "--gallery", "g_bare.npz"]
+    for name, data in zip(("query", "gallery"), make_sets(), strict=True):
+        for label in ("ids", "cams"):
+            np.save(f"{name}-{label}.npy", getattr(data, label))
+            bare += [f"--{name}-{label}", f"{name}-{label}.npy"]
+    assert main(["report", *bare, "-o", "labels.html"]) == 0
+    assert table_of(text_of(tmp_path / "labels.html")) == table_of(page)
+    bare = bare[:4]
     assert main(["report", *bare, "-o", "bare.html", "--no-rerank"]) == 0
     assert 'value="re-ranked"' not in text_of(tmp_path / "bare.html")
     for arguments, words in (
@@ -198,6 +239,11 @@ def test_pictures_stay_below_their_folder(tmp_path):
         assert pictures.number(path) is None
     assert len(pictures.missing) == 3
     assert Pictures(None).number("a.png") is None
+    two = Pictures([tmp_path, tmp_path / "inside"])
+    assert [two.number("a.png"), two.number("a.png", -1), two.number("secret.png"), two.number("secret.png", -1)] == [
+        *(None, 0),
+        *(1, None),
+    ]
 
 
 def test_shapes():

@@ -74,7 +74,10 @@ def add_features(commands: Any) -> None:
     _add_method(evaluate, needs=("centralize",), engine_needs=("centralize", "rerank"))
     _add_reranking(evaluate, needs=("rerank",))
     _add_parts(evaluate, fill=True, needs=("centralize",))
-    images = "folder that the 'paths' in the feature files are relative to, for pictures"
+    images = (
+        "folder that the 'paths' in the feature files are relative to, for pictures; or one for the queries and one "
+        "for the gallery"
+    )
     evaluate.add_argument(
         "--plot",
         metavar="FOLDER",
@@ -136,14 +139,10 @@ def add_features(commands: Any) -> None:
         description="Write a page, to be opened in a browser, that compares features with what centralizing makes of "
         "them: scores, curves, and the rankings that change most. Without 'ids' it shows all that needs none.",
     )
-    _add_sides(report)
+    _add_sides(report, labels=True)
     report.add_argument("-o", "--output", metavar="FILE", required=True, help="the .html file to write")
     report.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    report.add_argument(
-        "--images",
-        metavar="FOLDER",
-        help=images,
-    )
+    report.add_argument("--images", nargs="+", metavar="FOLDER", help=images)
     report.add_argument("--protocol", default="market1501", choices=PROTOCOLS, help=rules)
     report.add_argument(
         "--count", action=Option, check=count(1), type=int, default=24, help="queries that are shown (default 24)"

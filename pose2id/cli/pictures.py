@@ -25,19 +25,30 @@ def check_pictures(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{folder / there[0]} exists already; name another folder or pass --overwrite")
 
 
-def find_photographs(arguments: argparse.Namespace, files: Sequence[FeatureFile]) -> list[list[Path]] | None:
-    """Of each side the photographs of its rows, by --images; None without it. The first of each must be there."""
+def find_folders(arguments: argparse.Namespace, files: Sequence[FeatureFile]) -> list[Path]:
+    """The folder of each side's photographs, by --images; empty without it."""
     if arguments.images is None:
-        return None
+        return []
     roots = [check_path(folder, "--images") for folder in arguments.images]
     if len(roots) not in (1, len(files)):
         raise ValueError(f"--images takes one folder, or one for each feature file, received {len(roots)}")
-    found = []
-    for root, file in zip(roots * len(files) if len(roots) == 1 else roots, files, strict=False):
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"--images {root} is not a folder")
+    for file in files:
         if file.paths is None:
             raise ValueError(
                 f"--images needs an array 'paths' in {file.path}, it holds none; `pose2id extract` writes it"
             )
+    return roots * len(files) if len(roots) == 1 else roots
+
+
+def find_photographs(arguments: argparse.Namespace, files: Sequence[FeatureFile]) -> list[list[Path]] | None:
+    """Of each side the photographs of its rows, by --images; None without it. The first of each must be there."""
+    if arguments.images is None:
+        return None
+    found = []
+    for root, file in zip(find_folders(arguments, files), files, strict=True):
         paths = [root / str(path) for path in file.paths]
         if paths and not paths[0].is_file():
             raise ValueError(

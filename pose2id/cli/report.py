@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pose2id.cli.inputs import check_part_options, note_generated, note_parts, read_sides, tell_steps
-from pose2id.cli.printing import say
-from pose2id.files import LABELS
+from pose2id.cli.pictures import find_folders
+from pose2id.cli.printing import say, tell
+from pose2id.files import LABELS, FeatureFile
 from pose2id.report import write_report
 from pose2id.study import FeatureSet, Setting
 
@@ -24,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"{having.path} holds {name!r} and {lacking.path} does not; give both files, or neither, some"
             )
+    folders = find_folders(arguments, files)
     labelled = files[0].ids is not None
     cams = files[0].cams is not None
     if arguments.exclude_cams and not cams:
@@ -44,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     note_generated(arguments, inputs, eta)
     other = cams if arguments.exclude_cams is None else arguments.exclude_cams
     method: dict[str, Any] = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
-    setting = Setting("compared", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)
+    setting = Setting("centralized", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)
+    _note_missing(arguments, folders, files)
     path = write_report(
         sets[0],
         sets[1],
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         labelled=labelled,
         query_paths=files[0].paths,
         gallery_paths=files[1].paths,
-        images=arguments.images,
+        images=folders,
         command=["pose2id", *sys.argv[1:]],
         protocol=arguments.protocol,
         reranked=not arguments.no_rerank,
@@ -65,3 +70,18 @@ def run(arguments: argparse.Namespace) -> None:
     )
     note_parts(arguments, inputs)
     say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+def _note_missing(arguments: argparse.Namespace, folders: Sequence[Path], files: Sequence[FeatureFile]) -> None:
+    """Say on stderr where no picture of a side is there: the folder is probably another."""
+    lacking = []
+    for root, file in zip(folders, files, strict=False):
+        paths = [root / str(path) for path in file.paths]
+        if paths and not any(path.is_file() for path in paths):
+            lacking.append((file.path, paths[0]))
+    if lacking and not arguments.quiet:
+        where = " and ".join(str(path) for path, _ in lacking)
+        tell(
+            f"pose2id report: no picture of {where} is there, such as {lacking[0][1]}; --images must be the folder "
+            "that 'paths' are relative to"
+        )

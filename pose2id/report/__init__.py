@@ -28,6 +28,10 @@ from pose2id.validation import check_count, check_flag
 
 __all__ = ["write_report"]
 
+LEFT_OUT = (
+    "; the share of the same identity leaves out rows labelled -1, which belong to nobody; distractors with one label, "
+    "such as 0, count in it as one person"
+)
 PACKAGES = ("pose2id", "torch", "numpy", "scipy")
 
 
@@ -40,7 +44,7 @@ def write_report(
     labelled: bool = True,
     query_paths: Sequence[str] | None = None,
     gallery_paths: Sequence[str] | None = None,
-    images: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     title: str = "Does centralization help?",
     command: Sequence[str] = (),
     protocol: str = "market1501",
@@ -65,8 +69,9 @@ def write_report(
         Whether there are identities: scores, curves, right and wrong answers need them.
     query_paths, gallery_paths : sequences of str, optional
         The photographs' paths, one a row, shown as names.
-    images : path, optional
-        The folder that these are relative to, for pictures; one that is missing is left out, and counted.
+    images : path or sequence of one or two paths, optional
+        The folder that these are relative to, for pictures, or one for the queries and one for the gallery; a picture
+        that is missing is left out, and counted.
     title : str
     command : sequence of str
         What made the page, to be shown.
@@ -113,6 +118,7 @@ def write_report(
     path = Path(output)
     if path.exists() and not overwrite:
         raise ValueError(f"output {path} exists already; name another or pass --overwrite")
+    pictures = Pictures(images)
     contents = gather(
         query,
         gallery,
@@ -126,11 +132,10 @@ def write_report(
         progress=progress,
     )
     report("pictures")
-    pictures = Pictures(images)
     shown = _describe(contents, query, gallery, query_paths, gallery_paths, pictures, labelled=labelled)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    planes, marks = draw_plane(contents.plane)
+    planes, marks = draw_plane(contents.plane, labelled=labelled)
     versions = {name: metadata.version(name) for name in PACKAGES} | {"Python": platform.python_version()}
     sizes = [tuple(data.features.shape) for data in (query, gallery)]
     made = [
@@ -142,11 +147,11 @@ def write_report(
     ]
     if pictures.missing:
         contents.notes.append(
-            f"{len(pictures.missing):,} pictures are not below {images}, such as {pictures.missing[0]}."
+            f"{len(pictures.missing):,} pictures are not below {pictures.where}, such as {pictures.missing[0]}."
         )
     page = template.render(
         title=title,
-        verdict=_judge(contents, labelled=labelled),
+        verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None),
         summary=f"{sizes[0][0]:,} queries against {sizes[1][0]:,} gallery rows. Compared are features of length 1 with "
         f"{_tell_setting(setting)}.",
         contents=contents,
@@ -154,7 +159,7 @@ def write_report(
         histograms=[draw_histogram(part, name_views([part["name"]])[part["name"]]) for part in contents.histograms],
         planes=planes,
         marks=marks,
-        settings={"words": f"By {_tell_setting(setting)}"},
+        settings={"words": f"By {_tell_setting(setting)}{LEFT_OUT if labelled else ''}"},
         views=name_views(contents.views),
         shown=shown,
         labelled=labelled,
@@ -177,10 +182,10 @@ def _tell_setting(setting: Setting) -> str:
     return ", ".join(words)
 
 
-def _judge(contents: Contents, *, labelled: bool) -> str:
+def _judge(contents: Contents, *, labelled: bool, cams: bool) -> str:
     """The sentences on top."""
     if not labelled or contents.gain is None:
-        return _judge_without(contents)
+        return _judge_without(contents, cams=cams)
     gain, error = contents.gain
     words = f"mAP changes by {100 * gain:+.2f} points"
     if math.isnan(error):
@@ -197,7 +202,7 @@ def _judge(contents: Contents, *, labelled: bool) -> str:
     return f"{words} Of the gallery's mutual neighbours {share}."
 
 
-def _judge_without(contents: Contents) -> str:
+def _judge_without(contents: Contents, *, cams: bool) -> str:
     """What can be said without identities."""
     found = contents.estimated
     words = ""
@@ -216,10 +221,8 @@ def _judge_without(contents: Contents) -> str:
                 f"An estimate without identities, of mAP: {said}. {words}"
                 "Rank-1 may fall where mAP rises. A few dozen labelled pairs would tell more."
             )
-    return (
-        f"Without identities this page cannot say whether it helps. {words}Look at the rankings that change, "
-        "and at how many neighbours come from other cameras."
-    )
+    look = ", and at how many neighbours come from other cameras" if cams else ""
+    return f"Without identities this page cannot say whether it helps. {words}Look at the rankings that change{look}."
 
 
 def _describe(
@@ -255,7 +258,7 @@ def _describe(
                         "mark": f"{rank}" + {"right": " ✓", "wrong": " ✗"}.get(kind, ""),
                         "name": name(gallery, gallery_paths, row),
                         "alt": f"{rank}, {kind or 'found'}: {name(gallery, gallery_paths, row)}",
-                        "picture": pictures.number(None if gallery_paths is None else str(gallery_paths[row])),
+                        "picture": pictures.number(None if gallery_paths is None else str(gallery_paths[row]), -1),
                     }
                 )
             views.append({"key": key, "name": names[key], "tiles": tiles})

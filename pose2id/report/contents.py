@@ -20,6 +20,7 @@ from pose2id.reranking import rerank_top
 from pose2id.study import FeatureSet, Row, Setting, Verdict, assess, centralize_sets, run_study
 from pose2id.study.counting import Counted, count_right, take_known
 from pose2id.threads import fit_threads
+from pose2id.validation import JUNK, equal_label, take_labels
 
 TOP = 10
 """Gallery items shown of each ranking."""
@@ -97,7 +98,7 @@ def gather(
         settings = _settings(query, gallery, after)
         small = len(query.features) * len(gallery.features) <= PAIRS
         if reranked and small:
-            settings += [replace(s, name=f"{s.name}, re-ranked", reranked=True) for s in (settings[0], settings[-1])]
+            settings += [replace(s, name=f"{s.name}, re-ranked", reranked=True) for s in (settings[-3], settings[-1])]
         contents.rows = run_study(query, gallery, settings, protocol=protocol, density=False, report=report, **options)
         if reranked and not small:
             contents.notes.append(
@@ -236,6 +237,7 @@ def _show(
 def _count_distances(pairs: dict[str, Any], labels: tuple[Any, ...], *, labelled: bool) -> list[dict[str, Any]]:
     """Histograms: of right and of wrong pairs, or without labels of each query's nearest item."""
     histograms = []
+    known = [_known(ids) for ids in labels[:2]] if labelled else []
     for name, (one, other) in pairs.items():
         top = 2.0
         counts = np.zeros((2, BINS))
@@ -248,11 +250,12 @@ def _count_distances(pairs: dict[str, Any], labels: tuple[Any, ...], *, labelled
                 counts[1] += _count(table.min(axis=1), top)
                 continue
             right = np.asarray(labels[0])[block][:, None] == np.asarray(labels[1])
+            someone = known[0][block][:, None] & known[1]
             other_camera = np.ones_like(right)
             if labels[2] is not None:
                 other_camera = np.asarray(labels[2])[block][:, None] != np.asarray(labels[3])
-            counts[0] += _count(table[right & other_camera], top)
-            counts[1] += _count(table[~right], top)
+            counts[0] += _count(table[right & other_camera & someone], top)
+            counts[1] += _count(table[~right & someone], top)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         kinds = ("right", "wrong") if labelled else ("", "nearest")
         series = {kind: part.tolist() for kind, part in zip(kinds, shares, strict=True) if kind}
@@ -267,12 +270,13 @@ def _count(values: Any, top: float) -> Any:
 
 def _map(pairs: dict[str, Any], gallery: FeatureSet, *, labelled: bool) -> dict[str, list[dict[str, Any]]]:
     """Places in a plane of the rows of some identities, or without labels of some cameras, before and after."""
-    groups = np.asarray(gallery.ids) if labelled else None if gallery.cams is None else np.asarray(gallery.cams)
-    if groups is None:
+    whose = np.asarray(gallery.ids) if labelled else None if gallery.cams is None else np.asarray(gallery.cams)
+    if whose is None:
         return {}
-    names, counts = np.unique(groups, return_counts=True)
-    usual = [at for at in np.argsort(-counts, kind="stable") if str(names[at]) not in ("-1", "0")][:MAPPED]
-    rows = [np.flatnonzero(groups == names[at])[:CLOUD] for at in usual if counts[at] > 1]
+    names, counts = np.unique(whose, return_counts=True)
+    others = ("-1", "0") if labelled else ()  # junk and distractors; a camera 0 is one like others
+    usual = [at for at in np.argsort(-counts, kind="stable") if str(names[at]) not in others][:MAPPED]
+    rows = [np.flatnonzero(whose == names[at])[:CLOUD] for at in usual if counts[at] > 1]
     if not rows:
         return {}
     every = np.concatenate(rows)
@@ -287,7 +291,7 @@ def _map(pairs: dict[str, Any], gallery: FeatureSet, *, labelled: bool) -> dict[
         scale = np.abs(placed).max() or 1.0
         ends = np.cumsum([len(part) for part in rows])[:-1]
         clouds = np.split(placed / scale, ends)
-        kept = [str(groups[part[0]]) for part in rows]
+        kept = [str(whose[part[0]]) for part in rows]
         planes[name] = [{"name": who, "points": cloud.tolist()} for who, cloud in zip(kept, clouds, strict=True)]
     return planes
 
@@ -303,24 +307,34 @@ def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, eng
     table = knn_graph(rows, min(k, n - 1), exclude=exclude, engine=engine).indices
     mutual = mutual_neighbors(take_array(table, "neighbors")[0], after.k1, after.k2).cpu().numpy()
     cams = np.zeros(n, int) if gallery.cams is None else np.asarray(gallery.cams)
-    ids = np.asarray(gallery.ids)
+    ids, known = np.asarray(gallery.ids), _known(gallery.ids) if labelled else np.ones(n, bool)
     stats = []
     row, at = np.nonzero(mutual >= 0)
     other = mutual[row, at]
     for camera in [*np.unique(cams), None]:
         own = np.ones(n, bool) if camera is None else cams == camera
         mine = own[row]
+        asked = mine & known[row] & known[other]
         stats.append(
             {
                 "name": "all" if camera is None else str(camera),
                 "rows": int(own.sum()),
                 "linked": float(np.isin(np.flatnonzero(own), row[mine]).mean()),
                 "each": float(mine.sum() / own.sum()),
-                "elsewhere": float((cams[row[mine]] != cams[other[mine]]).mean()) if mine.any() else math.nan,
-                "right": float((ids[row[mine]] == ids[other[mine]]).mean()) if labelled and mine.any() else math.nan,
+                "elsewhere": _share(cams[row[mine]] != cams[other[mine]]) if gallery.cams is not None else math.nan,
+                "right": _share(ids[row[asked]] == ids[other[asked]]) if labelled else math.nan,
             }
         )
     return stats[-1:] if gallery.cams is None else stats
+
+
+def _share(found: Any) -> float:
+    return float(found.mean()) if len(found) else math.nan
+
+
+def _known(ids: Any) -> Any:
+    """The rows that belong to somebody."""
+    return ~equal_label(take_labels(ids, len(ids), "ids"), JUNK)
 
 
 def name_views(views: Sequence[str]) -> dict[str, str]:

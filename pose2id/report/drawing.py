@@ -64,8 +64,11 @@ def draw_histogram(part: dict[str, Any], name: str) -> dict[str, Any]:
     return {"lines": lines, "ticks": ticks, "caption": caption, "words": caption}
 
 
-def draw_plane(planes: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Letters in a plane, one for each identity; and which letter is who."""
+def draw_plane(
+    planes: dict[str, list[dict[str, Any]]], *, labelled: bool
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Letters in a plane, one for each identity, or camera; and which letter is who."""
+    kinds, kind = ("identities", "identity") if labelled else ("cameras", "camera")
     drawn, marks = [], []
     for view, clouds in planes.items():
         marks = [(MARKS[at], cloud["name"]) for at, cloud in enumerate(clouds)]
@@ -79,9 +82,7 @@ def draw_plane(planes: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, 
             for at, cloud in enumerate(clouds)
             for x, y in cloud["points"]
         ]
-        words = f"{len(clouds)} of the gallery's groups, {'before' if view == 'before' else 'centralized'}"
-        caption = (
-            f"{words}: rows in the two directions in which they differ most; a letter is one identity (or camera)."
-        )
+        words = f"{len(clouds)} of the gallery's {kinds}, {'before' if view == 'before' else 'centralized'}"
+        caption = f"{words}: rows in the two directions in which they differ most; a letter is one {kind}."
         drawn.append({"points": points, "caption": caption, "words": caption})
     return drawn, marks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pose2id.images import read_image
@@ -14,28 +15,38 @@ QUALITY = 70
 
 
 class Pictures:
-    """Data URIs of photographs below a folder, each once, by number."""
+    """Data URIs of photographs below a folder, or one of the queries and one of the gallery; each once, by number."""
 
-    def __init__(self, root: str | os.PathLike[str] | None) -> None:
-        self.root = None if root is None else Path(root)
+    def __init__(self, roots: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> None:
+        folders = [roots] if isinstance(roots, str | os.PathLike) else list(roots or ())
+        if len(folders) > 2:
+            raise ValueError(f"images must be one folder, or one for each side, received {len(folders)}")
+        self.roots = [Path(folder) for folder in folders]
         self.uris: list[str] = []
         self.missing: list[str] = []
-        self._numbers: dict[str, int | None] = {}
+        self._numbers: dict[Path, int | None] = {}
 
-    def number(self, path: str | None) -> int | None:
-        """The number of a photograph's picture; None where it cannot be shown."""
-        if self.root is None or path is None:
+    @property
+    def where(self) -> str:
+        """The folders in words."""
+        return " and ".join(dict.fromkeys(map(str, self.roots)))
+
+    def number(self, path: str | None, side: int = 0) -> int | None:
+        """The number of a photograph's picture, of the first folder or the last (-1); None where it cannot be shown."""
+        if not self.roots or path is None:
             return None
-        if path not in self._numbers:
+        root = self.roots[side]
+        full = root / path
+        if full not in self._numbers:
             try:
-                self._numbers[path] = self._add(self.root / path)
+                self._numbers[full] = self._add(full, root)
             except (ValueError, OSError):
-                self._numbers[path] = None
+                self._numbers[full] = None
                 self.missing.append(path)
-        return self._numbers[path]
+        return self._numbers[full]
 
-    def _add(self, path: Path) -> int:
-        if not path.resolve().is_relative_to(self.root.resolve()):  # type: ignore[union-attr] # only asked with a root
+    def _add(self, path: Path, root: Path) -> int:
+        if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{path} leaves the folder")
         picture = read_image(path)
         picture.thumbnail((WIDTH, HEIGHT))
