@@ -83,7 +83,7 @@ def test_numbers_are_those_of_evaluate(tmp_path):
     ("gain", "word"), [((0.03, 0.01), "helps"), ((-0.03, 0.01), "hurts"), ((0.015, 0.01), "Unclear")]
 )
 def test_the_verdict_is_beyond_its_error(tmp_path, monkeypatch, gain, word):
-    monkeypatch.setattr(report_contents, "_paired_gain", lambda *_: gain)
+    monkeypatch.setattr(report_contents, "compare_scores", lambda *_: gain)
     page = text_of(write_report(*make_sets(), tmp_path / "a.html", AFTER))
     assert word in re.search(r'id="verdict">(.*?)</p>', page)[1]
 

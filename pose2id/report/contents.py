@@ -13,12 +13,13 @@ import torch
 from pose2id.arrays import cut, take_array, take_features
 from pose2id.centralization.mutual import mutual_neighbors
 from pose2id.distances import full_precision, unit
-from pose2id.evaluation import Scores, evaluate_features, rank_gallery
+from pose2id.evaluation import rank_gallery
 from pose2id.neighbors import knn_graph
-from pose2id.parts import PartFeatures, evaluate_parts, part_distances, part_neighbors, rerank_parts
+from pose2id.parts import PartFeatures, part_distances, part_neighbors, rerank_parts
 from pose2id.reranking import rerank_top
 from pose2id.study import FeatureSet, Row, Setting, Verdict, assess, centralize_sets, run_study
 from pose2id.study.counting import Counted, count_right, take_known
+from pose2id.study.runs import compare_scores
 from pose2id.threads import fit_threads
 from pose2id.validation import JUNK, equal_label, take_labels
 
@@ -90,24 +91,27 @@ def gather(
         "before": centralize_sets(query, gallery, before, **options),
         "after": centralize_sets(query, gallery, after, **options),
     }
-    lists: dict[str, Any] = {}
     precision: dict[str, Any] = {}
     labels = (query.ids, gallery.ids, query.cams, gallery.cams)
     if labelled:
         report("scoring")
         settings = _settings(query, gallery, after)
+        compared = {"before": len(settings) - 3, "after": len(settings) - 1}
         small = len(query.features) * len(gallery.features) <= PAIRS
         if reranked and small:
-            settings += [replace(s, name=f"{s.name}, re-ranked", reranked=True) for s in (settings[-3], settings[-1])]
+            settings += [
+                replace(s, name=f"{s.name}, re-ranked", reranked=True)
+                for s in map(settings.__getitem__, compared.values())
+            ]
         contents.rows = run_study(query, gallery, settings, protocol=protocol, density=False, report=report, **options)
         if reranked and not small:
             contents.notes.append(
                 f"Re-ranked rows are left out of the table: they need the whole matrix of {len(query.features):,} x "
                 f"{len(gallery.features):,} distances. The rankings below are re-ranked."
             )
-        scores = {name: _score(*pair, labels, protocol) for name, pair in pairs.items()}
+        scores = {name: contents.rows[at].scores for name, at in compared.items()}
         precision = {name: found.average_precision for name, found in scores.items()}
-        contents.gain = _paired_gain(precision["before"], precision["after"], query.ids)
+        contents.gain = compare_scores(scores["after"], scores["before"], query.ids)
         contents.curves = {name: [found.rank(k) for k in range(1, 51)] for name, found in scores.items()}
         change = np.nan_to_num(precision["after"] - precision["before"])
         chosen = np.argsort(-np.abs(change), kind="stable")[:count]
@@ -157,23 +161,6 @@ def _distances(one: Any, other: Any) -> Any:
     rows, items = (unit(take_array(x, "features")[0].float()) for x in (one, other))
     with full_precision(rows.device):
         return (2 - 2 * rows @ items.T).clamp_(min=0).sqrt_().cpu().numpy()
-
-
-def _score(one: Any, other: Any, labels: tuple[Any, ...], protocol: str) -> Scores:
-    if isinstance(one, PartFeatures):
-        seen = {"query_visibility": one.visibility, "gallery_visibility": other.visibility}
-        return evaluate_parts(one.parts, other.parts, *labels, protocol=protocol, **seen)
-    return evaluate_features(one, other, *labels, protocol=protocol, metric="cosine")
-
-
-def _paired_gain(before: Any, after: Any, ids: Any) -> tuple[float, float]:
-    """Change of mAP, and its standard error over identities."""
-    change = after - before
-    there = ~np.isnan(change)
-    labels = np.asarray(ids)[there]
-    means = np.array([change[there][labels == who].mean() for who in np.unique(labels)])
-    error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
-    return float(change[there].mean()), error
 
 
 def _nearest(one: Any, other: Any, count: int) -> Any:

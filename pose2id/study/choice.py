@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pose2id.centralization import SearchedSet
 from pose2id.evaluation import Scores, evaluate_features
-from pose2id.study.runs import FeatureSet, Setting, run_study, standard_error
+from pose2id.study.runs import FeatureSet, Setting, compare_scores, run_study, standard_error
 from pose2id.tables import format_text
 from pose2id.validation import JUNK, check_count, check_flag, check_number, equal_label, take_labels
 
@@ -347,14 +347,8 @@ def _score(
 
 
 def _try(setting: Setting, scores: Scores, published: Scores, base: Scores, ids: npt.NDArray[Any]) -> Trial:
-    differences = *_compare(scores, published, ids), *_compare(scores, base, ids)
+    differences = *compare_scores(scores, published, ids), *compare_scores(scores, base, ids)
     return Trial(setting, scores, standard_error(scores, ids), *differences)
-
-
-def _compare(one: Scores, other: Scores, ids: npt.NDArray[Any]) -> tuple[float, float]:
-    """mAP of one minus that of the other, and the standard error of the difference, identity by identity."""
-    pairs = replace(one, average_precision=one.average_precision - other.average_precision)
-    return one.mAP - other.mAP, standard_error(pairs, ids)
 
 
 def _pick(tried: Sequence[Trial], grid: Mapping[str, list[Any]], ids: npt.NDArray[Any]) -> Setting:
@@ -370,7 +364,7 @@ def _pick(tried: Sequence[Trial], grid: Mapping[str, list[Any]], ids: npt.NDArra
 
     near = []
     for trial in tried:
-        lead, error = _compare(tried[0].scores, trial.scores, ids)
+        lead, error = compare_scores(tried[0].scores, trial.scores, ids)
         if lead <= (0 if math.isnan(error) else error / 4):
             near.append(trial)
     return min(near, key=count_steps).setting  # of equals the best

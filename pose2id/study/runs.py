@@ -336,6 +336,12 @@ def standard_error(scores: Scores, ids: Labels) -> float:
     return float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else math.nan
 
 
+def compare_scores(one: Scores, other: Scores, ids: Labels) -> tuple[float, float]:
+    """mAP of one minus that of the other, and the standard error of the difference, identity by identity."""
+    pairs = replace(one, average_precision=one.average_precision - other.average_precision)
+    return one.mAP - other.mAP, standard_error(pairs, ids)
+
+
 def _sides(setting: Setting) -> tuple[_Side, _Side]:
     """What is done to the queries, and to the gallery; settings that agree in it share the features."""
     plain = Setting("", normalize=setting.normalize)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.study.runs import FeatureSet, Setting, run_study, standard_error
+from pose2id.study.runs import FeatureSet, Setting, compare_scores, run_study
 from pose2id.validation import JUNK, is_tensor
 
 SETTINGS = {
@@ -69,10 +69,9 @@ def try_settings(
     rows = run_study(query, base, [Setting("base"), *settings], density=False, engine=engine)
     gains = {}
     for name, row in zip(names, rows[1:], strict=True):
-        change = row.scores.average_precision - rows[0].scores.average_precision
-        error = standard_error(replace(row.scores, average_precision=change), query.ids)
+        gain, error = compare_scores(row.scores, rows[0].scores, query.ids)
         if not math.isnan(error):
-            gains[name] = float(np.nanmean(change)), error
+            gains[name] = gain, error
     return gains
 
 
