@@ -7,9 +7,11 @@ BIN := $(VENV)/$(SCRIPTS)
 OLDEST := .venv-oldest
 OLDEST_BIN := $(OLDEST)/$(SCRIPTS)
 READY := $(VENV)/ready
+RECENT := .venv-integrations
+NUMPY1 := .venv-integrations-numpy1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest lint docs bench
+.PHONY: demo test test-oldest test-integrations lint docs bench
 
 demo: $(READY)
 	$(BIN)/pose2id demo
@@ -31,6 +33,22 @@ test-oldest:
 	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct $(TORCH) \
 		--only-binary :all: --no-binary pose2id --editable '.[completion,faiss-cpu,ipg,plots,poses,report]' --group test
 	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' -W default::DeprecationWarning
+
+# The adapters with the frameworks themselves, in the versions that pyproject.toml names. Those that no registry has are read
+# from the folder that POSE2ID_FRAMEWORKS names; without it their tests are skipped and say what to clone.
+test-integrations: export OMP_NUM_THREADS = 1
+test-integrations: $(RECENT)/ready $(NUMPY1)/ready
+	$(RECENT)/$(SCRIPTS)/python -m pytest -rs tests/integrations --ignore tests/integrations/test_oml.py
+	$(NUMPY1)/$(SCRIPTS)/python -m pytest -rs tests/integrations/test_oml.py
+
+$(RECENT)/ready: GROUP := integrations
+$(NUMPY1)/ready: GROUP := integrations-numpy1
+$(RECENT)/ready $(NUMPY1)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --upgrade 'pip>=25.1'
+	$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+		--editable . --group $(GROUP)
+	@touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

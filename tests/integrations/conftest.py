@@ -1,0 +1,113 @@
+"""Frameworks as they are: packages that `make test-integrations` installs, and clones in a folder that one names.
+
+Not part of `make test`; `pytest tests/integrations` runs them in any environment, and what is missing there is skipped.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pose2id.datasets import load_demo
+
+HERE = Path(__file__).parent
+FRAMEWORKS = "POSE2ID_FRAMEWORKS"  # a folder with one folder for each of CLONES
+CLONES = {
+    "deep-person-reid": ("KaiyangZhou", "f8cd150fdf77e8d9e1ed143b7f308c2c609ded50"),
+    "fast-reid": ("JDAI-CV", "c9bc3ceb2f7a6438b62fb515ea3df6d1e999e95d"),
+    "TransReID": ("damo-cv", "dec55046fcdfadee14e2c28e2df89305d8f7557a"),
+    "CLIP-ReID": ("Syliz517", "eb1898b72c882875f478bebfc6d41644eece0a5d"),
+    "wildlife-tools": ("WildlifeDatasets", "54449df7a4e4ffd2406e3c4f5c2bdd1fe46ec878"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Warnings are errors for this package's own tests; frameworks warn of much."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+def declare_operators():
+    """Let `import torchvision` pass beside a torch for the CPU, where the wheel for CUDA cannot load its own operators.
+
+    What does not need them works: transforms, models, roi_align. Where its library loads, nothing is declared.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    libraries = [] if spec is None else list(Path(spec.origin).parent.glob("_C*"))
+    if not libraries:
+        return None
+    try:
+        torch.ops.load_library(str(libraries[0]))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library
+    return None
+
+
+TORCHVISION = declare_operators()  # kept: with the object the declarations would go
+
+
+@pytest.fixture(scope="session")
+def package():
+    """A function that imports a package from the registry, or skips the test."""
+
+    def find(name):
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            pytest.skip(f"{name} is not installed; make test-integrations does it")
+        return importlib.import_module(name)
+
+    return find
+
+
+def is_below(module, folder):
+    """Whether a module was read from a folder; namespace packages have no file."""
+    places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))
+    return any(Path(place).is_relative_to(folder) for place in places)
+
+
+@pytest.fixture(scope="module")
+def clone():
+    """A function that puts the clone of a name first on the path of imports, for this file of tests, or skips them.
+
+    Some clones have packages of the same names (`utils`), so what was imported from one is forgotten afterwards.
+    """
+    used = []
+
+    def find(name):
+        owner, commit = CLONES[name]
+        home = os.environ.get(FRAMEWORKS)
+        folder = Path(home, name).resolve() if home else Path(name)
+        if not home or not folder.is_dir():
+            where = Path(home) if home else "FOLDER"
+            pytest.skip(
+                f"{name} is not in the folder that {FRAMEWORKS} names: git clone https://github.com/{owner}/{name} "
+                f"{where}/{name} && git -C {where}/{name} checkout {commit}"
+                + ("" if home else f" && export {FRAMEWORKS}={where}")
+            )
+        forget()
+        sys.path.insert(0, str(folder))
+        used.append(str(folder))
+        return folder
+
+    def forget():
+        for folder in used:
+            sys.path.remove(folder)
+            for module in [name for name, module in sys.modules.items() if is_below(module, folder)]:
+                del sys.modules[module]
+        used.clear()
+
+    yield find
+    forget()
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo set: features of 240 queries and 1,260 gallery rows, labels and cameras."""
+    return load_demo()
