@@ -1,0 +1,76 @@
+"""Losses that several systems share: which person it is, and who is farther away than whom."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+MARGIN = 0.3
+"""Of triplets: by so much another person should be farther away than the same one."""
+SMOOTHING = 0.1
+"""Of labels: the share of a target that all classes have."""
+
+
+class Classifier(nn.Module):
+    """Features (N, D) to scores of identities, behind a batch normalisation without a shift (BNNeck).
+
+    References
+    ----------
+    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPR workshops 2019.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+        self.norm.bias.requires_grad_(False)
+        self.linear = nn.Linear(width, classes, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.001)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Scores (N, classes)."""
+        scores: torch.Tensor = self.linear(self.norm(features))
+        return scores
+
+
+def identity_loss(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of scores (N, classes) with smoothed labels."""
+    return functional.cross_entropy(scores, ids, label_smoothing=SMOOTHING)
+
+
+def euclidean(features: torch.Tensor) -> torch.Tensor:
+    """Distances (N, N) within a batch (N, D), with a gradient everywhere: equal rows are 1e-6 apart."""
+    lengths = features.square().sum(1)
+    squared = lengths[:, None] + lengths - 2 * features @ features.T
+    return squared.clamp(min=1e-12).sqrt()
+
+
+def mine_triplets(distances: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row the farthest of its identity and the nearest of another, (N,) each: the hardest triplets.
+
+    References
+    ----------
+    Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017.
+    """
+    same = ids[:, None] == ids
+    farthest = distances.detach().masked_fill(~same, -math.inf).argmax(1)
+    nearest = distances.detach().masked_fill(same, math.inf).argmin(1)
+    return farthest, nearest
+
+
+def triplet_loss(distances: torch.Tensor, ids: torch.Tensor, mined_by: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean over the hardest triplets of a batch of ``max(0, positive - negative + MARGIN)``.
+
+    Parameters
+    ----------
+    distances : (N, N)
+        Of the batch.
+    ids : (N,)
+    mined_by : (N, N), optional
+        Other distances that say which triplets are hardest (AlignedReID's local branch is mined by the global one).
+    """
+    positive, negative = mine_triplets(distances if mined_by is None else mined_by, ids)
+    rows = torch.arange(len(ids), device=ids.device)
+    return functional.relu(distances[rows, positive] - distances[rows, negative] + MARGIN).mean()
