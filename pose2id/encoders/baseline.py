@@ -36,7 +36,7 @@ class Global(Encoder):
         return Encoded(features=self.classify.norm(pooled), maps=maps)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "identity" and "triplet"."""
+        """The terms `identity` and `triplet`."""
         pooled = self.trunk(batch.images).mean((2, 3))
         scores = self.classify(pooled)
         return {"identity": identity_loss(scores, batch.ids), "triplet": triplet_loss(euclidean(pooled), batch.ids)}

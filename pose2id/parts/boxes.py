@@ -249,18 +249,23 @@ def pool_boxes(
 
     def largest(block: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         # Box by box: that reads what lies in the box only, several times faster than masking whole maps.
-        found = block.new_zeros(*y.shape[:2], block.shape[1], *bins)
         ranges = zip(y.int().flatten(0, 1).tolist(), x.int().flatten(0, 1).tolist(), strict=True)
+        nothing = block.new_zeros(block.shape[1], 1)
+        found = []
         for box, (tall, wide) in enumerate(ranges):
-            i, p = divmod(box, y.shape[1])
-            strips = block.new_zeros(block.shape[1], bins[0], block.shape[3])
-            for h, (top, bottom) in enumerate(tall):
-                if top < bottom:
-                    strips[:, h] = block[i, :, top:bottom].amax(dim=1)
-            for w, (left, right) in enumerate(wide):
-                if left < right:
-                    found[i, p, :, :, w] = strips[:, :, left:right].amax(dim=2)
-        return found
+            own = block[box // y.shape[1]]
+            strips = [
+                own[:, top:bottom].amax(1) if top < bottom else nothing.expand(-1, block.shape[3])
+                for top, bottom in tall
+            ]
+            rows = torch.stack(strips, dim=1)
+            columns = [
+                rows[:, :, left:right].amax(2) if left < right else nothing.expand(-1, bins[0]) for left, right in wide
+            ]
+            found.append(torch.stack(columns, dim=2))
+        shape = *y.shape[:2], block.shape[1], *bins
+        # Without boxes the sum, 0, still says whether a gradient is wanted.
+        return torch.stack(found).view(shape) if found else block.new_zeros(shape) + block.sum()
 
     # float32 holds the places in a map whatever the dtype of the maps.
     found = pool_blocks(largest if reduce == "max" else mean, tensor, rows.float(), columns.float())

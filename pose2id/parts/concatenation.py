@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pose2id.arrays import Kind, check_same_kind, take_features
-from pose2id.distances import scale_to_unit
-from pose2id.parts.maps import check_same_images, pool_blocks
+from pose2id.parts.maps import check_same_images, keep_graph, pool_blocks, unit_rows
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice
 
@@ -57,24 +56,20 @@ def concatenate_parts(parts: Array, global_feature: Array | None = None, *, norm
         raise ValueError(f"parts must have at least one part (P >= 1), received shape {tuple(tensor.shape)}")
     if normalize is not None:
         check_choice(normalize, "normalize", ("part", "whole"))
-    arrays = [tensor]
+    arrays = [keep_graph(parts, tensor)]
     if global_feature is not None:
         whole, other = take_features(global_feature, "global_feature", "(N, Dg)")
         check_same_images((tensor, kind), (whole, other), ("parts", "global_feature"))
-        arrays.append(whole)
+        arrays.append(keep_graph(global_feature, whole))
 
     def join(block: torch.Tensor, *whole: torch.Tensor) -> torch.Tensor:
         vectors = [*whole, *block.unbind(1)]
         if normalize == "part":
-            vectors = [_unit(vector) for vector in vectors]
+            vectors = [unit_rows(vector) for vector in vectors]
         row = torch.cat(vectors, dim=1)
-        return _unit(row) if normalize == "whole" else row
+        return unit_rows(row) if normalize == "whole" else row
 
     return kind.give_back(pool_blocks(join, *arrays))  # type: ignore[no-any-return]
-
-
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    return scale_to_unit(rows.to(torch.float64, copy=True)).to(rows.dtype)
 
 
 @fit_threads
@@ -120,7 +115,7 @@ def fuse_tanh(global_feature: Array, part_feature: Array, weight: Array, bias: A
     def fuse(block: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
         return torch.cat([block, torch.tanh(parts * factor.to(parts.dtype) + term.to(parts.dtype))], dim=1)
 
-    return kind.give_back(pool_blocks(fuse, tensor, part))  # type: ignore[no-any-return]
+    return kind.give_back(pool_blocks(fuse, keep_graph(global_feature, tensor), keep_graph(part_feature, part)))  # type: ignore[no-any-return]
 
 
 def _take_trained(values: Any, name: str, part: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -131,4 +126,4 @@ def _take_trained(values: Any, name: str, part: torch.Tensor, kind: Kind) -> tor
         raise ValueError(
             f"{name} must have shape ({part.shape[1]},), like a row of part_feature, received {tuple(tensor.shape)}"
         )
-    return tensor
+    return keep_graph(values, tensor)

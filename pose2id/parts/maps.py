@@ -1,7 +1,8 @@
 """Parts from feature maps (N, C, H, W) alone: stripes, a pose's maps, locations, neighbourhoods.
 
-What a network's last layer left is pooled as the published systems do it; nothing here is trained. All sums are made in
-the working dtype, float32 or float64, over a block of images at a time.
+What a network's last layer left is pooled as the published systems do it. All sums are made in the working dtype,
+float32 or float64, over a block of images at a time. A torch tensor that requires a gradient is pooled in one block and
+passes it on, so that a network can be trained through the same functions.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ def take_maps(maps: Any, name: str = "maps", shape: str = "(N, C, H, W)") -> tup
     tensor, kind = take_features(maps, name, shape)
     if 0 in tensor.shape[1:]:
         raise ValueError(f"{name} must have no empty axis but the first, received shape {tuple(tensor.shape)}")
-    return tensor, kind
+    return keep_graph(maps, tensor), kind
+
+
+def keep_graph(array: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """What was checked, `tensor`, or the caller's own `array` where that passes gradients on."""
+    return array if isinstance(array, torch.Tensor) and array.requires_grad and torch.is_grad_enabled() else tensor
 
 
 def check_same_images(
@@ -62,10 +68,21 @@ def pool_blocks(pool: Callable[..., torch.Tensor], *arrays: torch.Tensor) -> tor
     with full_precision(arrays[0].device):
         found = pool(*(array[:0].to(work_dtype(dtype)) for array in arrays))  # for the shape, also without rows
         kept = arrays[0].dtype if found.is_floating_point() else found.dtype
+        if found.requires_grad:
+            return pool(*(array.to(work_dtype(dtype)) for array in arrays)).to(kept)
         result = torch.empty(len(arrays[0]), *found.shape[1:], dtype=kept, device=found.device)
         for block in row_blocks(arrays[0]):
             result[block] = pool(*(array[block].to(work_dtype(dtype)) for array in arrays))
     return result
+
+
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows scaled to length 1 by way of float64; rows of zeros stay."""
+    wide = rows.to(torch.float64, copy=True)
+    if wide.requires_grad:
+        length: torch.Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        return (wide / length.where(length > 0, 1)).to(rows.dtype)
+    return scale_to_unit(wide).to(rows.dtype)
 
 
 @fit_threads
@@ -191,7 +208,7 @@ def bilinear_pool(
             found = torch.fft.irfft((spectra[0] * spectra[1]).mean(dim=1), n=tables[0].shape[1])
         else:  # some FFT libraries refuse to transform nothing
             found = block.new_empty(0, tables[0].shape[1])
-        return scale_to_unit(found.double()).to(found.dtype) if normalize else found
+        return unit_rows(found) if normalize else found
 
     return kind.give_back(pool_blocks(pool, tensor, given))  # type: ignore[no-any-return]
 

@@ -140,8 +140,9 @@ def mask_visibility(masks: Array, *, binary: bool = True, size: tuple[int, int] 
     extent = None if size is None else take_extent(size, "size")
     if tensor.shape[1] < 2:
         raise ValueError(f"masks must have a background and at least one part, received shape {tuple(tensor.shape)}")
-    if tensor.numel() and float(tensor.max()) > 1 + 1e-3:
-        raise ValueError(f"masks must be probabilities from 0 to 1, received {float(tensor.max())}; apply a softmax")
+    largest = float(tensor.detach().max()) if tensor.numel() else 0.0
+    if largest > 1 + 1e-3:
+        raise ValueError(f"masks must be probabilities from 0 to 1, received {largest}; apply a softmax")
 
     def measure(block: torch.Tensor) -> torch.Tensor:
         block = block if extent is None else _resize(block, extent)
