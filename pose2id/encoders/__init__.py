@@ -2,12 +2,26 @@
 
 Every system is one class with the same two doors: ``forward`` gives features, parts with their visibility, or maps, and
 ``loss`` the terms that are minimised (`contract`). They stand in rooms by what they look at: the whole picture
-(`baseline`), `stripes`, the `pose`, `masks` of parts, the `grid` of locations, and `attributes`. Sizes are scaled down
-to what a CPU trains in minutes, the structure is the paper's; each class says what differs.
+(`baseline`), `stripes`, the `pose`, `masks` of parts, the `grid` of locations, and `attributes`; `systems` has them by
+name. Sizes are scaled down to what a CPU trains in minutes, the structure is the paper's; each class says what differs.
+A trained encoder is a folder (`folders`).
 """
 
 from pose2id.encoders.baseline import Global
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, Stage
+from pose2id.encoders.folders import load_encoder, make_encoder, save_encoder
+from pose2id.encoders.systems import SYSTEMS
 from pose2id.encoders.trunk import Trunk
 
-__all__ = ["Batch", "Encoded", "Encoder", "Global", "Trunk"]
+__all__ = [
+    "SYSTEMS",
+    "Batch",
+    "Encoded",
+    "Encoder",
+    "Global",
+    "Stage",
+    "Trunk",
+    "load_encoder",
+    "make_encoder",
+    "save_encoder",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -55,6 +55,28 @@ class Batch(NamedTuple):
     attributes: torch.Tensor | None = None
 
 
+class Stage(NamedTuple):
+    """A part of a training, see `Encoder.stages`. Each begins with a new optimiser, warm-up and cosine.
+
+    Attributes
+    ----------
+    name : str
+        What `Encoder.stage` is while it is trained.
+    share : float
+        Of the steps, in proportion to those of the other stages.
+    trains : tuple of str
+        How the names of the parameters begin that learn; all others are frozen, and the running statistics of modules
+        without any that learns. "" begins every name.
+    rate : float
+        Times the learning rate that is set.
+    """
+
+    name: str = "all"
+    share: float = 1.0
+    trains: tuple[str, ...] = ("",)
+    rate: float = 1.0
+
+
 class Encoder(nn.Module):
     """A trunk and the head of one system on it.
 
@@ -64,12 +86,33 @@ class Encoder(nn.Module):
         Identities that it is trained on.
     trunk : Trunk
         Shared structure; every system has one of its own.
+    **sizes
+        Each system has its own, given by keyword and such as JSON can hold: a folder remembers them. One that needs
+        "attributes" has the size `attributes`, how many classes each attribute has.
+
+    Attributes
+    ----------
+    sizes : dict
+        The keywords that it was made with.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What `forward` cannot do without: of "keypoints" and "masks"; "attributes" for `loss`."""
     pairwise: ClassVar[bool] = False
     """Whether it compares pairs, `compare`, and has no feature of one picture."""
+    stage: str | None = None
+    """The name of the stage that is trained; None when it is done."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the pictures that it was trained on."""
+    part_names: tuple[str, ...] = ()
+    """Of the masks that it was trained with, from channel 1."""
+    sizes: dict[str, Any]
+
+    def __new__(cls, *_given: Any, **sizes: Any) -> Self:
+        """Remember the sizes, whatever the system makes of them."""
+        made = super().__new__(cls)
+        made.__dict__["sizes"] = sizes
+        return made
 
     def __init__(self, classes: int, trunk: Trunk) -> None:
         super().__init__()
@@ -84,6 +127,10 @@ class Encoder(nn.Module):
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms that are added up, each weighted already; by name, for reports."""
         raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of its training, one after the other; `forward` and `loss` may ask for `stage`."""
+        return (Stage(),)
 
     def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Only of pairwise encoders: distances (n,) of n pairs, from what `forward` gives as `maps`, (n, C, H, W)."""

@@ -31,7 +31,7 @@ class Trunk(nn.Module):
     def __init__(self, channels: Sequence[int] = (24, 48, 128)) -> None:
         super().__init__()
         first, second, third = channels
-        self.channels = third
+        self.channels, self.widths = third, (first, second, third)
         self.stem = nn.Sequential(nn.Conv2d(3, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU())
         self.stages = nn.Sequential(
             _Residual(first, first, 1), _Residual(first, second, 2), _Residual(second, third, 1)

@@ -1,0 +1,27 @@
+"""The systems by name: what configurations and folders call them."""
+
+from __future__ import annotations
+
+from pose2id.encoders.baseline import Global
+from pose2id.encoders.contract import Encoder
+from pose2id.errors import suggest
+
+SYSTEMS: dict[str, type[Encoder]] = {
+    "global": Global,
+}
+"""A new system is a line here; it can then be trained, saved and loaded."""
+
+
+def find_system(name: object) -> type[Encoder]:
+    """The class of that name; ValueError says which there are."""
+    if not isinstance(name, str) or name not in SYSTEMS:
+        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, received {name!r}{suggest(name, SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def name_system(encoder: Encoder) -> str:
+    """The name of an encoder's class."""
+    for name, kind in SYSTEMS.items():
+        if type(encoder) is kind:
+            return name
+    raise ValueError(f"encoder must be of one of the systems {', '.join(SYSTEMS)}, it is a {type(encoder).__name__}")
