@@ -58,7 +58,7 @@ def test_a_copy_has_the_sizes_too(made):
 def test_a_folder_that_is_there_stays(made):
     encoder, folder = made
     before = (folder / "encoder.json").read_bytes()
-    with pytest.raises(FileExistsError, match="encoder"):
+    with pytest.raises(ValueError, match="encoder exists already"):
         save_encoder(encoder, folder)
     save_encoder(encoder, folder, overwrite=True)
     assert (folder / "encoder.json").read_bytes() == before
