@@ -1,8 +1,9 @@
-"""MATLAB files of versions 5 to 7, as far as features and lists need them: full numeric arrays, and cells of them.
+"""MATLAB files of versions 5 to 7, as far as features and lists need them: full numeric arrays, cells, structs, text.
 
 A reader of its own, because these are downloaded files: scipy's crashes the process on some damaged ones, and takes
 what it cannot read for something else. Here every length is checked, nothing is run, and what is not a plain array of
-numbers comes out as the name of what it is. The format: *MAT-File Format*, The MathWorks, "Level 5 MAT-File Format".
+numbers comes out as the name of what it is, structs and text with what they hold. The format: *MAT-File Format*, The
+MathWorks, "Level 5 MAT-File Format".
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-_CELLS = 1
-_OTHERS = {2: "a struct", 3: "an object", 4: "text", 5: "a sparse matrix", 16: "a function"}
+_CELLS, _STRUCT, _TEXT = 1, 2, 4
+_OTHERS = {_STRUCT: "a struct", 3: "an object", _TEXT: "text", 5: "a sparse matrix", 16: "a function"}
+_LETTERS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _OPAQUE = 17
 _COMPLEX = 0x800
 _EMPTY = np.empty((0, 0))
@@ -30,9 +32,13 @@ _DEEPEST = 8
 
 
 class Other(NamedTuple):
-    """What is neither an array of numbers nor one of cells."""
+    """What is neither an array of numbers nor one of cells.
+
+    `content` of a struct is a mapping of fields to values for each of its entries, of text its lines; else None.
+    """
 
     what: str
+    content: list[dict[str, Any]] | list[str] | None = None
 
 
 def read_variables(path: Path, names: Collection[str], *, largest: int) -> list[tuple[str, Any]]:
@@ -46,6 +52,21 @@ def read_variables(path: Path, names: Collection[str], *, largest: int) -> list[
         return _read(path, names, largest)
     except (struct.error, zlib.error) as error:
         raise ValueError("it is damaged or cut off") from error
+
+
+def read_variable(path: Path, variable: str, *, largest: int) -> Any:
+    """One variable, as `read_variables` gives it; ValueError, which names the file, where there is not exactly one."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a MATLAB file, it is {'a folder' if path.is_dir() else 'none'}")
+    try:
+        found = read_variables(path, {variable}, largest=largest)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
+    named = [value for name, value in found if name == variable]
+    if len(named) != 1:
+        held = ", ".join(sorted(name for name, _ in found)) or "nothing"
+        raise ValueError(f"{path} must hold a variable {variable!r}, it holds: {held}")
+    return named[0]
 
 
 def _read(path: Path, names: Collection[str], largest: int) -> list[tuple[str, Any]]:
@@ -113,18 +134,19 @@ def _take_matrix(data: memoryview, order: str, wanted: Collection[str] | None, d
         raise ValueError("it is damaged or cut off")
     if wanted is not None and name not in wanted:
         return name, None
+    count = math.prod(shape)
+    if kind == _STRUCT:
+        return name, Other(_OTHERS[kind], _take_struct(elements, count, order, depth))
+    if kind == _TEXT:
+        return name, Other(_OTHERS[kind], _take_text(*_next(elements), shape, order))
     if kind in _OTHERS:
         return name, Other(_OTHERS[kind])
-    count = math.prod(shape)
     if kind == _CELLS:
         if 8 * count > len(data):  # each has a tag at least
             raise ValueError("it is damaged or cut off")
         cells = np.empty(count, dtype=object)
         for place in range(count):
-            inner, content = _next(elements)
-            if inner != _MATRIX:
-                raise ValueError("it is damaged or cut off")
-            cells[place] = _take_matrix(content, order, None, depth + 1)[1]
+            cells[place] = _take_inner(elements, order, depth)
         return name, cells.reshape(shape, order="F")
     if int(flags[0]) & _COMPLEX:
         return name, Other("complex numbers")
@@ -135,6 +157,43 @@ def _take_matrix(data: memoryview, order: str, wanted: Collection[str] | None, d
     if len(values) != count or not same:
         raise ValueError("it is damaged or cut off")
     return name, values.reshape(shape, order="F")
+
+
+def _take_inner(elements: Iterator[tuple[int, memoryview]], order: str, depth: int) -> Any:
+    """The value of the next element, an array within another one."""
+    kind, content = _next(elements)
+    if kind != _MATRIX:
+        raise ValueError("it is damaged or cut off")
+    return _take_matrix(content, order, None, depth + 1)[1]
+
+
+def _take_struct(
+    elements: Iterator[tuple[int, memoryview]], count: int, order: str, depth: int
+) -> list[dict[str, Any]]:
+    """The entries of a struct array, each its fields by name; none of one without fields."""
+    widths, names = _take_numbers(*_next(elements), order), bytes(_next(elements)[1])
+    width = int(widths[0]) if len(widths) == 1 else 0
+    if width < 1 or len(names) % width:
+        raise ValueError("it is damaged or cut off")
+    fields = [names[at : at + width].partition(b"\0")[0].decode("latin-1") for at in range(0, len(names), width)]
+    if len(set(fields)) < len(fields):
+        raise ValueError("it is damaged or cut off")
+    # Every value has a tag at least, so a wrong count soon finds no more of them.
+    return [{field: _take_inner(elements, order, depth) for field in fields} for _ in range(count if fields else 0)]
+
+
+def _take_text(kind: int, data: memoryview, shape: list[int], order: str) -> list[str] | None:
+    """The lines of a table of letters; None for what is none, or has letters that fill two places."""
+    coding = _LETTERS.get(kind, "")
+    if coding in ("utf-16", "utf-32"):
+        coding += "-le" if order == "<" else "-be"
+    try:
+        letters = bytes(data).decode(coding) if coding else ""
+    except UnicodeDecodeError:
+        return None
+    if not coding or len(shape) != 2 or len(letters) != math.prod(shape):
+        return None
+    return [letters[line :: shape[0]] for line in range(shape[0])]
 
 
 def _next(elements: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:

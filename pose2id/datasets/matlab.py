@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pose2id.matlab import Other, read_variables
+from pose2id import matlab
+from pose2id.matlab import Other
 
 __all__ = ["Other", "read_variable"]
 
@@ -18,14 +19,4 @@ def read_variable(path: Path, variable: str) -> Any:
 
     ValueError for damaged files, and where there is no such variable or more than one.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} must be a MATLAB file, it is {'a folder' if path.is_dir() else 'none'}")
-    try:
-        found = read_variables(path, {variable}, largest=_LARGEST)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}") from error
-    named = [value for name, value in found if name == variable]
-    if len(named) != 1:
-        held = ", ".join(sorted(name for name, _ in found)) or "nothing"
-        raise ValueError(f"{path} must hold a variable {variable!r}, it holds: {held}")
-    return named[0]
+    return matlab.read_variable(path, variable, largest=_LARGEST)
