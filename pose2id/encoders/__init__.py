@@ -7,18 +7,24 @@ name. Sizes are scaled down to what a CPU trains in minutes, the structure is th
 A trained encoder is a folder (`folders`).
 """
 
+from pose2id.encoders.attributes import APR
 from pose2id.encoders.baseline import Global
 from pose2id.encoders.contract import Batch, Encoded, Encoder, Stage
 from pose2id.encoders.folders import load_encoder, make_encoder, save_encoder
+from pose2id.encoders.grid import DSR, IDLA, PersonNet
 from pose2id.encoders.systems import SYSTEMS
 from pose2id.encoders.trunk import Trunk
 
 __all__ = [
+    "APR",
+    "DSR",
+    "IDLA",
     "SYSTEMS",
     "Batch",
     "Encoded",
     "Encoder",
     "Global",
+    "PersonNet",
     "Stage",
     "Trunk",
     "load_encoder",

@@ -22,13 +22,16 @@ class Encoded(NamedTuple):
     visibility : (N, P)
         Bools, or floats in [0, 1]; of `parts`.
     maps : (N, C, H, W)
-        The trunk's.
+        The trunk's, or those that `Encoder.compare` takes.
+    attributes : (N, A)
+        Probabilities of all classes of all attributes, one attribute after the other.
     """
 
     features: torch.Tensor | None = None
     parts: torch.Tensor | None = None
     visibility: torch.Tensor | None = None
     maps: torch.Tensor | None = None
+    attributes: torch.Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -99,7 +102,7 @@ class Encoder(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What `forward` cannot do without: of "keypoints" and "masks"; "attributes" for `loss`."""
     pairwise: ClassVar[bool] = False
-    """Whether it compares pairs, `compare`, and has no feature of one picture."""
+    """Whether it compares pairs, `compare`, which costs too much for more than a shortlist."""
     stage: str | None = None
     """The name of the stage that is trained; None when it is done."""
     image_size: tuple[int, int] | None = None

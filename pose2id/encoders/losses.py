@@ -74,3 +74,25 @@ def triplet_loss(distances: torch.Tensor, ids: torch.Tensor, mined_by: torch.Ten
     positive, negative = mine_triplets(distances if mined_by is None else mined_by, ids)
     rows = torch.arange(len(ids), device=ids.device)
     return functional.relu(distances[rows, positive] - distances[rows, negative] + MARGIN).mean()
+
+
+def pair_rows(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pairs of a batch to verify: each row with the next of its identity, and with two rows of other identities.
+
+    Two wrong pairs for a right one, as IDLA's training ends; a row alone of its identity has no right one.
+
+    Returns
+    -------
+    first, second, same : (n,) int64, int64 and bool
+    """
+    n = len(ids)
+    rows = torch.arange(n, device=ids.device)
+    ahead = (rows - rows[:, None]) % n
+    same = (ids[:, None] == ids) & (ahead > 0)
+    following = ahead.masked_fill(~same, n).argmin(1)
+    first = torch.cat([rows[same.any(1)], rows, rows])
+    second = torch.cat([following[same.any(1)], rows.roll(-(n // 2)), rows.roll(-(n // 3))])
+    alike = ids[first] == ids[second]
+    alike_wanted = torch.arange(len(first), device=ids.device) < same.any(1).sum()
+    kept = alike == alike_wanted
+    return first[kept], second[kept], alike[kept]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pose2id.encoders.attributes import APR
 from pose2id.encoders.baseline import Global
 from pose2id.encoders.contract import Encoder
+from pose2id.encoders.grid import DSR, IDLA, PersonNet
 from pose2id.errors import suggest
 
 SYSTEMS: dict[str, type[Encoder]] = {
     "global": Global,
+    "idla": IDLA,
+    "personnet": PersonNet,
+    "dsr": DSR,
+    "apr": APR,
 }
 """A new system is a line here; it can then be trained, saved and loaded."""
 

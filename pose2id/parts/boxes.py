@@ -8,12 +8,13 @@ there, the nose here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from pose2id.arrays import Kind, take_array, take_floats
+from pose2id.arrays import ArrayT, Kind, take_array, take_floats
 from pose2id.parts.maps import check_same_images, name_rows, pool_blocks, take_extent, take_maps
 from pose2id.poses import KEYPOINTS, Pose
 from pose2id.threads import fit_threads
@@ -50,6 +51,18 @@ _ORDER = {
     18: tuple(range(18)),
 }
 _NECK, _SHOULDERS = 1, [2, 5]
+
+
+@overload
+def part_boxes(
+    keypoints: ArrayT, image_size: tuple[int, int], *, scheme: str = ..., threshold: float = ...
+) -> tuple[ArrayT, ArrayT]: ...
+
+
+@overload
+def part_boxes(
+    keypoints: Pose | Sequence[Pose], image_size: tuple[int, int], *, scheme: str = ..., threshold: float = ...
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]: ...
 
 
 @fit_threads
@@ -181,13 +194,13 @@ def _region_box(joints: torch.Tensor, height: int, width: int, *, macro: bool) -
 
 @fit_threads
 def pool_boxes(
-    maps: Array,
-    boxes: Array,
+    maps: ArrayT,
+    boxes: ArrayT,
     image_size: tuple[int, int],
     *,
     reduce: str = "max",
     size: tuple[int, int] | None = None,
-) -> Array:
+) -> ArrayT:
     """Pool maps within boxes, as Caffe's ROI pooling, which Spindle Net uses.
 
     Corners are rounded to whole locations of the map, halves away from 0, and belong to the box; it is cut into `size`

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from pose2id.arrays import Kind, check_same_kind, take_features
+from pose2id.arrays import ArrayT, Kind, check_same_kind, take_features
 from pose2id.parts.maps import check_same_images, keep_graph, pool_blocks, unit_rows
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice
 
-if TYPE_CHECKING:
-    from pose2id.arrays import Array
-
 
 @fit_threads
-def concatenate_parts(parts: Array, global_feature: Array | None = None, *, normalize: str | None = "part") -> Array:
+def concatenate_parts(parts: ArrayT, global_feature: ArrayT | None = None, *, normalize: str | None = "part") -> ArrayT:
     """Put a whole feature and all parts in one row, as PCB and GLAD compare them.
 
     Parameters
@@ -73,7 +70,7 @@ def concatenate_parts(parts: Array, global_feature: Array | None = None, *, norm
 
 
 @fit_threads
-def fuse_tanh(global_feature: Array, part_feature: Array, weight: Array, bias: Array) -> Array:
+def fuse_tanh(global_feature: ArrayT, part_feature: ArrayT, weight: ArrayT, bias: ArrayT) -> ArrayT:
     """Join a whole feature and one of the parts as PDC does: [g, tanh(p * weight + bias)].
 
     Parameters

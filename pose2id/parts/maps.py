@@ -8,18 +8,15 @@ passes it on, so that a network can be trained through the same functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from pose2id.arrays import Kind, check_same_kind, row_blocks, take_features, work_dtype
+from pose2id.arrays import ArrayT, Kind, check_same_kind, row_blocks, take_features, work_dtype
 from pose2id.distances import full_precision, scale_to_unit
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice, check_count, check_flag
-
-if TYPE_CHECKING:
-    from pose2id.arrays import Array
 
 
 def take_maps(maps: Any, name: str = "maps", shape: str = "(N, C, H, W)") -> tuple[torch.Tensor, Kind]:
@@ -86,7 +83,7 @@ def unit_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 @fit_threads
-def pool_stripes(maps: Array, count: int = 6, *, rule: str = "adaptive", reduce: str = "mean") -> Array:
+def pool_stripes(maps: ArrayT, count: int = 6, *, rule: str = "adaptive", reduce: str = "mean") -> ArrayT:
     """Cut maps into horizontal stripes and pool each over all its locations (PCB).
 
     Parameters
@@ -147,8 +144,8 @@ def pool_stripes(maps: Array, count: int = 6, *, rule: str = "adaptive", reduce:
 
 @fit_threads
 def bilinear_pool(
-    appearance: Array, pose: Array, *, sketches: tuple[Array, Array] | None = None, normalize: bool = True
-) -> Array:
+    appearance: ArrayT, pose: ArrayT, *, sketches: tuple[ArrayT, ArrayT] | None = None, normalize: bool = True
+) -> ArrayT:
     """Pool appearance under every channel of a pose's maps at once (part-aligned bilinear pooling, PABP).
 
     The mean over all locations of the products p x a of a pose and an appearance channel, pose slow.
@@ -229,7 +226,7 @@ def _take_sketches(sketches: Any, channels: tuple[int, int], kind: Kind) -> list
 
 
 @fit_threads
-def location_pyramid(maps: Array, sizes: Sequence[int] = (2, 4, 6, 8), stride: int = 2) -> Array:
+def location_pyramid(maps: ArrayT, sizes: Sequence[int] = (2, 4, 6, 8), stride: int = 2) -> ArrayT:
     """Local features of several sizes, for reconstruction of a person from another's (DSR).
 
     Parameters
@@ -277,7 +274,7 @@ def location_pyramid(maps: Array, sizes: Sequence[int] = (2, 4, 6, 8), stride: i
 
 
 @fit_threads
-def neighborhood_differences(f: Array, g: Array, size: int = 5) -> tuple[Array, Array]:
+def neighborhood_differences(f: ArrayT, g: ArrayT, size: int = 5) -> tuple[ArrayT, ArrayT]:
     """What is different between two images around each location (IDLA, PersonNet), both ways round.
 
     K(y, x) = f(y, x) - N(y, x), with N the size x size neighbourhood of g, zeros beyond its border; K' with f and g

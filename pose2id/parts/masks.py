@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from pose2id.arrays import Kind
+from pose2id.arrays import ArrayT, Kind
 from pose2id.parts.maps import check_same_images, name_rows, pool_blocks, take_extent, take_maps
 from pose2id.threads import fit_threads
 from pose2id.validation import check_choice, check_flag
-
-if TYPE_CHECKING:
-    from pose2id.arrays import Array
 
 FAINTEST = 1e-6
 """A mask that sums to less is divided by this, as in BPBReID: a part that is nowhere comes out as (nearly) zeros."""
@@ -38,7 +35,7 @@ def _resize(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 @fit_threads
-def pool_masks(maps: Array, masks: Array, *, divide: str = "mask", reduce: str = "mean") -> Array:
+def pool_masks(maps: ArrayT, masks: ArrayT, *, divide: str = "mask", reduce: str = "mean") -> ArrayT:
     r"""Pool maps under soft masks, one part for each mask (BPBReID, KPR, SPReID, PCB's refined parts).
 
     .. math:: f_p = \sum_{xy} m_p x \,/\, \max(\sum_{xy} m_p,\ 10^{-6}) \quad\text{or}\quad \sum_{xy} m_p x \,/\, (H W)
@@ -104,7 +101,7 @@ def pool_masks(maps: Array, masks: Array, *, divide: str = "mask", reduce: str =
 
 
 @fit_threads
-def mask_visibility(masks: Array, *, binary: bool = True, size: tuple[int, int] | None = None) -> Array:
+def mask_visibility(masks: ArrayT, *, binary: bool = True, size: tuple[int, int] | None = None) -> ArrayT:
     """Which parts an image shows, from the probabilities of its pixels (BPBReID, KPR).
 
     Parameters
