@@ -21,7 +21,7 @@ def make(system, **sizes):
 
 
 PAIR_SIZES = {"channels": 5, "width": 7, "size": (32, 16)}
-SYSTEMS = [(IDLA, PAIR_SIZES), (PersonNet, PAIR_SIZES), (DSR, {"sizes": (1, 2)})]
+SYSTEMS = [(IDLA, PAIR_SIZES), (PersonNet, PAIR_SIZES), (DSR, {"squares": (1, 2)})]
 
 
 @pytest.mark.parametrize(("system", "sizes"), SYSTEMS)
@@ -75,7 +75,7 @@ def test_pairs_of_a_batch():
 
 def test_reconstruction_is_that_of_the_released_code():
     """By `reconstruction_distances`, which the golden arrays check; the released ridge, weights and norms."""
-    encoder = make(DSR, sizes=(1, 2)).double().eval()
+    encoder = make(DSR, squares=(1, 2)).double().eval()
     maps = torch.rand(4, 8, 5, 4, dtype=torch.float64)
     encoder.occlusion.weight.data.normal_(0, 3)
     columns = torch.nn.functional.normalize(location_pyramid(maps, (1, 2)), dim=1)
@@ -95,6 +95,6 @@ def test_reconstruction_is_that_of_the_released_code():
 
 def test_reconstruction_learns_which_locations_are_the_person():
     """Its term alone reaches the occlusion unit and the trunk, and no classifier."""
-    found = reached(make(DSR, sizes=(1, 2)), make_batch(), "reconstruction")
+    found = reached(make(DSR, squares=(1, 2)), make_batch(), "reconstruction")
     assert {"occlusion.weight", "occlusion.bias", "trunk.stem.0.weight"} <= found
     assert not [name for name in found if name.startswith("classify")]

@@ -29,7 +29,7 @@ class DSR(Encoder):
     ----------
     classes, trunk
         As for `Encoder`.
-    sizes : sequence of int
+    squares : sequence of int
         Sides of the squares of the pyramid, with stride 2.
 
     References
@@ -49,9 +49,9 @@ class DSR(Encoder):
 
     pairwise: ClassVar[bool] = True
 
-    def __init__(self, classes: int, trunk: Trunk, *, sizes: Sequence[int] = (2, 4, 6)) -> None:
+    def __init__(self, classes: int, trunk: Trunk, *, squares: Sequence[int] = (2, 4, 6)) -> None:
         super().__init__(classes, trunk)
-        self.sizes = tuple(sizes)
+        self.squares = tuple(squares)
         self.classify = Classifier(trunk.channels, classes)
         self.occlusion = nn.Linear(trunk.channels, 1)  # the foreground probability of a location
 
@@ -67,7 +67,7 @@ class DSR(Encoder):
 
     def locate(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns (n, C, M) of length 1 of the locations of all sizes, and the weights (n, M) of sum 1."""
-        columns = location_pyramid(maps, self.sizes)
+        columns = location_pyramid(maps, self.squares)
         foreground = torch.sigmoid(self.occlusion(columns.transpose(1, 2))[:, :, 0])
         return functional.normalize(columns, dim=1), foreground / foreground.sum(1, keepdim=True)
 
