@@ -56,6 +56,7 @@ FRONT = {
 ONE_FILE = {
     "faiss": "pose2id.neighbors._faiss",
     "matplotlib": "pose2id.plots.drawing",
+    "oml": "pose2id.integrations.oml",
     "onnxruntime": "pose2id.onnx",
     "sklearn": "pose2id.integrations.sklearn",
 }
@@ -184,6 +185,8 @@ def test_a_circle_is_found(late: str) -> None:
 LATE_IMPORTS = {
     ("pose2id.ipg.weights.conversion", "pose2id.ipg.weights"),  # loading needs diffusers, the list of weights does not
     ("pose2id.neighbors._faiss", "faiss"),  # optional, and only after torch
+    ("pose2id.integrations.oml", "oml.functional.knn"),  # optional, and the docstring is read without it
+    ("pose2id.integrations.oml", "oml.retrieval.retrieval_results"),  # likewise
     ("pose2id.cli.extract", "pose2id.ipg"),  # the generator needs diffusers, photographs and ONNX models do not
     ("pose2id.programs.extraction.encoders", "pose2id.ipg"),  # likewise
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pose2id import centralize, evaluate_features
 from pose2id.datasets import load_demo
 
 HERE = Path(__file__).parent
@@ -111,3 +112,74 @@ def clone():
 def demo():
     """The demo set: features of 240 queries and 1,260 gallery rows, labels and cameras."""
     return load_demo()
+
+
+@pytest.fixture(scope="session")
+def labels(demo):
+    """Identities and cameras of both sides, as `evaluate_features` takes them."""
+    return demo.ids[demo.query], demo.ids[demo.gallery], demo.cams[demo.query], demo.cams[demo.gallery]
+
+
+SETTINGS = {
+    "recommended": {"k1": 3, "k2": 3, "alpha": 4, "exclude": "cams"},
+    "published": {},  # makes equal rows, so there are ties
+}
+
+
+@pytest.fixture(params=SETTINGS)
+def settings(request):
+    """Settings of an adapter: those of the recipes, and the published ones."""
+    return SETTINGS[request.param]
+
+
+@pytest.fixture(scope="session")
+def own_scores(demo, labels):
+    """A function that scores the demo set, centralized by an adapter's settings, by this library; None: as it is."""
+
+    def score(settings, metric="euclidean"):
+        sides = demo.features[demo.query], demo.features[demo.gallery]
+        if settings is not None:
+            settings = dict(settings)
+            excluded = settings.pop("exclude", None) == "cams"
+            sides = [
+                centralize(rows, exclude=cams if excluded else None, **settings)
+                for rows, cams in zip(sides, labels[2:], strict=True)
+            ]
+        return evaluate_features(*sides, *labels, metric=metric)
+
+    return score
+
+
+TABLE = []  # rows for benchmarks/results/
+
+
+@pytest.fixture(scope="session")
+def check():
+    """A function that compares a framework's mAP and rank-1 with this library's.
+
+    They must be equal; where settings make equal rows, within what ties leave open. With a name the comparison goes
+    into the table that is printed at the end.
+    """
+
+    def compare(theirs, scores, name=None, settings=None, tolerance=1e-6):
+        own = (scores.mAP, scores.rank(1))
+        open_to_ties = settings is not None and not settings
+        spans = (scores.span.mAP, scores.span.rank(1)) if open_to_ties else [(value, value) for value in own]
+        if name is not None:
+            figures = [f"{100 * value:.4f}" for pair in zip(theirs, own, strict=True) for value in pair]
+            ties = [f"{100 * low:.4f} to {100 * high:.4f}" for low, high in spans] if open_to_ties else ["", ""]
+            said = ", ".join(f"{key} = {value}" for key, value in settings.items()) or "k1 = k2 = 2"
+            TABLE.append((name, said, *figures[:2], ties[0], *figures[2:], ties[1]))
+        return all(
+            low - tolerance <= value <= high + tolerance for value, (low, high) in zip(theirs, spans, strict=True)
+        )
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TABLE:
+        heads = ("framework", "settings", "mAP, theirs", "ours", "ties leave", "rank-1, theirs", "ours", "ties leave")
+        terminalreporter.section("scores")
+        for row in (heads, ("---",) * len(heads), *TABLE):
+            terminalreporter.line("| " + " | ".join(row) + " |")

@@ -1,0 +1,152 @@
+"""What adapters share: `Sides` centralizes queries and gallery, `replaced` and `imported` reach into a framework."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from pose2id.centralization import centralize, check_parameters
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """How the two sides of an evaluation are centralized, each by itself.
+
+    Attributes
+    ----------
+    k1, k2, alpha, eta, normalize, engine
+        As for `pose2id.centralize`.
+    exclude : {None, "cams"}
+        "cams": neighbours come from other cameras only, by the cameras that the framework holds.
+    query_generated, gallery_generated : (N, M, D) array, optional
+        Generated features of each side, rows as the framework's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is none of these, at once, not after an hour of extracting features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pose2id.integrations.sides import Sides
+    >>> gallery = np.array([[1.0, 0.0], [0.8, 0.6]])
+    >>> query, gallery = Sides(k1=1, k2=1, exclude="cams").centralize(gallery[:1], gallery, [0], [0, 0])
+    >>> gallery.tolist()  # no row has a neighbour: there is one camera
+    [[1.0, 0.0], [0.8, 0.6]]
+    """
+
+    k1: int = 2
+    k2: int = 2
+    alpha: float = 0.0
+    eta: float = 1.0
+    normalize: bool = True
+    exclude: str | None = None
+    engine: str = "auto"
+    query_generated: Any = None
+    gallery_generated: Any = None
+
+    def __post_init__(self) -> None:
+        check_parameters(self.eta, self.k1, self.k2, self.alpha, self.normalize, self.engine)
+        if self.exclude is not None and not (isinstance(self.exclude, str) and self.exclude == "cams"):
+            shown = self.exclude if isinstance(self.exclude, str) else type(self.exclude).__name__
+            raise ValueError(
+                f"exclude must be None or 'cams', received {shown!r}; the framework holds the cameras itself"
+            )
+
+    def centralize(self, query: Any, gallery: Any, query_cams: Any, gallery_cams: Any) -> tuple[Any, Any]:
+        """The rows of both sides, centralized; cameras count with `exclude="cams"` only."""
+        settings: dict[str, Any] = {name: getattr(self, name) for name in ("eta", "k1", "k2", "alpha", "normalize")}
+        sides = ((query, self.query_generated, query_cams), (gallery, self.gallery_generated, gallery_cams))
+        query, gallery = (
+            centralize(rows, views, exclude=cams if self.exclude else None, engine=self.engine, **settings)
+            for rows, views, cams in sides
+        )
+        return query, gallery
+
+
+@contextmanager
+def replaced(target: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Exchange a method of a class or of one object, or a function of a module, until the block ends.
+
+    Parameters
+    ----------
+    target
+        A class, an object or a module.
+    name : str
+        Of the method.
+    method : callable
+        Called in its place, with two more arguments before the others: what was there, already bound, and the object.
+
+    Raises
+    ------
+    TypeError
+        If the target has no such method.
+
+    Examples
+    --------
+    >>> from pose2id.integrations.sides import replaced
+    >>> class Evaluator:
+    ...     def evaluate(self, factor):
+    ...         return factor
+    >>> with replaced(Evaluator, "evaluate", lambda before, evaluator, factor: before(factor) + 1):
+    ...     Evaluator().evaluate(2)
+    3
+    >>> Evaluator().evaluate(2)
+    2
+    """
+    before = getattr(target, name, None)
+    if not callable(before):
+        kind = target.__name__ if isinstance(target, type | ModuleType) else type(target).__name__
+        raise TypeError(f"{kind} has no method {name}, so it is not what this adapter is for")
+
+    def of_class(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(partial(before, self), self, *args, **kwargs)
+
+    own = vars(target).get(name, _MISSING)
+    setattr(target, name, of_class if isinstance(target, type) else partial(method, before, target))
+    try:
+        yield
+    finally:
+        if own is _MISSING:
+            delattr(target, name)
+        else:
+            setattr(target, name, own)
+
+
+def imported(owner: Any, name: str, member: str) -> Any:
+    """A module as the file of an object's class imported it, by which of the framework's releases is in use.
+
+    Parameters
+    ----------
+    owner
+        An object of the framework, also of a class that was derived elsewhere.
+    name, member : str
+        The name of the module in that file, and something it must have.
+
+    Raises
+    ------
+    TypeError
+        If no class of the object stands in a file that has it.
+
+    Examples
+    --------
+    >>> from pose2id.integrations.sides import imported, Sides
+    >>> imported(Sides(), "inspect", "unwrap").__name__
+    'inspect'
+    """
+    for kind in type(owner).__mro__:
+        for method in filter(callable, vars(kind).values()):
+            module = getattr(inspect.unwrap(method), "__globals__", {}).get(name)
+            if hasattr(module, member):
+                return module
+    raise TypeError(
+        f"{type(owner).__name__} is not what this adapter is for: no file of its classes imports {name}.{member}"
+    )
