@@ -18,7 +18,7 @@ from pose2id.errors import MissingExtraError, one_line, require
 from pose2id.matlab import Other, read_variables
 from pose2id.validation import is_tensor
 
-__all__ = ["READERS", "SIDES", "explain", "read_tensors"]
+__all__ = ["READERS", "SIDES", "explain", "read_tensors", "write_tensors"]
 
 SIDES = ("query", "gallery")
 """What the names of a file that holds both begin with."""
@@ -83,6 +83,12 @@ def read_tensors(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
         if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a map beyond the end of the file
             raise ValueError("it is cut off or damaged") from error
         raise ValueError(explain(error)) from error
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors, of any device and layout, as a safetensors file."""
+    save = require("safetensors.torch", "ipg", f"writing {path.name}").save_file
+    save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def explain(error: Exception) -> str:

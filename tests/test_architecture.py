@@ -20,7 +20,7 @@ PACKAGE = Path(pose2id.__file__).parent
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
     {"errors", "arrays", "validation", "atomic", "documents", "matlab", "tables", "threads"},
-    {"distances", "duplicates", "images", "labels", "poses", "formats", "files", "hub", "onnx"},
+    {"distances", "duplicates", "images", "labels", "poses", "formats", "files", "hub", "onnx", "training"},
     {"neighbors", "reciprocal"},
     {"centralization", "density", "jaccard", "reranking", "evaluation", "parts", "attributes"},
     {"study", "gallery", "distributed"},
@@ -37,6 +37,7 @@ SAME_LAYER = {
     "validation": {"errors"},
     "poses": {"files", "hub", "images", "onnx"},
     "onnx": {"hub"},
+    "training": {"formats"},
     "files": {"formats", "images", "labels"},
     "parts": {"centralization", "density", "evaluation", "reranking"},
     "report": {"programs"},

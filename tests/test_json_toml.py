@@ -94,12 +94,12 @@ def load_defaults(folder, content):
 
 
 def load_run(folder, content):
-    checkpoints = pytest.importorskip("pose2id.ipg.training.checkpoints")
+    checkpoints = pytest.importorskip("pose2id.training.checkpoints")
     checkpoints.check_same_run(put(folder / "run.json", content), {}, begun=True)
 
 
 def load_checkpoint(folder, content):
-    checkpoints = pytest.importorskip("pose2id.ipg.training.checkpoints")
+    checkpoints = pytest.importorskip("pose2id.training.checkpoints")
     put(folder / "state.json", content)
     checkpoints.load(folder)
 

@@ -37,7 +37,6 @@ from pose2id.ipg.networks.attention import PoseInput, connect, make_readers
 from pose2id.ipg.training import (
     Record,
     Settings,
-    checkpoints,
     copy_denoiser,
     objective,
     read_settings,
@@ -45,9 +44,7 @@ from pose2id.ipg.training import (
     train,
 )
 from pose2id.ipg.training import trainer as training
-from pose2id.ipg.training.batches import Batches, prefetch
-from pose2id.ipg.training.checkpoints import Checkpoint
-from pose2id.ipg.training.erasing import erase
+from pose2id.ipg.training.batches import Batches
 from pose2id.ipg.training.initialisation import STABLE_DIFFUSION_REVISION
 from pose2id.ipg.training.objective import (
     TRAINED,
@@ -61,8 +58,12 @@ from pose2id.ipg.training.objective import (
 )
 from pose2id.ipg.training.recipe import plan_stages
 from pose2id.ipg.training.records import find_people
-from pose2id.ipg.training.reports import LossLog
 from pose2id.poses import representative_poses
+from pose2id.training import checkpoints
+from pose2id.training.checkpoints import Checkpoint
+from pose2id.training.erasing import erase
+from pose2id.training.prefetching import prefetch
+from pose2id.training.reports import LossLog
 
 RELEASED = json.loads((GOLDEN / "ipg" / "config.json").read_text())
 # Smaller: latents are half the size of pictures, so pictures may be 16 x 8; networks of one level.
@@ -879,7 +880,7 @@ def test_the_newest_are_kept_by_number(tmp_path):
 @pytest.mark.parametrize("files", [0, 1, 2])
 def test_a_checkpoint_that_broke_off_does_not_count(tmp_path, monkeypatch, files):
     checkpoints.save(tmp_path, checkpoint(1), keep=2)
-    write = checkpoints.save_file
+    write = checkpoints.write_tensors
     left = iter(range(files))
 
     def break_off(tensors, path):
@@ -889,7 +890,7 @@ def test_a_checkpoint_that_broke_off_does_not_count(tmp_path, monkeypatch, files
         write(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", break_off)
+        patch.setattr(checkpoints, "write_tensors", break_off)
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, replace(checkpoint(2), ema={"a": torch.zeros(1)}), keep=2)
     assert checkpoints.find_newest(tmp_path).name == "step-000001"

@@ -24,7 +24,7 @@ from pose2id import cli
 from pose2id.atomic import lock
 from pose2id.cli.signals import EndedError
 from pose2id.ipg import IPGPipeline
-from pose2id.ipg.training import FolderData, SmallModel, WorldData, reports
+from pose2id.ipg.training import FolderData, SmallModel, WorldData
 from pose2id.ipg.training.configuration import read_data, read_model
 from pose2id.ipg.training.encoder import encode_images, train_encoder
 from pose2id.ipg.training.recipe import Settings, read_settings
@@ -32,6 +32,7 @@ from pose2id.programs.training import build_pipeline, read_records, run_training
 from pose2id.programs.training.models import halve
 from pose2id.programs.training.records import choose_validation, clean_records
 from pose2id.synthetic import write_dataset
+from pose2id.training import reports
 
 CONFIG = """
 [data]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pose2id.cli.printing import say, tell
 from pose2id.cli.signals import EndedError
-from pose2id.ipg.training.checkpoints import find_newest
-from pose2id.ipg.training.trainer import CHECKPOINTS
 from pose2id.programs.training import run_training
+from pose2id.training.checkpoints import CHECKPOINTS, find_newest
 
 
 def run_generator(arguments: argparse.Namespace) -> None:

@@ -15,8 +15,8 @@ from pose2id.documents import parse_json, read_json
 from pose2id.encoders.contract import Encoder
 from pose2id.encoders.systems import find_system, name_system
 from pose2id.encoders.trunk import Trunk
-from pose2id.errors import one_line, require
-from pose2id.files import read_tensors
+from pose2id.errors import one_line
+from pose2id.formats import read_tensors, write_tensors
 from pose2id.hub import hash_file
 from pose2id.validation import check_count, check_path, take_path
 
@@ -107,7 +107,6 @@ def save_encoder(encoder: Encoder, folder: str | os.PathLike[str], *, overwrite:
     10
     """
     path = check_path(folder, "folder")
-    save = require("safetensors.torch", "ipg", "writing an encoder").save_file
     description = {
         "format": _FORM,
         "version": _VERSION,
@@ -120,7 +119,7 @@ def save_encoder(encoder: Encoder, folder: str | os.PathLike[str], *, overwrite:
         "made_by": {name: metadata.version(name) for name in ("pose2id", "torch")},
     }
     with write_folder(path, overwrite=overwrite) as part:
-        save({name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}, part / WEIGHTS)
+        write_tensors(encoder.state_dict(), part / WEIGHTS)
         description["sha256"] = hash_file(part / WEIGHTS)
         (part / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return path

@@ -1,18 +1,17 @@
 """Training the generator.
 
 What is told (`recipe`, and other tables in `configuration`), what is learnt from (`records`, cleaned by `cleaning`;
-`batches`, with `erasing`), what is minimised (`objective`), the run (`trainer`, with `initialisation`, `checkpoints`,
-`reports`), and the small identity encoder (`encoder`).
+`batches`), what is minimised (`objective`), the run (`trainer`, with `initialisation`, `sheets`), and the small
+identity encoder (`encoder`). What it shares with the training of other networks stands in `pose2id.training`.
 """
 
 from pose2id.ipg.training.batches import Batch, Batches
-from pose2id.ipg.training.checkpoints import describe_run
 from pose2id.ipg.training.cleaning import Cleaned, clean, draw_dropped, mahalanobis_distances
 from pose2id.ipg.training.configuration import STABLE_DIFFUSION, FolderData, SmallModel, StableDiffusionModel, WorldData
 from pose2id.ipg.training.encoder import train_encoder
 from pose2id.ipg.training.initialisation import copy_denoiser, start_from_stable_diffusion
 from pose2id.ipg.training.objective import unused_parameters
-from pose2id.ipg.training.recipe import Recipe, Settings, Stage, read_settings
+from pose2id.ipg.training.recipe import Recipe, Settings, Stage, describe_run, read_settings
 from pose2id.ipg.training.records import Record
 from pose2id.ipg.training.trainer import find_processes, train
 

@@ -6,8 +6,7 @@ batches that it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +17,9 @@ from PIL import Image
 
 from pose2id.ipg.inputs import read_pixels
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.training.erasing import erase
 from pose2id.ipg.training.recipe import Settings
 from pose2id.ipg.training.records import Record, find_people
+from pose2id.training.erasing import erase
 
 
 @dataclass(frozen=True, eq=False)  # comparing tensors with == has no single truth value
@@ -105,22 +104,3 @@ class Batches:
         pose: Any = self.records[row].pose  # targets have one
         pixels = read_pixels(pose.draw(), self.settings.height, self.settings.width)
         return (pixels * 255).round().to(torch.uint8)
-
-
-def prefetch(make: Callable[[Any], Batch], keys: Sequence[Any], workers: int) -> Generator[Batch]:
-    """``make(key)`` for every key in order, made ahead by that many threads; by none for 0."""
-    if not workers:
-        yield from map(make, keys)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
-        waiting: list[Future[Batch]] = []
-        try:
-            for key in keys:
-                waiting.append(pool.submit(make, key))
-                if len(waiting) > 2 * workers:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -1,68 +1,21 @@
-"""The tables of a configuration file: their reader, and [data] and [model] as dataclasses."""
+"""The tables [data] and [model] of a generator's configuration, as dataclasses."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from pose2id.errors import suggest
+from pose2id.training import configuration
+from pose2id.training.configuration import Table, read_table
 from pose2id.validation import check_number
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "list[int]": (list,),
-    "dict[str, Any]": (dict,),
-}
-
-T = TypeVar("T")
-
-
-def read_table(kind: type[T], table: Mapping[str, Any], name: str) -> T:
-    """A table of a configuration as the dataclass that describes it; its errors name table and key."""
-    known = fields(kind)  # type: ignore[arg-type]
-    try:
-        check_keys(table, {each.name for each in known})
-        needed = [each.name for each in known if each.default is MISSING and each.default_factory is MISSING]
-        if missing := [key for key in needed if key not in table]:
-            raise ValueError(f"{', '.join(missing)} must be given")
-        return kind(**table)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
-def check_keys(given: Mapping[str, Any], allowed: set[str]) -> None:
-    """Raise ValueError for keys that are not allowed."""
-    unknown = sorted(set(given) - allowed)
-    if unknown:
-        known = ", ".join(sorted(allowed))
-        raise ValueError(f"unknown: {', '.join(unknown)}; allowed are {known}{suggest(unknown[0], sorted(allowed))}")
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A table whose values are what its annotations say; numbers are not negative."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value, kinds = getattr(self, each.name), _KINDS[str(each.type).removesuffix(" | None")]
-            if value is None and each.default is None:
-                continue
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                words = " or ".join(kind.__name__ for kind in kinds)
-                raise TypeError(f"{each.name} must be {words}, received {value!r}")
-            if isinstance(value, (int, float)) and value < 0:
-                raise ValueError(f"{each.name} must not be negative, received {value}")
-            if isinstance(value, list) and not all(type(number) is int and number >= 0 for number in value):
-                raise TypeError(f"{each.name} must hold integers of 0 or more, received {value!r}")
-
-
-@dataclass(frozen=True)
-class WorldData(_Table):
+class WorldData(configuration.WorldData):
     """Synthetic people, ``kind = "world"``; what is not said here is described at `pose2id.synthetic.make_set`.
 
     Attributes
@@ -75,24 +28,11 @@ class WorldData(_Table):
         Whether pictures of people behind something may be what is to be drawn.
     """
 
-    ids: list[int]
-    kind: str = "world"
-    seed: int = 0
-    cams: int = 6
-    per_cam: int = 2
-    occlusion: float = 0.25
     occluded_targets: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.ids) != 2 or not self.ids[0] < self.ids[1] <= 2**31:
-            raise ValueError(
-                f"ids must be the first identity and the one after the last, at most 2**31, received {self.ids}"
-            )
 
 
 @dataclass(frozen=True)
-class FolderData(_Table):
+class FolderData(configuration.FolderData):
     """A data set in folders.
 
     Attributes
@@ -111,10 +51,6 @@ class FolderData(_Table):
         Of the cleaning.
     """
 
-    kind: str
-    root: str
-    options: dict[str, Any] = field(default_factory=dict)
-    keypoints: str | None = None
     clean: bool = False
     quantile: float = 0.005
 
@@ -124,7 +60,7 @@ class FolderData(_Table):
 
 
 @dataclass(frozen=True)
-class SmallModel(_Table):
+class SmallModel(Table):
     """A generator that is trained from scratch, ``kind = "small"``: its sizes.
 
     Attributes
@@ -156,7 +92,7 @@ class SmallModel(_Table):
 
 
 @dataclass(frozen=True)
-class StableDiffusionModel(_Table):
+class StableDiffusionModel(Table):
     """A generator that begins as Stable Diffusion, ``kind = "stable-diffusion"``.
 
     Attributes
@@ -183,15 +119,7 @@ def read_data(table: Mapping[str, Any] | WorldData | FolderData, readers: Collec
     """Table ``[data]``, or what was made of it; `readers` are the kinds of `FolderData`."""
     if not isinstance(table, Mapping):
         return table
-    kind = table.get("kind")
-    if kind == "world":
-        return read_table(WorldData, table, "data")
-    if not isinstance(kind, str) or kind not in readers:
-        kinds = ("world", *readers)
-        raise ValueError(
-            f"data: kind must be 'world' or one of {', '.join(readers)}; received {kind!r}{suggest(kind, kinds)}"
-        )
-    return read_table(FolderData, table, "data")
+    return configuration.read_data(table, readers, WorldData, FolderData)
 
 
 def read_model(table: Mapping[str, Any] | SmallModel | StableDiffusionModel) -> SmallModel | StableDiffusionModel:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pose2id.ipg.networks import SmallEncoder
-from pose2id.ipg.training.erasing import draw_rectangle
+from pose2id.training.erasing import draw_rectangle
 from pose2id.validation import check_count, check_number, take_labels
 
 MARGIN = 0.3

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from pose2id.documents import read_toml
-from pose2id.ipg.training.configuration import check_keys, read_table
-from pose2id.validation import check_choice, check_count, check_flag, check_number, check_path
+from pose2id.ipg.training.records import Record, fingerprint
+from pose2id.training import schedule
+from pose2id.training.configuration import check_keys, open_configuration, read_table
+from pose2id.validation import check_choice, check_count, check_flag, check_number
 
 _ONE_FOR_ALL = ("mixed_precision", "tensorboard", "keep", "save_every", "validate_every")
+_FREE = ("save_every", "keep", "validate_every", "validation_steps", "validation_guidance", "workers", "tensorboard")
+"""Settings that do not change what is learnt, so a run may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,18 @@ def plan_stages(settings: Settings, stages: Sequence[Mapping[str, Any]] | None =
 
 def learning_rate(settings: Settings, step: int) -> float:
     """The learning rate of a stage's step, counted from 1."""
-    rate = settings.learning_rate * min(1.0, step / max(1, settings.warmup))
-    if settings.decay == "constant":
-        return rate
-    flat = settings.flat * settings.steps
-    gone = max(0.0, step - 1 - flat) / max(1.0, settings.steps - flat)
-    return rate * 0.5 * (1 + math.cos(math.pi * gone))
+    flat = 1.0 if settings.decay == "constant" else settings.flat
+    rate, steps = settings.learning_rate, settings.steps
+    return schedule.learning_rate(rate, step, steps, warmup=settings.warmup, flat=flat)
+
+
+def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: int) -> dict[str, Any]:
+    """What decides the losses of a run, beside the weights that it starts from."""
+    run: dict[str, Any] = {"stages": len(plan), "processes": processes, "records": fingerprint(records)}
+    for number, stage in enumerate(plan, 1):
+        values = {**asdict(stage.settings), "copy_denoiser": stage.copy_denoiser}
+        run |= {f"stage {number}, {name}": value for name, value in values.items() if name not in _FREE}
+    return run
 
 
 def read_settings(path: str | os.PathLike[str]) -> Recipe:
@@ -217,21 +225,10 @@ def read_settings(path: str | os.PathLike[str]) -> Recipe:
     >>> recipe.settings.steps, recipe.stages
     (300, ({}, {'copy_denoiser': True}))
     """
-    path = check_path(path, "the configuration")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
-    content = read_toml(path)
-    try:
-        check_keys(content, {"training", "stages", "data", "model"})
-        for name in ("training", "data", "model"):
-            if not isinstance(content.get(name, {}), dict):
-                raise TypeError(f"{name} must be a table, received {content[name]!r}")
+    with open_configuration(path, ("training", "data", "model"), more=("stages",)) as content:
         stages = content.get("stages", [])
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise TypeError(f"stages must be tables, written as [[stages]], received {stages!r}")
         settings = read_table(Settings, content.get("training", {}), "training")
         plan_stages(settings, stages)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{path}: {error}") from error
     return Recipe(settings, tuple(stages), content.get("data", {}), content.get("model", {}))

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 
-from pose2id.atomic import clear_leftovers, lock, write_file, write_folder
+from pose2id.atomic import clear_leftovers, write_file, write_folder
 from pose2id.errors import one_line, require
 from pose2id.ipg.components import remember_defaults
-from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.training.batches import Batch, Batches, prefetch
-from pose2id.ipg.training.checkpoints import (
-    Checkpoint,
-    check_same_run,
-    check_tensors,
-    describe_run,
-    find_newest,
-    load,
-    save,
-)
+from pose2id.ipg.training.batches import Batch, Batches
 from pose2id.ipg.training.initialisation import copy_denoiser
 from pose2id.ipg.training.objective import (
     TRAINED,
@@ -48,18 +37,27 @@ from pose2id.ipg.training.objective import (
     swapped,
     unused_parameters,
 )
-from pose2id.ipg.training.recipe import Settings, Stage, learning_rate, plan_stages
+from pose2id.ipg.training.recipe import Settings, Stage, describe_run, learning_rate, plan_stages
 from pose2id.ipg.training.records import Record, check_pictures, find_people
-from pose2id.ipg.training.reports import Reports, draw_validation
+from pose2id.ipg.training.sheets import draw_validation
+from pose2id.training import folders
+from pose2id.training.checkpoints import (
+    CHECKPOINTS,
+    RUN,
+    Checkpoint,
+    check_same_run,
+    check_tensors,
+    find_newest,
+    load,
+    save,
+)
+from pose2id.training.prefetching import prefetch
+from pose2id.training.reports import Reports
 from pose2id.validation import check_path
 
-CHECKPOINTS = "checkpoints"
 PIPELINE = "pipeline"
 SHEETS = "sheets"
-RUN = "run.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_held: ContextVar[tuple[str, ...]] = ContextVar("_held", default=())
-"""Folders that this thread holds."""
 
 log = logging.getLogger(__name__)
 
@@ -83,26 +81,9 @@ def find_processes() -> PartialState:
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Have the folder of a run, made where it is not there, for this run alone; what holds it may hold it again.
-
-    Of several processes of one run the first holds it for all.
-
-    Raises
-    ------
-    ValueError
-        When another run works in it; names that process.
-    """
-    real = os.path.realpath(folder)
-    if real in _held.get() or not find_processes().is_main_process:
+    """As `pose2id.training.folders.hold_folder`; of several processes of one run the first holds it for all."""
+    with folders.hold_folder(folder) if find_processes().is_main_process else nullcontext():
         yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / LOCK, keep=False):
-        before = _held.set((*_held.get(), real))
-        try:
-            yield
-        finally:
-            _held.reset(before)
 
 
 def train(

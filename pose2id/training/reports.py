@@ -1,29 +1,20 @@
-"""What is reported of a training: the table of losses, TensorBoard, a bar, and sheets of drawn people."""
+"""What is reported of a training: the table of losses, TensorBoard, a bar, and a line a minute."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from pose2id.atomic import sync, write_file
 from pose2id.errors import explain_write, require
-from pose2id.images import draw_sheet
-from pose2id.ipg import bars
-from pose2id.ipg.pipeline import IPGPipeline
-from pose2id.ipg.training.objective import TRAINED
-from pose2id.ipg.training.recipe import Settings
-from pose2id.ipg.training.records import Record
-from pose2id.poses import representative_poses
 
 LOSSES = "losses.csv"
 _HEADER = "step,loss,learning_rate,gradient_norm"
-_COLUMNS = 8
 APART = 60.0
 """Seconds between two lines of a run."""
 
@@ -108,28 +99,3 @@ class LossLog:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-def draw_validation(pipe: IPGPipeline, people: Sequence[Record], settings: Settings) -> Image.Image:
-    """A sheet: a row of poses, those of up to 8 of the people, and a row for each person, drawn in these poses."""
-    poses = [person.pose for person in people if person.pose is not None][:_COLUMNS] or list(representative_poses())
-    references = [Image.fromarray(person.read()) for person in people]
-    for name in TRAINED:
-        getattr(pipe, name).eval()
-    try:
-        with bars.hide():
-            drawn = pipe(
-                references,
-                poses,
-                height=settings.height,
-                width=settings.width,
-                num_inference_steps=settings.validation_steps,
-                guidance_scale=settings.validation_guidance,
-                seed=settings.seed,
-                return_dict=False,
-            )[0]
-    finally:
-        for name in TRAINED:
-            getattr(pipe, name).train()
-    rows = [[reference, *pictures] for reference, pictures in zip(references, drawn, strict=True)]
-    return draw_sheet([[None, *(pose.draw() for pose in poses)], *rows], (settings.width, settings.height))

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from pose2id.atomic import remove_folder, write_file, write_folder
 from pose2id.documents import parse_json, read_json
-from pose2id.files import read_tensors
-from pose2id.ipg.training.recipe import Stage
-from pose2id.ipg.training.records import Record, fingerprint
+from pose2id.formats import read_tensors, write_tensors
 from pose2id.validation import check_count
 
+CHECKPOINTS, RUN = "checkpoints", "run.json"
+"""What a run has in its folder."""
 _NAME = re.compile(r"step-(\d{6,})")
-_FREE = ("save_every", "keep", "validate_every", "validation_steps", "validation_guidance", "workers", "tensorboard")
-"""Settings that do not change what is learnt, so a run may go on with others."""
 
 
 @dataclass(frozen=True, eq=False)  # comparing tensors with == has no single truth value
@@ -51,10 +48,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     target = folder / _name(checkpoint.step)
     if not target.is_dir():
         with write_folder(target) as part:
-            _save(part / "model.safetensors", checkpoint.model)
-            _save(part / "optimizer.safetensors", checkpoint.optimizer)
+            write_tensors(checkpoint.model, part / "model.safetensors")
+            write_tensors(checkpoint.optimizer, part / "optimizer.safetensors")
             if checkpoint.ema is not None:
-                _save(part / "ema.safetensors", checkpoint.ema)
+                write_tensors(checkpoint.ema, part / "ema.safetensors")
             state = {"step": checkpoint.step, **checkpoint.state}
             (part / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _complete(folder)[:-keep]:
@@ -105,16 +102,7 @@ def check_tensors(wanted: Mapping[str, torch.Tensor], there: Mapping[str, torch.
                 f"{name} is {there[name].dtype} of {tuple(there[name].shape)}, not {tuple(wanted[name].shape)}"
             )
     if faults:
-        raise ValueError(f"{what} are of another generator: {'; '.join(sorted(faults)[:3])} ({len(faults)} in all)")
-
-
-def describe_run(plan: Sequence[Stage], records: Sequence[Record], processes: int) -> dict[str, Any]:
-    """What decides the losses of a run, beside the weights that it starts from."""
-    run: dict[str, Any] = {"stages": len(plan), "processes": processes, "records": fingerprint(records)}
-    for number, stage in enumerate(plan, 1):
-        values = {**asdict(stage.settings), "copy_denoiser": stage.copy_denoiser}
-        run |= {f"stage {number}, {name}": value for name, value in values.items() if name not in _FREE}
-    return run
+        raise ValueError(f"{what} are of another network: {'; '.join(sorted(faults)[:3])} ({len(faults)} in all)")
 
 
 def check_same_run(path: Path, run: Mapping[str, Any], *, begun: bool) -> None:
@@ -142,7 +130,3 @@ def _complete(folder: Path) -> list[Path]:
 
 def _name(step: int) -> str:
     return f"step-{step:06d}"
-
-
-def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
