@@ -147,6 +147,38 @@ def add_features(commands: Any) -> None:
     report.add_argument(
         "--count", action=Option, check=count(1), type=int, default=24, help="queries that are shown (default 24)"
     )
+    report.add_argument(
+        "--audit",
+        action=Option,
+        check=count(1, 500),
+        type=int,
+        nargs="?",
+        const=60,
+        metavar="PAIRS",
+        help="show so many pairs of mutual neighbours of the gallery (k1 = k2 = 2), drawn at random, for you to say by "
+        "keys whether they are one person; what follows moves as you answer; needs --images (without a number: 60)",
+    )
+    report.add_argument(
+        "--answers",
+        metavar="FILE",
+        help="answers that such a page saved: the new page goes on with them, and what follows is printed",
+    )
+    asked = ("audit", "answers")
+    report.add_argument(
+        "--generated",
+        action=Option,
+        needs=asked,
+        metavar="FOLDER",
+        help="show below these photographs the pictures of them that `generate` wrote to FOLDER",
+    )
+    report.add_argument(
+        "--seed",
+        action=Option,
+        needs=asked,
+        check=count(0),
+        type=int,
+        help="decides which pairs are drawn (default: that of the answers, or 0)",
+    )
     report.add_argument("--no-rerank", action="store_true", help="leave re-ranked rankings out, which take longest")
     _add_method(report, recommended=True)
     report.add_argument(

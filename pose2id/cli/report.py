@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pose2id.cli.inputs import check_part_options, note_generated, note_parts, r
 from pose2id.cli.pictures import find_folders
 from pose2id.cli.printing import say, tell
 from pose2id.files import LABELS, FeatureFile
-from pose2id.report import write_report
+from pose2id.report import Audit, prepare_audit, write_report
 from pose2id.study import FeatureSet, Setting
 
 
@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     method: dict[str, Any] = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
     setting = Setting("centralized", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)
     _note_missing(arguments, folders, files)
+    tell_step = tell_steps(arguments, inputs)
+    audit = _prepare_audit(arguments, sets[1], files[1], folders, tell_step)
     path = write_report(
         sets[0],
         sets[1],
@@ -65,11 +67,37 @@ def run(arguments: argparse.Namespace) -> None:
         count=arguments.count,
         engine=arguments.engine,
         overwrite=arguments.overwrite,
-        report=tell_steps(arguments, inputs),
+        audit=audit,
+        report=tell_step,
         progress=arguments.progress,
     )
     note_parts(arguments, inputs)
     say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    if audit and audit.answers:
+        say(*str(audit.verdict).split("\n"))
+
+
+def _prepare_audit(
+    arguments: argparse.Namespace,
+    gallery: FeatureSet,
+    file: FeatureFile,
+    folders: Sequence[Path],
+    report: Callable[[str], None],
+) -> Audit | None:
+    """The pairs that are to be looked at, if some are."""
+    if arguments.audit is None and arguments.answers is None:
+        return None
+    if gallery.has_parts:
+        remedy = "; pass --whole to use its 'features'" if file.features is not None else ""
+        raise ValueError(f"--audit needs features, {file.path} holds parts{remedy}")
+    if not folders:
+        raise ValueError(
+            "--audit shows photographs, so it needs --images FOLDER, the folder that the 'paths' in the feature files "
+            "are relative to"
+        )
+    report("drawing pairs")
+    options = {name: getattr(arguments, name) for name in ("answers", "generated", "seed", "engine", "progress")}
+    return prepare_audit(gallery, file.paths, folders[-1], count=arguments.audit, **options)
 
 
 def _note_missing(arguments: argparse.Namespace, folders: Sequence[Path], files: Sequence[FeatureFile]) -> None:

@@ -1,6 +1,7 @@
 """The report: one HTML page that says whether centralization helps on some features, to be opened by a double click.
 
 - `contents`: what it says: tables, curves, rankings
+- `audit`: pairs of neighbours, for somebody to look at and answer
 - `drawing`: curves, histograms and maps as shapes
 - `pictures`: photographs, small, inside the page
 - ``page.html``: the page, a template of Jinja2
@@ -20,13 +21,14 @@ from typing import Any
 
 from pose2id.atomic import write_file
 from pose2id.errors import require
+from pose2id.report.audit import Audit, prepare_audit
 from pose2id.report.contents import Contents, gather, name_views
 from pose2id.report.drawing import draw_curves, draw_histogram, draw_plane
 from pose2id.report.pictures import Pictures
 from pose2id.study import FeatureSet, Setting
 from pose2id.validation import check_count, check_flag
 
-__all__ = ["write_report"]
+__all__ = ["Audit", "prepare_audit", "write_report"]
 
 LEFT_OUT = (
     "; the share of the same identity leaves out rows labelled -1, which belong to nobody; distractors with one label, "
@@ -52,6 +54,7 @@ def write_report(
     count: int = 24,
     engine: str = "auto",
     overwrite: bool = False,
+    audit: Audit | None = None,
     report: Callable[[str], None] = lambda _: None,
     progress: bool = False,
 ) -> Path:
@@ -83,6 +86,8 @@ def write_report(
         Queries whose rankings are shown: those that change most.
     overwrite : bool
         Replace an existing file.
+    audit : Audit, optional
+        Pairs of neighbours to be looked at on the page, by `prepare_audit` for this gallery.
     report : callable
         Is told what begins.
 
@@ -130,6 +135,7 @@ def write_report(
         engine=engine,
         report=report,
         progress=progress,
+        estimated=None if audit is None else audit.estimated,
     )
     report("pictures")
     shown = _describe(contents, query, gallery, query_paths, gallery_paths, pictures, labelled=labelled)
@@ -155,6 +161,8 @@ def write_report(
         summary=f"{sizes[0][0]:,} queries against {sizes[1][0]:,} gallery rows. Compared are features of length 1 with "
         f"{_tell_setting(setting)}.",
         contents=contents,
+        audit=None if audit is None else audit.as_dict(),
+        audited=_tell_audit(audit),
         curves=draw_curves(contents.curves, name_views(list(contents.curves))),
         histograms=[draw_histogram(part, name_views([part["name"]])[part["name"]]) for part in contents.histograms],
         planes=planes,
@@ -172,6 +180,17 @@ def write_report(
     with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _tell_audit(audit: Audit | None) -> str:
+    if audit is None:
+        return ""
+    words, shown = f"{audit.total:,} pairs of mutual neighbours in the gallery (k1 = k2 = 2)", len(audit.pairs)
+    words = f"All {words}." if shown == audit.total else f"{shown:,} of the {words}, drawn at random."
+    words += " Centralizing adds the features of such rows to each other: does that mix people?"
+    if audit.missing:
+        words += f" Left out are pairs whose pictures are not there, such as {audit.missing[0]}."
+    return words
 
 
 def _tell_setting(setting: Setting) -> str:

@@ -18,6 +18,7 @@ from pose2id.neighbors import knn_graph
 from pose2id.parts import PartFeatures, part_distances, part_neighbors, rerank_parts
 from pose2id.reranking import rerank_top
 from pose2id.study import FeatureSet, Row, Setting, Verdict, assess, centralize_sets, run_study
+from pose2id.study.agreement import scale_rows
 from pose2id.study.counting import Counted, count_right, take_known
 from pose2id.study.runs import compare_scores
 from pose2id.threads import fit_threads
@@ -78,10 +79,12 @@ def gather(
     engine: str = "auto",
     report: Report = lambda _: None,
     progress: bool = False,
+    estimated: Verdict | None = None,
 ) -> Contents:
     """Everything but the pictures.
 
-    `after` is the setting that is compared with features as they are; `labelled` says whether `ids` mean anything.
+    `after` is the setting that is compared with features as they are; `labelled` says whether `ids` mean anything;
+    `estimated` is what `assess` says without labels, where that is known already.
     """
     contents = Contents()
     before = Setting("before", normalize=not query.has_parts)
@@ -135,7 +138,7 @@ def gather(
         rows, _ = take_features(gallery.features)
         contents.counted = count_right(rows, take_known(gallery.ids, len(rows))[0], engine=engine)
     elif not gallery.has_parts:
-        contents.estimated = assess(gallery.features, gallery.cams, engine=engine)
+        contents.estimated = estimated or assess(gallery.features, gallery.cams, engine=engine)
     contents.cameras = _count_neighbors(gallery, after, labelled=labelled, engine=engine)
     return contents
 
@@ -283,16 +286,28 @@ def _map(pairs: dict[str, Any], gallery: FeatureSet, *, labelled: bool) -> dict[
     return planes
 
 
+def find_mutual(
+    features: Any, k1: int, k2: int, *, exclude: Any = None, engine: str = "auto", progress: bool = False
+) -> Any:
+    """The mutual neighbours of every row, (N, k1) numpy, -1 where there is none; a row of zeros has none."""
+    rows, nonzero = scale_rows(take_features(features)[0])
+    at = nonzero.cpu().numpy()
+    mutual = np.full((len(features), k1), -1)
+    if len(at) > 1:
+        labels = None if exclude is None else take_labels(exclude, len(features), "exclude")[at]
+        table = knn_graph(rows, max(k1, k2), exclude=labels, engine=engine, progress=progress).indices
+        found = mutual_neighbors(table, k1, k2).cpu().numpy()
+        mutual[at] = np.where(found >= 0, at[found], -1)
+    return mutual
+
+
 def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, engine: str) -> list[dict[str, Any]]:
     """Of the gallery, camera by camera: how many rows have mutual neighbours, how many, whose."""
-    k = max(after.k1, after.k2)
     n = len(gallery.features)
     if not min(after.k1, after.k2) or n < 2 or gallery.has_parts:
         return []
-    exclude = gallery.cams if after.other_cameras else gallery.groups
-    rows = unit(take_array(gallery.features, "features")[0].float())
-    table = knn_graph(rows, min(k, n - 1), exclude=exclude, engine=engine).indices
-    mutual = mutual_neighbors(take_array(table, "neighbors")[0], after.k1, after.k2).cpu().numpy()
+    exclude = gallery.exclude(other_cameras=after.other_cameras)
+    mutual = find_mutual(gallery.features, after.k1, after.k2, exclude=exclude, engine=engine)
     cams = np.zeros(n, int) if gallery.cams is None else np.asarray(gallery.cams)
     ids, known = np.asarray(gallery.ids), _known(gallery.ids) if labelled else np.ones(n, bool)
     stats = []

@@ -17,11 +17,16 @@ QUALITY = 70
 class Pictures:
     """Data URIs of photographs below a folder, or one of the queries and one of the gallery; each once, by number."""
 
-    def __init__(self, roots: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> None:
+    def __init__(
+        self,
+        roots: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+        size: tuple[int, int] = (WIDTH, HEIGHT),
+    ) -> None:
         folders = [roots] if isinstance(roots, str | os.PathLike) else list(roots or ())
         if len(folders) > 2:
             raise ValueError(f"images must be one folder, or one for each side, received {len(folders)}")
         self.roots = [Path(folder) for folder in folders]
+        self.size = size
         self.uris: list[str] = []
         self.missing: list[str] = []
         self._numbers: dict[Path, int | None] = {}
@@ -49,7 +54,7 @@ class Pictures:
         if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{path} leaves the folder")
         picture = read_image(path)
-        picture.thumbnail((WIDTH, HEIGHT))
+        picture.thumbnail(self.size)
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=QUALITY)
         self.uris.append(f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}")

@@ -15,7 +15,7 @@ from pose2id.arrays import take_features
 from pose2id.centralization.arguments import take_generated
 from pose2id.neighbors import check_engine, take_exclude
 from pose2id.study.agreement import NEAR, Statistics, measure_agreement, scale_rows
-from pose2id.study.counting import count_right, take_known
+from pose2id.study.counting import count_right, take_known, wilson
 from pose2id.study.splits import SETTINGS, try_settings
 from pose2id.threads import fit_threads
 from pose2id.validation import JUNK, check_count, take_labels
@@ -213,6 +213,15 @@ def judge_gain(name: str, word: str, interval: tuple[float, float], gain: tuple[
     if name == "published" and interval[1] < WRONG:
         return "hurts"
     return word if interval[1] >= DOUBTFUL and change >= 0 else "unclear"
+
+
+def judge_answers(verdict: Verdict, right: int, count: int) -> Verdict:
+    """A verdict without labels, after so many mutual pairs drawn at random were looked at, and so many were right."""
+    if not count:
+        return verdict
+    interval = wilson(right / count, count)
+    words = {name: judge_gain(name, word, interval, None) for name, word in verdict.verdicts.items()}
+    return replace(verdict, precision=right / count, interval=interval, verdicts=words, pairs=count)
 
 
 def measure_features(

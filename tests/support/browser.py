@@ -11,7 +11,7 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-extensions"),
 )
-KEYS = {"Tab": 9, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40}
+KEYS = {"Backspace": 8, "Tab": 9, "Enter": 13, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40}
 
 
 def find_browser():
@@ -39,6 +39,7 @@ class Page:
         os.close(write)
         self._numbers, self._rest = itertools.count(1), b""
         self.messages, self.requests, self.loaded = [], [], 0
+        self._saving, self._saved = "", []
         target = self._ask("Target.createTarget", {"url": "about:blank"}, None)["targetId"]
         self._session = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True}, None)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -57,10 +58,20 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def download(self, code, folder):
+        """The file that a JavaScript expression saves, in a folder."""
+        options = {"behavior": "allow", "downloadPath": str(folder), "eventsEnabled": True}
+        self._ask("Browser.setDownloadBehavior", options, None)
+        before = len(self._saved)
+        self.run(code)
+        while len(self._saved) == before:
+            self._take()
+        return folder / self._saving
+
     def press(self, key):
         """Press a key: one of KEYS, or a letter."""
         names = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper()))}
-        text = {} if key in KEYS else {"text": key}
+        text = {"text": "\r"} if key == "Enter" else {} if key in KEYS else {"text": key}
         self._ask("Input.dispatchKeyEvent", {"type": "keyDown", **names, **text})
         self._ask("Input.dispatchKeyEvent", {"type": "keyUp", **names})
 
@@ -105,6 +116,10 @@ class Page:
             self.loaded += 1
         elif kind == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+        elif kind == "Browser.downloadWillBegin":
+            self._saving = told["suggestedFilename"]
+        elif kind == "Browser.downloadProgress" and told["state"] == "completed":
+            self._saved.append(self._saving)
         elif kind == "Log.entryAdded":
             self.messages.append(told["entry"]["text"])
         elif kind == "Runtime.exceptionThrown":
