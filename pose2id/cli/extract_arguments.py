@@ -67,7 +67,7 @@ def add_extract(commands: Any) -> None:
         help="draw each person in the 8 poses with these weights (as `generate --weights`), and encode that",
     )
     views.add_argument(
-        "--generated", metavar="FOLDER", help="encode the pictures of each photograph that `generate` wrote to FOLDER"
+        "--generated", metavar="FOLDER", help="use the pictures of each photograph that `generate` wrote to FOLDER"
     )
     extract.add_argument(
         "--preset",

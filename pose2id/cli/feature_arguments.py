@@ -169,7 +169,7 @@ def add_features(commands: Any) -> None:
         action=Option,
         needs=asked,
         metavar="FOLDER",
-        help="show below these photographs the pictures of them that `generate` wrote to FOLDER",
+        help="use the pictures of each photograph that `generate` wrote to FOLDER",
     )
     report.add_argument(
         "--seed",
