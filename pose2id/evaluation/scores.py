@@ -399,9 +399,13 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
             bar.update(block.stop - block.start)
     best = np.concatenate(first)
     if not len(best):
+        known = bool((relevance.same[~relevance.query_junk] > 0).any())
+        reason = "check ids, cameras and protocol"
+        if known and relevance.cams is not None:
+            reason = "those of its own camera are left out: if there is one camera only, leave the cams away"
         raise ValueError(
             f"at least one query must have a match in the gallery after junk removal, received {total} "
-            f"queries and {len(relevance.gallery_ids)} gallery items without any; check ids, cameras and protocol"
+            f"queries and {len(relevance.gallery_ids)} gallery items without any; {reason}"
         )
     mINP = float(np.concatenate(negative_penalty).mean())
     return Scores(
