@@ -41,14 +41,17 @@ def learning(encoder, batch):
     return {name for name, one in encoder.named_parameters() if one.grad is not None and bool(one.grad.abs().max() > 0)}
 
 
-def losses(encoder, batch, steps=8, parameters=None):
-    """The losses before and after some steps on one batch, with all statistics of it."""
-    optimizer = torch.optim.Adam(encoder.parameters() if parameters is None else parameters, lr=5e-3)
+def losses(encoder, batch, steps=8, parameters=None, rate=0.05):
+    """The losses before and after some steps down the gradient on one batch."""
+    parameters = list(encoder.parameters() if parameters is None else parameters)
     found = []
     for _ in range(steps + 1):
-        optimizer.zero_grad()
+        encoder.zero_grad()
         value = total(encoder, batch)
         found.append(value.item())
         value.backward()
-        optimizer.step()
+        with torch.no_grad():
+            for one in parameters:
+                if one.grad is not None:
+                    one -= rate * one.grad
     return found[0], found[-1]

@@ -44,9 +44,7 @@ class PCB(Encoder):
         super().__init__(classes, trunk)
         self.stripes = stripes
         # A 1 x 1 convolution, the same for all stripes: g (N, C, P) to h (N, width, P).
-        self.reduce = nn.Sequential(
-            nn.Conv1d(trunk.channels, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU()
-        )
+        self.reduce = nn.Sequential(nn.Conv1d(trunk.channels, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
         self.classify = nn.ModuleList(nn.Linear(width, classes) for _ in range(stripes))
         for linear in self.classify:
             nn.init.normal_(linear.weight, std=0.001)
