@@ -6,6 +6,7 @@ from pose2id.encoders.attributes import APR
 from pose2id.encoders.baseline import Global
 from pose2id.encoders.contract import Encoder
 from pose2id.encoders.grid import DSR, IDLA, PersonNet
+from pose2id.encoders.stripes import ICNN, PCB, RPP, AlignedReID, GatedLSTM, SCPNet
 from pose2id.errors import suggest
 
 SYSTEMS: dict[str, type[Encoder]] = {
@@ -14,6 +15,12 @@ SYSTEMS: dict[str, type[Encoder]] = {
     "personnet": PersonNet,
     "dsr": DSR,
     "apr": APR,
+    "pcb": PCB,
+    "rpp": RPP,
+    "aligned": AlignedReID,
+    "icnn": ICNN,
+    "scpnet": SCPNet,
+    "lstm": GatedLSTM,
 }
 """A new system is a line here; it can then be trained, saved and loaded."""
 

@@ -17,7 +17,7 @@ STRIPES = {f"classify.{i}.{kind}" for i in range(6) for kind in ("weight", "bias
 REDUCE = {"reduce.0.weight", "reduce.1.weight", "reduce.1.bias"}
 HEADS = {
     PCB: STRIPES | REDUCE,
-    RPP: STRIPES | REDUCE,
+    RPP: STRIPES | REDUCE | {"assign.weight", "assign.bias"},
     AlignedReID: {f"{layer}.{kind}" for layer in ("classify", "norm.0", "reduce") for kind in ("weight", "bias")},
     ICNN: STRIPES | REDUCE | {"embed.weight"},
     SCPNet: {f"classify.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
@@ -96,8 +96,9 @@ def test_parts_of_rpp():
     arrays = load("pooling", "rpp")
     maps = arrays["feature_map"]
     encoder = on_maps(RPP, maps)
-    equal(encoder(maps).parts, on_maps(PCB, maps)(maps).parts)
-    encoder.begin("refined")
+    encoder.stage = "stripes"
+    equal(encoder(maps).parts, on_maps(PCB, maps)(maps).parts.detach())
+    encoder.stage = None
     # the released classifier sees means of eight channels
     given = load("rpp", "rpp")
     weight = given["classifier_weight"].repeat_interleave(8, 1) / 8
@@ -108,24 +109,26 @@ def test_parts_of_rpp():
 
 
 def test_stages_of_rpp(make):
+    """PCB; then the classifier of locations alone, against what PCB has learnt; then all."""
     encoder, batch = make(RPP), toy_batch()
-    assert learning(encoder, batch) == HEADS[RPP] | trunk_of(encoder)  # as PCB: not of the classifier of locations
-    kept = {name: value.clone() for name, value in encoder.state_dict().items()}
-    parameters = encoder.begin("induction")
-    assert [id(one) for one in parameters] == [id(one) for one in encoder.assign.parameters()]
-    before, after = losses(encoder.train(), batch, parameters=parameters)
-    assert after < before
-    changed = {name for name, value in encoder.state_dict().items() if not value.equal(kept[name])}
-    assert changed == {"assign.weight", "assign.bias", "refined"}  # no statistics either
-    parameters = encoder.begin("refined")
-    assert len(parameters) == len(list(encoder.parameters()))
-    assert all(module.training for module in encoder.modules())
-    assert learning(encoder, batch) == HEADS[RPP] | trunk_of(encoder) | {"assign.weight", "assign.bias"}
-    again = RPP(4, small_trunk())
-    again.load_state_dict(encoder.state_dict())
-    equal(again.eval()(batch.images).features, encoder.eval()(batch.images).features.detach())
-    with pytest.raises(ValueError, match="stage must be one of"):
-        encoder.begin("end")
+    whole = HEADS[RPP] | trunk_of(encoder)
+    alone = HEADS[RPP] - (HEADS[PCB])
+    expected = {"stripes": whole - alone, "induction": alone, "refined": whole}
+    for stage in encoder.stages():
+        encoder.stage = stage.name
+        names = {name for name, _ in encoder.named_parameters() if name.startswith(stage.trains)}
+        assert names == expected[stage.name]
+        assert names <= learning(encoder, batch)
+        parameters = [one for name, one in encoder.named_parameters() if name in names]
+        before, after = losses(encoder, batch, parameters=parameters, rate=0.1)
+        assert after < before
+    assert [stage.name for stage in encoder.stages()] == list(expected)
+    encoder.stage = None
+    found = encoder.eval()(batch.images).parts.detach()
+    encoder.stage = "refined"
+    equal(encoder(batch.images).parts, found)
+    encoder.stage = "stripes"
+    assert (encoder(batch.images).parts - found).abs().max() > 1e-3
 
 
 def test_features_of_alignedreid():

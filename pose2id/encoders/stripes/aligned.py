@@ -64,7 +64,7 @@ class AlignedReID(Encoder):
         return Encoded(features=functional.normalize(maps.mean((2, 3))), parts=parts, maps=maps)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "identity" and "triplet" of the global branch, "local": the same triplets by aligned distances."""
+        """The terms "identity" and "triplet" of the global branch; "local": the same triplets by aligned distances."""
         maps = self.trunk(batch.images)
         whole = maps.mean((2, 3))  # (N, C)
         local = self.reduce(pool_stripes(self.norm(maps), self.stripes, reduce="max"))  # (N, P, width)

@@ -56,7 +56,7 @@ class ICNN(PCB):
         return Encoded(features=concatenate_parts(parts, self.embed(maps.mean((2, 3)))), parts=parts, maps=maps)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "identity", the sum of those of all stripes, and "triplet" of the global branch."""
+        """The terms "identity", the sum of those of all stripes, and "triplet" of the global branch."""
         maps = self.trunk(batch.images)
         whole = self.embed(maps.mean((2, 3)))
         return {

@@ -81,15 +81,16 @@ class GatedLSTM(Encoder):
             gated = functional.normalize(stripes + gates * stripes, dim=2)  # what both show is boosted
             states, _ = self.read(gated)  # all of them are the feature of the picture in this pair
             ends.append(functional.normalize(states.flatten(1)))  # (n, P width)
-        return (ends[0] - ends[1]).square().sum(1).clamp(min=1e-12).sqrt()
+        distances: torch.Tensor = (ends[0] - ends[1]).square().sum(1).clamp(min=1e-12).sqrt()
+        return distances
 
     def gate(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """How alike two pictures' stripes are, channel by channel: (n, P, C), from 0 to 1."""
-        differences = (self.summarize(first) - self.summarize(second)) / self.spread
+        differences: torch.Tensor = (self.summarize(first) - self.summarize(second)) / self.spread
         return (-differences.square()).exp()
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "contrastive": squares of the distances of the same people, and of what others lack to `MARGIN`."""
+        """The term "contrastive": squares of distances of one person, and of what others lack to `MARGIN`."""
         maps = self.trunk(batch.images)
         farthest, nearest = mine_triplets(euclidean(maps.mean((2, 3))), batch.ids)
         stripes = pool_stripes(maps, self.stripes)  # (N, P, C)

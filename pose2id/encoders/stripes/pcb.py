@@ -46,8 +46,8 @@ class PCB(Encoder):
         # A 1 x 1 convolution, the same for all stripes: g (N, C, P) to h (N, width, P).
         self.reduce = nn.Sequential(nn.Conv1d(trunk.channels, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
         self.classify = nn.ModuleList(nn.Linear(width, classes) for _ in range(stripes))
-        for linear in self.classify:
-            nn.init.normal_(linear.weight, std=0.001)
+        for weight in self.classify.parameters():
+            nn.init.normal_(weight, std=0.001)
 
     def forward(
         self,
@@ -65,7 +65,7 @@ class PCB(Encoder):
         return pool_stripes(maps, self.stripes)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "identity": the sum of those of all stripes."""
+        """The term "identity", the sum of those of all stripes."""
         return {"identity": self.identify(self.pool(self.trunk(batch.images)), batch.ids)}
 
     def identify(self, parts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
+from pose2id.encoders.contract import Stage
 from pose2id.encoders.stripes.pcb import PCB
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_masks
@@ -36,44 +35,30 @@ class RPP(PCB):
     >>> import torch
     >>> from pose2id.encoders import Trunk
     >>> from pose2id.encoders.stripes import RPP
-    >>> encoder = RPP(10, Trunk())
-    >>> [sum(p.numel() for p in encoder.begin(stage)) for stage in encoder.STAGES]
-    [266212, 774, 266986]
+    >>> encoder = RPP(10, Trunk()).eval()
+    >>> [stage.name for stage in encoder.stages()]
+    ['stripes', 'induction', 'refined']
+    >>> tuple(encoder(torch.zeros(2, 3, 64, 32)).parts.shape)
+    (2, 6, 128)
     """
-
-    STAGES: ClassVar[tuple[str, ...]] = ("stripes", "induction", "refined")
-
-    refined: torch.Tensor  # whether the induction has begun; saved with the weights
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 6, width: int = 64) -> None:
         super().__init__(classes, trunk, stripes=stripes, width=width)
         self.assign = nn.Conv2d(trunk.channels, stripes, 1)  # (N, C, H, W) to (N, P, H, W)
-        self.register_buffer("refined", torch.tensor(False))
-        self.frozen = False
 
-    def begin(self, stage: str) -> list[nn.Parameter]:
-        """Enter a stage of training; the parameters that train in it."""
-        if stage not in self.STAGES:
-            raise ValueError(f"stage must be one of {self.STAGES}, received {stage!r}")
-        self.refined.fill_(stage != "stripes")
-        self.frozen = stage == "induction"
-        self.train(self.training)
-        if self.frozen:
-            return list(self.assign.parameters())
-        return [one for name, one in self.named_parameters() if self.refined or not name.startswith("assign.")]
-
-    def train(self, mode: bool = True) -> RPP:
-        """As of every module; in the induction the frozen layers keep the statistics that they have learnt."""
-        super().train(mode)
-        if self.frozen:
-            self.trunk.eval()
-            self.reduce.eval()
-        return self
+    def stages(self) -> tuple[Stage, ...]:
+        """PCB, the induction of the classifier of locations, and all together."""
+        return (
+            Stage("stripes", 4, ("trunk.", "reduce.", "classify.")),
+            Stage("induction", 1, ("assign.",)),
+            Stage("refined", 1, rate=0.1),
+        )
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps (N, C, H, W) to g, (N, P, C): by stripes at first, then by what the classifier finds."""
-        if not self.refined:
+        """Maps (N, C, H, W) to g, (N, P, C): by stripes in the first stage, then by what the classifier finds."""
+        if self.stage == "stripes":
             return super().pool(maps)
-        shares = self.assign(maps - maps.mean((2, 3), keepdim=True)).softmax(1)  # (N, P, H, W): of whom is a location
+        scores: torch.Tensor = self.assign(maps - maps.mean((2, 3), keepdim=True))  # (N, P, H, W)
+        shares = scores.softmax(1)  # of whom a location is
         # P / (H W) sum of share x map: not divided by the sum of the shares
         return self.stripes * pool_masks(maps, shares, divide="area")

@@ -65,10 +65,11 @@ class SCPNet(Encoder):
 
     def group(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps (N, C, H, W) to the groups of channels (N, P, C), means over the whole picture."""
-        return self.expand(maps).mean((2, 3)).unflatten(1, (self.stripes, -1))
+        groups: torch.Tensor = self.expand(maps).mean((2, 3))
+        return groups.view(len(groups), self.stripes, -1)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "identity" and "triplet" of the groups, "pull" of groups to stripes; each a sum over groups."""
+        """The terms "identity" and "triplet" of the groups, "pull" of groups to stripes; each a sum over groups."""
         maps = self.trunk(batch.images)
         groups = self.group(maps)
         stripes = pool_stripes(maps.detach(), self.stripes)  # (N, P, C)
