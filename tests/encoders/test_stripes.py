@@ -57,6 +57,14 @@ def test_which_parameters_learn_and_the_loss_falls(make, system):
 
 
 @pytest.mark.parametrize("system", HEADS)
+@pytest.mark.parametrize("value", [0, 1.5, "6", True])
+def test_bad_sizes(make, system, value):
+    for name in ("stripes", "width") if system is not SCPNet else ("stripes",):
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+            make(system, **{name: value})
+
+
+@pytest.mark.parametrize("system", HEADS)
 def test_shapes_and_a_picture_alone(make, system):
     encoder, images = make(system), toy_batch().images
     encoder(images)  # statistics of normalisation
@@ -214,6 +222,7 @@ def test_the_gate_compares_stripes(make):
     found = encoder.compare(first, second)
     equal(found, (ends[0] - ends[1]).norm(dim=1).detach())
     equal(encoder.compare(second, first), found.detach())
+    equal(encoder.compare(first[3:4], second[3:4]), found[3:4].detach())
     assert encoder.compare(first, first).max() < 1e-5
     open_gates = [
         functional.normalize(encoder.read(functional.normalize(rows, dim=2))[0].flatten(1)) for rows in (a, b)

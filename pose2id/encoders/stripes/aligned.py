@@ -10,6 +10,7 @@ from pose2id.encoders.contract import Batch, Encoded, Encoder
 from pose2id.encoders.losses import euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
+from pose2id.validation import check_count
 
 
 class AlignedReID(Encoder):
@@ -46,7 +47,7 @@ class AlignedReID(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 8, width: int = 64) -> None:
         super().__init__(classes, trunk)
-        self.stripes = stripes
+        self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
         self.classify = nn.Linear(trunk.channels, classes)
         # Local branch: (N, C, H, W), the maximum of each stripe, (N, P, C) to (N, P, width).
         self.norm = nn.Sequential(nn.BatchNorm2d(trunk.channels), nn.ReLU())

@@ -9,6 +9,7 @@ from pose2id.encoders.contract import Batch, Encoded, Encoder
 from pose2id.encoders.losses import identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import concatenate_parts, pool_stripes
+from pose2id.validation import check_count
 
 
 class PCB(Encoder):
@@ -42,10 +43,10 @@ class PCB(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 6, width: int = 64) -> None:
         super().__init__(classes, trunk)
-        self.stripes = stripes
+        self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
         # A 1 x 1 convolution, the same for all stripes: g (N, C, P) to h (N, width, P).
         self.reduce = nn.Sequential(nn.Conv1d(trunk.channels, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
-        self.classify = nn.ModuleList(nn.Linear(width, classes) for _ in range(stripes))
+        self.classify = nn.ModuleList(nn.Linear(width, classes) for _ in range(self.stripes))
         for weight in self.classify.parameters():
             nn.init.normal_(weight, std=0.001)
 

@@ -9,6 +9,7 @@ from pose2id.encoders.contract import Batch, Encoded, Encoder
 from pose2id.encoders.losses import euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
+from pose2id.validation import check_count
 
 PULL = 10.0
 """The weight, lambda, of what pulls channels to stripes."""
@@ -45,13 +46,13 @@ class SCPNet(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 4) -> None:
         super().__init__(classes, trunk)
-        self.stripes = stripes
+        self.stripes = check_count(stripes, "stripes", 1)
         # One 1 x 1 convolution for each group, together: (N, C, H, W) to (N, P C, H, W).
         self.expand = nn.Sequential(
-            nn.Conv2d(trunk.channels, stripes * trunk.channels, 1, bias=False),
-            nn.BatchNorm2d(stripes * trunk.channels),
+            nn.Conv2d(trunk.channels, self.stripes * trunk.channels, 1, bias=False),
+            nn.BatchNorm2d(self.stripes * trunk.channels),
         )
-        self.classify = nn.ModuleList(nn.Linear(trunk.channels, classes) for _ in range(stripes))
+        self.classify = nn.ModuleList(nn.Linear(trunk.channels, classes) for _ in range(self.stripes))
 
     def forward(
         self,
