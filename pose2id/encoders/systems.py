@@ -11,16 +11,16 @@ from pose2id.errors import suggest
 
 SYSTEMS: dict[str, type[Encoder]] = {
     "global": Global,
-    "idla": IDLA,
-    "personnet": PersonNet,
-    "dsr": DSR,
-    "apr": APR,
     "pcb": PCB,
     "rpp": RPP,
     "aligned": AlignedReID,
     "icnn": ICNN,
     "scpnet": SCPNet,
     "lstm": GatedLSTM,
+    "idla": IDLA,
+    "personnet": PersonNet,
+    "dsr": DSR,
+    "apr": APR,
 }
 """A new system is a line here; it can then be trained, saved and loaded."""
 
