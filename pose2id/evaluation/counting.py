@@ -118,7 +118,8 @@ class RankCounter:
         leading = right.find_leading(scores, lower, exact=bound is None)
         if bound is not None:
             leading = _Items(*(torch.cat(pair) for pair in zip(leading, doubtful, strict=True)))
-        return _Counts(before, self._count_identities(leading, len(scores)), tied, None, nearer, until)
+        identities = self._count_identities(leading, matches.columns, len(scores))
+        return _Counts(before, identities, tied, None, nearer, until)
 
     def _order_ties(
         self, right: _Right, scores: torch.Tensor, end: torch.Tensor
@@ -163,10 +164,11 @@ class RankCounter:
         """Indices on the device of the tiles."""
         return tuple(torch.from_numpy(array).to(self._tiles.device) for array in arrays)
 
-    def _count_identities(self, items: _Items, rows: int) -> torch.Tensor:
-        """Of how many identities, row by row, these items are."""
+    def _count_identities(self, items: _Items, columns: npt.NDArray[np.int64] | None, rows: int) -> torch.Tensor:
+        """Of how many identities, row by row, these items are; of these columns of the gallery, if not of all."""
+        column = items.column if columns is None else self._move(columns)[0][items.column]
         size = int(self._items.max()) + 1
-        pairs = torch.unique(items.row * size + self._items[items.column])
+        pairs = torch.unique(items.row * size + self._items[column])
         return torch.bincount(pairs // size, minlength=rows)
 
 

@@ -1,4 +1,4 @@
-"""Masks: which gallery items a caller leaves out for each query, beside what the protocol calls junk.
+"""Masks: what a caller leaves out for each query beside what the protocol calls junk, and what a search looks at.
 
 They are made a block of queries at a time, so beside what was given nothing of shape (Q, G) is held. Nothing here
 imports torch.
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from pose2id.validation import Labels
 
     Marks = npt.NDArray[np.bool_]
+    Numbers = npt.NDArray[np.int64]
     LabelMask = Callable[[Mapping[str, Any], Mapping[str, npt.NDArray[Any]]], Any]
-    Ignore = npt.NDArray[Any] | torch.Tensor | sparse.sparray | sparse.spmatrix | LabelMask
+    Table = npt.NDArray[Any] | torch.Tensor | sparse.sparray | sparse.spmatrix
+    Ignore = Table | LabelMask
     MoreLabels = Mapping[str, Labels | tuple[Labels, Labels]]
     Sides = Mapping[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]
     BlockMask = Callable[[slice], Marks]
 
+_SIGNS = 3
+"""So many numbers tell which queries are alike: by measurement more bring little."""
+_WORTH = 0.5
+"""Where blocks look at less of the gallery than this, looking at that part is quicker than at all of it."""
 OWN_LABELS = ("ids", "cams", "rows")
 """The labels that a function as `ignore` is given in any case: cameras where there are some, rows from 0."""
 
@@ -53,7 +59,7 @@ def take_ignore(
         rows = np.arange(size[0]), np.arange(size[1])
         given = _ask(ignore, {**sides, "rows": rows, **_take_labels(labels, size, itself=itself)}, size)
     elif ignore is not None:
-        given = _take_mask(ignore, size)
+        given = _take_mask(ignore, size, "ignore", "what is left out")
     if not itself:
         return given
 
@@ -103,15 +109,76 @@ def _ask(function: LabelMask, sides: Sides, size: tuple[int, int]) -> BlockMask:
     return of_block
 
 
-def _take_mask(ignore: Any, size: tuple[int, int]) -> BlockMask:
-    if sparse.issparse(ignore):
-        _check_bools(ignore, size, "ignore")
-        return _take_sparse(ignore)
-    if not is_tensor(ignore):
-        array = _take_bools(ignore, size, "ignore")
+class Kept:
+    """Which gallery items a search looks at for each query, a block of queries at a time, in this order or another."""
+
+    def __init__(self, kept: Table, size: tuple[int, int]) -> None:
+        self._mask = _take_mask(kept, size, "kept", "what stays")
+        self._rows: Any = None
+        if sparse.issparse(kept):
+            given: Any = kept
+            rows: Any = sparse.csr_array(given)
+            if not rows.data.all():
+                rows = rows.copy()
+                rows.eliminate_zeros()
+            self._rows = rows
+
+    def marks(self, block: slice) -> Marks:
+        """Mark what stays for a block of queries, (b, G); a new array."""
+        return self._mask(block)
+
+    def columns(self, block: slice) -> Numbers:
+        """The items that stay for some query of a block, (n,), ascending; of a sparse table only."""
+        some = np.zeros(self._rows.shape[1], bool)
+        some[self._indices(block)] = True
+        return np.flatnonzero(some)
+
+    def marks_of(self, block: slice, columns: Numbers) -> Marks:
+        """Mark what stays of its `columns` for a block of queries, (b, n)."""
+        place = np.zeros(self._rows.shape[1], np.int64)
+        place[columns] = np.arange(len(columns))
+        marks = np.zeros((block.stop - block.start, len(columns)), bool)
+        counts = np.diff(self._rows.indptr[block.start : block.stop + 1])
+        marks[np.repeat(np.arange(len(marks)), counts), place[self._indices(block)]] = True
+        return marks
+
+    def _indices(self, block: slice) -> Any:
+        return self._rows.indices[self._rows.indptr[block.start] : self._rows.indptr[block.stop]]
+
+    def order(self, height: int) -> Numbers | None:
+        """An order of the queries in which those for whom similar items stay follow each other, (Q,).
+
+        None where blocks of so many queries would look at much of the gallery all the same, or the table is not sparse.
+        """
+        if self._rows is None or not self._rows.nnz:
+            return None
+        # Of two queries as many of such smallest numbers agree, on the average, as they share of what they keep.
+        random, (total, width) = np.random.default_rng(0), self._rows.shape
+        some = np.diff(self._rows.indptr) > 0
+        smallest = np.full((_SIGNS, total), width)
+        for row in smallest:
+            number = random.permutation(width)[self._rows.indices]
+            row[some] = np.minimum.reduceat(number, self._rows.indptr[:-1][some])
+        order = np.lexsort(smallest[::-1])
+        there = self.reorder(order)
+        blocks = [slice(start, min(start + height, total)) for start in range(0, total, height)]
+        pairs = sum((block.stop - block.start) * len(there.columns(block)) for block in blocks)
+        return order if pairs <= _WORTH * total * width else None
+
+    def reorder(self, order: Numbers) -> Kept:
+        """The same of the queries in another order."""
+        return Kept(self._rows[order], self._rows.shape)
+
+
+def _take_mask(table: Any, size: tuple[int, int], name: str, means: str) -> BlockMask:
+    if sparse.issparse(table):
+        _check_bools(table, size, name, means)
+        return _take_sparse(table)
+    if not is_tensor(table):
+        array = _take_bools(table, size, name, means)
         return lambda block: array[block].copy()
-    tensor = take_tensor(ignore, "ignore")
-    _check_bools(tensor, size, "ignore")
+    tensor = take_tensor(table, name)
+    _check_bools(tensor, size, name, means)
     return lambda block: np.array(tensor[block].cpu().numpy())
 
 
@@ -120,18 +187,18 @@ def _take_sparse(mask: Any) -> BlockMask:
     return lambda block: rows[block].toarray()
 
 
-def _take_bools(values: Any, shape: tuple[int, ...], name: str) -> Marks:
+def _take_bools(values: Any, shape: tuple[int, ...], name: str, means: str = "what is left out") -> Marks:
     """Bools of this shape as a numpy array, from an array or a tensor."""
     if is_tensor(values):
         values = take_tensor(values, name).cpu().numpy()
     if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} must be an array of bools, received {type(values).__name__}")
-    _check_bools(values, shape, name)
+    _check_bools(values, shape, name, means)
     return np.asarray(values)
 
 
-def _check_bools(values: Any, shape: tuple[int, ...], name: str) -> None:
+def _check_bools(values: Any, shape: tuple[int, ...], name: str, means: str) -> None:
     if not str(values.dtype).endswith("bool"):
-        raise TypeError(f"{name} must hold bools, True for what is left out, received dtype {values.dtype}")
+        raise TypeError(f"{name} must hold bools, True for {means}, received dtype {values.dtype}")
     if tuple(values.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, received {tuple(values.shape)}")

@@ -5,17 +5,18 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pose2id.evaluation.masks import take_ignore
+from pose2id.evaluation.masks import Kept, take_ignore
 from pose2id.evaluation.protocols import PROTOCOLS, Protocol
 from pose2id.validation import check_choice, encode_labels, take_labels
 
 if TYPE_CHECKING:
-    from pose2id.evaluation.masks import Ignore, MoreLabels
+    from pose2id.evaluation.masks import Ignore, MoreLabels, Table
     from pose2id.validation import Labels
 
     Numbers = npt.NDArray[np.int64]
@@ -26,8 +27,10 @@ class Matches(NamedTuple):
     """The right items of a block of queries, junk removed: pairs of a `row` of the block and a `column`; rows ascend.
 
     `same`: such pairs of all items of the query's identity, junk or not. Of each query, (b,): `per_query`, how many
-    matches there are, and `listed`, how many entries its whole list has for CMC. `kept` (b, G): what is left of the
-    gallery, where more than the protocol decides it or items are drawn; else None.
+    matches there are, `listed`, how many entries its whole list has for CMC, and `relevant`, how many right items there
+    are beside those that the search does not look at. `kept` (b, G): what is left of the gallery, where more than the
+    protocol decides it or items are drawn; else None. `columns` (n,): where the search looks at a part of the gallery,
+    that part, instead of which G and all columns are meant; else None.
     """
 
     row: Numbers
@@ -35,7 +38,9 @@ class Matches(NamedTuple):
     same: tuple[Numbers, Numbers]
     per_query: Numbers
     listed: Numbers
-    kept: Marks | None
+    relevant: Numbers
+    kept: Marks | None = None
+    columns: Numbers | None = None
 
 
 class Relevance:
@@ -43,7 +48,8 @@ class Relevance:
 
     Identities and cameras are kept as numbers, the same for both sides, co-located cameras as one; `cams` is None where
     there are none, or no rule asks for them. `same` (Q,) counts the gallery items of each query's identity. `itself`:
-    the queries are the gallery, told by leaving out the labels of the latter.
+    the queries are the gallery, told by leaving out the labels of the latter. `kept`: what the search looks at; None
+    for all.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Relevance:
         protocol: str | Protocol,
         ignore: Ignore | None = None,
         labels: MoreLabels | None = None,
+        kept: Table | None = None,
     ) -> None:
         if not isinstance(protocol, Protocol):
             protocol = PROTOCOLS[check_choice(protocol, "protocol", tuple(PROTOCOLS))]
@@ -90,6 +97,12 @@ class Relevance:
         self.same = np.searchsorted(ordered, self.query_ids, "right") - self._first
         self._starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # of each identity
         self._ignored = take_ignore(ignore, labels, size, sides, itself=self.itself)
+        self.kept = None if kept is None else Kept(kept, size)
+        self._narrow = False
+        if kept is not None and protocol.repetitions:
+            raise ValueError(
+                f"kept must be left out under protocol {protocol.name!r}, which draws galleries; use another protocol"
+            )
         self._listed = self._count_listed()
 
     def junk(self, query: Any, item: Any) -> Marks:
@@ -116,34 +129,64 @@ class Relevance:
         nth = np.arange(len(row)) - np.repeat(same.cumsum() - same, same)
         column = self._by_identity[np.repeat(self._first[block], same) + nth]
         junk = self.junk(row + block.start, column)
-        every, kept = (row, column), None
-        if self._ignored is None and not self.protocol.repetitions:
+        if self._ignored is None and self.kept is None and not self.protocol.repetitions:
             right, listed = ~junk, self._listed[block]
             if not (self.protocol.whole_camera_is_junk or self.protocol.cmc_over_identities):
                 listed = listed - np.bincount(row[junk], minlength=len(same))
-        else:
-            kept = self._keep(block, row[junk], column[junk])
-            right, listed = kept[row, column], self._count_kept(kept)
-        row, column = row[right], column[right]
-        return Matches(row, column, every, np.bincount(row, minlength=len(same)), listed, kept)
+            found = np.bincount(row[right], minlength=len(same))
+            return Matches(row[right], column[right], (row, column), found, listed, found)
+        columns = self.kept.columns(block) if self.kept is not None and self._narrow else None
+        ignored = None if self._ignored is None else self._ignored(block)
+        right = ~junk if ignored is None else ~junk & ~ignored[row, column]
+        relevant = np.bincount(row[right], minlength=len(same))
+        if columns is not None:  # from here on columns are numbers of these
+            place = np.full(len(self.gallery_ids), -1)
+            place[columns] = np.arange(len(columns))
+            column = place[column]
+            row, column, right = row[column >= 0], column[column >= 0], right[column >= 0]
+        kept = self._keep(block, columns, ignored)
+        kept[row, column] &= right
+        right = kept[row, column]
+        found, listed = np.bincount(row[right], minlength=len(same)), self._count_kept(kept, columns)
+        return Matches(row[right], column[right], (row, column), found, listed, relevant, kept, columns)
 
-    def _keep(self, block: slice, row: Numbers, column: Numbers) -> Marks:
-        """What is left for a block of queries, (b, G), given what is junk of their own identities."""
-        if self._ignored is None:
+    def _keep(self, block: slice, columns: Numbers | None, ignored: Marks | None) -> Marks:
+        """What is left for a block of queries of some columns, (b, n), but for the rule for their own identities."""
+        part: Any = slice(None) if columns is None else columns
+        if self.kept is None:
             kept = np.ones((block.stop - block.start, len(self.gallery_ids)), bool)
         else:
-            kept = ~self._ignored(block)
-        kept[:, self.gallery_junk] = False
-        kept[row, column] = False
+            kept = self.kept.marks(block) if columns is None else self.kept.marks_of(block, columns)
+        if ignored is not None:
+            kept &= ~ignored[:, part]
+        kept[:, self.gallery_junk[part]] = False
         if self.protocol.whole_camera_is_junk and self.cams is not None:
-            kept &= self.cams[0][block, None] != self.cams[1]
+            kept &= self.cams[0][block, None] != self.cams[1][part]
         return kept
 
-    def _count_kept(self, kept: Marks) -> Numbers:
+    def narrow(self, order: Numbers, kept: Kept) -> Relevance:
+        """The same of the queries in another order, of each block with what is `kept` of the gallery for these."""
+        there = copy(self)
+        ignored = self._ignored
+        there.query_ids, there.query_junk, there.same = self.query_ids[order], self.query_junk[order], self.same[order]
+        there._first, there._listed = self._first[order], self._listed[order]
+        if self.cams is not None:
+            there.cams = [self.cams[0][order], self.cams[1]]
+        if ignored is not None:
+            there._ignored = lambda block: np.concatenate([ignored(slice(row, row + 1)) for row in order[block]])
+        there.kept, there._narrow = kept, True
+        return there
+
+    def _count_kept(self, kept: Marks, columns: Numbers | None) -> Numbers:
         """How many entries the lists of what is left have for CMC, (b,)."""
-        if self.protocol.cmc_over_identities:
+        if not self.protocol.cmc_over_identities:
+            return np.asarray(np.count_nonzero(kept, axis=1))
+        if columns is None:
             kept = np.logical_or.reduceat(kept[:, self._by_identity], self._starts, axis=1)
-        return np.asarray(np.count_nonzero(kept, axis=1))
+            return np.asarray(np.count_nonzero(kept, axis=1))
+        (row, column), size = kept.nonzero(), 1 + int(self.gallery_ids.max(initial=0))
+        pairs = np.unique(row * size + self.gallery_ids[columns[column]])
+        return np.bincount(pairs // size, minlength=len(kept))
 
     def _count_listed(self) -> Numbers:
         """How many entries the list of each query has for CMC, (Q,), items of its own identity all counted in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -26,14 +26,22 @@ from pose2id.distances import full_precision
 from pose2id.evaluation.counting import RankCounter, Ranks
 from pose2id.evaluation.protocols import METRICS, Protocol
 from pose2id.evaluation.relevance import Matches, Relevance
-from pose2id.evaluation.tiles import DistinctTiles, FeatureTiles, GridTiles, MatrixTiles, Tiles, exact_in_float64
+from pose2id.evaluation.tiles import (
+    NARROW,
+    DistinctTiles,
+    FeatureTiles,
+    GridTiles,
+    MatrixTiles,
+    Tiles,
+    exact_in_float64,
+)
 from pose2id.tables import format_text
 from pose2id.threads import fit_threads, map_in_threads
 from pose2id.validation import check_choice, check_count, check_flag
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
-    from pose2id.evaluation.masks import Ignore, MoreLabels
+    from pose2id.evaluation.masks import Ignore, MoreLabels, Table
     from pose2id.validation import Labels
 
 
@@ -144,6 +152,7 @@ def evaluate(
     protocol: str | Protocol = "market1501",
     ignore: Ignore | None = None,
     labels: MoreLabels | None = None,
+    kept: Table | None = None,
 ) -> Scores:
     """Score a matrix of distances.
 
@@ -170,6 +179,11 @@ def evaluate(
         arrays (G,). It is called for one query after the other, by several threads.
     labels : mapping of str to ((Q,), (G,)) pairs of integers or strings, optional
         More labels for a function as `ignore`, such as clothes or tracklets; of one set (N,) labels instead of a pair.
+    kept : (Q, G) bools, optional
+        What a search looks at for each query, such as what `pose2id.attributes.attribute_filter` leaves: a numpy array,
+        a torch tensor or a scipy sparse array, True where an item stays. Ranks are those among what stays. A wrong item
+        that was dropped is gone; a right one is *missed*: it counts among those to be found, and is never found. So a
+        query whose right items were all dropped is valid, and its scores are 0. Not for protocols that draw galleries.
 
     Returns
     -------
@@ -206,7 +220,7 @@ def evaluate(
     >>> evaluate(distances, [7], [5, 7, 7], ignore=same_clothes, labels=clothes).mAP
     0.5
     """
-    of_labels = (query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
+    of_labels = (query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels, kept)
     values, relevance, infinite = _take(distances, of_labels)
     return score_tiles(relevance, MatrixTiles(values, infinite=infinite))
 
@@ -223,6 +237,7 @@ def evaluate_features(
     protocol: str | Protocol = "market1501",
     ignore: Ignore | None = None,
     labels: MoreLabels | None = None,
+    kept: Table | None = None,
     metric: str = "euclidean",
     progress: bool = False,
 ) -> Scores:
@@ -235,8 +250,9 @@ def evaluate_features(
     gallery : (G, D) array of the same container and device, or None
         None: `query` is the gallery too, each row is a query, and never finds itself (leave-one-out). Then there are
         no `gallery_ids` and `gallery_cams`. The same array given twice is two sets: each row finds its twin.
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
-        As for `evaluate`.
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels, kept
+        As for `evaluate`. With a sparse `kept` distances are computed only for groups of similar queries and what stays
+        for some of each, where that is a small part of the gallery: the fewer stay, the quicker.
     metric : {"euclidean", "cosine"}
         "cosine" ranks by 1 - cosine; a row of zeros has cosine 0 with everything.
     progress : bool
@@ -276,10 +292,20 @@ def evaluate_features(
             f"query and gallery must have equal D, received {tuple(queries.shape)} and {tuple(items.shape)}"
         )
     size = len(queries), len(items)
-    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
+    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels, kept)
     with full_precision(items.device):
         tiles = FeatureTiles(queries, items, metric)
-        return score_tiles(relevance, DistinctTiles.of(tiles) or GridTiles.of(tiles) or tiles, progress=progress)
+        exact, order = DistinctTiles.of(tiles) or GridTiles.of(tiles), None
+        if relevance.kept is not None and exact is None and items.device.type == "cpu":
+            order = relevance.kept.order(NARROW)
+        if order is None or relevance.kept is None:
+            return score_tiles(relevance, exact or tiles, progress=progress)
+        kept_there = relevance.kept.reorder(order)
+        relevance, tiles = relevance.narrow(order, kept_there), tiles.narrow(order, kept_there)
+        scores = score_tiles(relevance, tiles, progress=progress)
+    precision = np.empty_like(scores.average_precision)
+    precision[order] = scores.average_precision
+    return replace(scores, average_precision=precision)
 
 
 def rank_gallery(
@@ -334,7 +360,7 @@ def rank_gallery(
         rows = order[relevance.left(query)[order]]
         right = relevance.right(query, rows)
         ranks = np.flatnonzero(right)[None] + 1
-        rankings.append(Ranking(rows, right, float(_average_precision(ranks, np.array([ranks.size]))[0])))
+        rankings.append(Ranking(rows, right, float(_average_precision(ranks, *2 * [np.array([ranks.size])])[0])))
     return rankings
 
 
@@ -373,32 +399,39 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
 
     precision, lists = np.full(total, np.nan), max(1, relevance.protocol.repetitions)
     ends, first_ends = np.full((2, total), np.nan), [np.empty((2, 0), np.int64)]
-    negative_penalty, first, longest, tied = [np.empty(0)], [np.empty(0, np.int64)], 0, 0
+    negative_penalty, first, longest, tied, missed = [np.empty(0)], [np.empty(0, np.int64)], 1, 0, 0
     counted = map_in_threads(count, blocks, tiles.device)
     with tqdm(total=total, desc="evaluating", unit="query", disable=not progress) as bar, contextlib.closing(counted):
         for block, matches, ranks in counted:
+            found, number = matches.per_query > 0, matches.relevant
+            valid = number > 0
+            lost = int((valid & ~found).sum())  # what they ask for was dropped, all of it
+            missed += lost
+            negative_penalty.append(np.zeros(lost))
+            precision[block][valid] = ends[:, block][:, valid] = 0
+            longest = max(longest, int(matches.listed[valid].max(initial=0)))
             if ranks is not None:
-                valid = matches.per_query > 0
-                found = ranks.first[valid]
-                first.append(found[found > 0])
+                best = ranks.first[found]
+                first.append(best[best > 0])
                 if relevance.protocol.drawn_gallery:  # each list has one right item
-                    precision[block][valid] = _mean_inverse(found)
+                    precision[block][found] = _mean_inverse(best)
                     negative_penalty.append(1 / first[-1])
                 else:
-                    precision[block] = ends[:, block] = _average_precision(ranks.items, matches.per_query)
-                    number = matches.per_query[ranks.open_rows]
-                    ends[:, block.start + ranks.open_rows] = [_average_precision(end, number) for end in ranks.ends]
+                    precision[block] = ends[:, block] = _average_precision(ranks.items, matches.per_query, number)
+                    row = ranks.open_rows
+                    of_rows = matches.per_query[row], number[row]
+                    ends[:, block.start + row] = [_average_precision(end, *of_rows) for end in ranks.ends]
                     both = np.stack([ranks.items[:, 0]] * 2)
-                    both[:, ranks.open_rows] = ranks.ends[:, :, 0]
-                    first_ends.append(both[:, valid])
-                    number = matches.per_query[valid]
-                    last = np.take_along_axis(ranks.items[valid], number[:, None] - 1, axis=1)[:, 0]
-                    negative_penalty.append(number / last)
-                longest = max(longest, int(matches.listed[valid].max()))
+                    both[:, row] = ranks.ends[:, :, 0]
+                    first_ends.append(both[:, found])
+                    held = matches.per_query[found]
+                    last = np.take_along_axis(ranks.items[found], held[:, None] - 1, axis=1)[:, 0]
+                    negative_penalty.append(np.where(held == number[found], held / last, 0))
                 tied += ranks.tied
             bar.update(block.stop - block.start)
     best = np.concatenate(first)
-    if not len(best):
+    asked = len(best) + missed
+    if not asked:
         known = bool((relevance.same[~relevance.query_junk] > 0).any())
         reason = "check ids, cameras and protocol"
         if known and relevance.cams is not None:
@@ -411,36 +444,46 @@ def score_tiles(relevance: Relevance, tiles: Tiles, *, progress: bool = False) -
     return Scores(
         mAP=mINP if relevance.protocol.drawn_gallery else float(np.nanmean(precision)),
         mINP=mINP,
-        cmc=np.bincount(best - 1, minlength=longest).cumsum() / len(best),
-        valid_queries=math.ceil(len(best) / lists),
+        cmc=np.bincount(best - 1, minlength=longest).cumsum() / asked,
+        valid_queries=math.ceil(asked / lists),
         tied_rank1=math.ceil(tied / lists),
         average_precision=precision,
         span=None
         if relevance.protocol.drawn_gallery
-        else _span(ends, np.concatenate(first_ends, axis=1), longest, relevance),
+        else _span(ends, np.concatenate(first_ends, axis=1), missed, longest, relevance),
     )
 
 
 def _span(
-    precision: npt.NDArray[np.float64], first: npt.NDArray[np.int64], longest: int, relevance: Relevance
+    precision: npt.NDArray[np.float64],
+    first: npt.NDArray[np.int64],
+    missed: int,
+    longest: int,
+    relevance: Relevance,
 ) -> TieSpan:
-    """The span, of average precisions (2, Q) and first ranks (2, valid queries), right items first, and last."""
+    """The span, of average precisions (2, Q) and first ranks (2, valid queries), right items first, and last.
+
+    So many more queries `missed` all of theirs.
+    """
     high, low = (float(value) for value in np.nanmean(precision, axis=1))
     if relevance.protocol.cmc_over_identities or relevance.protocol.repetitions:
         return TieSpan((low, high))
-    curves = [np.bincount(ranks - 1, minlength=longest).cumsum() / len(ranks) for ranks in first[::-1]]
+    asked = first.shape[1] + missed
+    curves = [np.bincount(ranks - 1, minlength=longest).cumsum() / asked for ranks in first[::-1]]
     return TieSpan((low, high), np.stack(curves))
 
 
-def _average_precision(ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The mean of (matches so far / rank) over the matches, (b,), NaN without any.
+def _average_precision(
+    ranks: npt.NDArray[np.int64], matches: npt.NDArray[np.int64], relevant: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The mean of (matches so far / rank) over all `relevant` items (b,), NaN without any; what is no match adds 0.
 
     `ranks` (b, m) are those of the first, second, ... match, of which `matches` (b,) are real.
     """
     nth = np.arange(1, ranks.shape[1] + 1)
     total = np.where(nth <= matches[:, None], nth / ranks, 0).sum(axis=1)
     result = np.full(len(matches), np.nan)
-    np.divide(total, matches, out=result, where=matches > 0)
+    np.divide(total, relevant, out=result, where=relevant > 0)
     return result
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from copy import copy
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
@@ -13,6 +14,14 @@ from pose2id.arrays import BLOCK_ELEMENTS, cut, elements_at_once, row_blocks, ro
 from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
 from pose2id.duplicates import find_duplicates
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pose2id.evaluation.masks import Kept
+
+NARROW = 32
+"""So many queries look at the same part of a gallery: with more they share less, with fewer calls cost more."""
 QUERY_TILE, ITEM_TILE = 256, 512
 """Rows and columns of one product: by measurement small, nearly square ones are the fastest."""
 MEASUREMENT = 64
@@ -90,6 +99,8 @@ class MatrixTiles:
 class FeatureTiles:
     """Features (Q, D) and (G, D), multiplied a tile at a time, in blocks of up to `height` queries.
 
+    After `narrow` a tile has, instead of all items, those that a search looks at for some query of its block.
+
     Euclidean distances are those of rows moved to the mean of the gallery. Cosine distances are half the squared
     Euclidean ones of rows of length 1; a row of zeros counts as one, its cosine is 0.
     """
@@ -100,13 +111,28 @@ class FeatureTiles:
         self.scale = None if self._frame is None else self._frame.scale
         self.dtype = work_dtype(torch.promote_types(queries.dtype, items.dtype))
         self._base: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._kept: Kept | None = None
         self._lock = threading.Lock()
         self.device, most = items.device, min(2**23, QUERY_TILE * len(items))
         self.height = max(16, elements_at_once(self.device, most) // max(1, len(items)))
 
+    def narrow(self, order: npt.NDArray[np.int64], kept: Kept) -> FeatureTiles:
+        """The same of the queries in another order, with what is `kept` of the items for these."""
+        there = copy(self)
+        there.queries, there._kept, there.height = self.queries[torch.from_numpy(order)], kept, NARROW
+        return there
+
     def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, Bound]:
         """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
+        measure = self.measure
+        if self._kept is not None:
+            some = torch.from_numpy(self._kept.columns(block))
+            items, norms = items[some], norms[some]
+
+            def measure(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+                return self.measure(rows, some[columns])
+
         part = self._prepare(self.queries[block], product)
         scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
         width = max(1, elements_at_once(self.device, len(part) * ITEM_TILE) // max(1, len(part)))
@@ -115,7 +141,7 @@ class FeatureTiles:
             torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
-        return scores, Bound(error, own, torch.finfo(self.dtype).eps, self.measure)
+        return scores, Bound(error, own, torch.finfo(self.dtype).eps, measure)
 
     def may_overflow(self) -> bool:
         """Whether a distance may be inf in the working dtype, which hides an item where scores are exact."""

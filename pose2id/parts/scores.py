@@ -24,7 +24,7 @@ from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
     from pose2id.arrays import Array
-    from pose2id.evaluation.masks import Ignore, MoreLabels
+    from pose2id.evaluation.masks import Ignore, MoreLabels, Table
     from pose2id.validation import Labels
 
 
@@ -42,6 +42,7 @@ def evaluate_parts(
     protocol: str | Protocol = "market1501",
     ignore: Ignore | None = None,
     labels: MoreLabels | None = None,
+    kept: Table | None = None,
     reduce: str = "mean",
     metric: str = "euclidean",
     normalize: bool = True,
@@ -53,7 +54,7 @@ def evaluate_parts(
     ----------
     query, gallery, query_visibility, gallery_visibility, reduce, metric, normalize
         As for `part_distances`; `gallery` and its visibility may be None, as for `evaluate_features`.
-    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels
+    query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels, kept
         As for `evaluate`.
     progress : bool
         Show a progress bar.
@@ -92,7 +93,7 @@ def evaluate_parts(
             "gallery_visibility must be left out where gallery is None: query_visibility is that of the set"
         )
     size = len(queries.rows), len(items.rows)
-    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels)
+    relevance = Relevance(size, query_ids, gallery_ids, query_cams, gallery_cams, protocol, ignore, labels, kept)
     dtype = work_dtype(torch.promote_types(queries.rows.dtype, items.rows.dtype))
     sets = [prepare(part, dtype, normalize=normalize or metric == "cosine") for part in (queries, items)]
     with full_precision(items.rows.device):
