@@ -12,19 +12,27 @@ from pose2id.encoders.baseline import Global
 from pose2id.encoders.contract import Batch, Encoded, Encoder, Stage
 from pose2id.encoders.folders import load_encoder, make_encoder, save_encoder
 from pose2id.encoders.grid import DSR, IDLA, PersonNet
+from pose2id.encoders.masks import SPReID
+from pose2id.encoders.pose import GLAD, PABP, PDC, PIE, Spindle
 from pose2id.encoders.systems import SYSTEMS
 from pose2id.encoders.trunk import Trunk
 
 __all__ = [
     "APR",
     "DSR",
+    "GLAD",
     "IDLA",
+    "PABP",
+    "PDC",
+    "PIE",
     "SYSTEMS",
     "Batch",
     "Encoded",
     "Encoder",
     "Global",
     "PersonNet",
+    "SPReID",
+    "Spindle",
     "Stage",
     "Trunk",
     "load_encoder",

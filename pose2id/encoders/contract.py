@@ -135,6 +135,12 @@ class Encoder(nn.Module):
         """The parts of its training, one after the other; `forward` and `loss` may ask for `stage`."""
         return (Stage(),)
 
+    def take(self, name: str, given: torch.Tensor | None) -> torch.Tensor:
+        """What `needs` names, `given` to `forward` or in a batch; ValueError where it is not there."""
+        if given is None:
+            raise ValueError(f"{type(self).__name__} needs {name} of its pictures, received none")
+        return given
+
     def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Only of pairwise encoders: distances (n,) of n pairs, from what `forward` gives as `maps`, (n, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} compares features, not pairs of maps")

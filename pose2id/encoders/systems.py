@@ -6,6 +6,8 @@ from pose2id.encoders.attributes import APR
 from pose2id.encoders.baseline import Global
 from pose2id.encoders.contract import Encoder
 from pose2id.encoders.grid import DSR, IDLA, PersonNet
+from pose2id.encoders.masks import SPReID
+from pose2id.encoders.pose import GLAD, PABP, PDC, PIE, Spindle
 from pose2id.encoders.stripes import ICNN, PCB, RPP, AlignedReID, GatedLSTM, SCPNet
 from pose2id.errors import suggest
 
@@ -17,6 +19,12 @@ SYSTEMS: dict[str, type[Encoder]] = {
     "icnn": ICNN,
     "scpnet": SCPNet,
     "lstm": GatedLSTM,
+    "spindle": Spindle,
+    "pdc": PDC,
+    "glad": GLAD,
+    "pabp": PABP,
+    "pie": PIE,
+    "spreid": SPReID,
     "idla": IDLA,
     "personnet": PersonNet,
     "dsr": DSR,

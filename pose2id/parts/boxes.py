@@ -8,7 +8,7 @@ there, the nose here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -260,28 +260,8 @@ def pool_boxes(
         strips = torch.einsum("bcyx,bphy->bpchx", block, _shares(y, block.shape[2], block.dtype))
         return torch.einsum("bpchx,bpwx->bpchw", strips, _shares(x, block.shape[3], block.dtype))
 
-    def largest(block: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        # Box by box: that reads what lies in the box only, several times faster than masking whole maps.
-        ranges = zip(y.int().flatten(0, 1).tolist(), x.int().flatten(0, 1).tolist(), strict=True)
-        nothing = block.new_zeros(block.shape[1], 1)
-        found = []
-        for box, (tall, wide) in enumerate(ranges):
-            own = block[box // y.shape[1]]
-            strips = [
-                own[:, top:bottom].amax(1) if top < bottom else nothing.expand(-1, block.shape[3])
-                for top, bottom in tall
-            ]
-            rows = torch.stack(strips, dim=1)
-            columns = [
-                rows[:, :, left:right].amax(2) if left < right else nothing.expand(-1, bins[0]) for left, right in wide
-            ]
-            found.append(torch.stack(columns, dim=2))
-        shape = *y.shape[:2], block.shape[1], *bins
-        # Without boxes the sum, 0, still says whether a gradient is wanted.
-        return torch.stack(found).view(shape) if found else block.new_zeros(shape) + block.sum()
-
     # float32 holds the places in a map whatever the dtype of the maps.
-    found = pool_blocks(largest if reduce == "max" else mean, tensor, rows.float(), columns.float())
+    found = pool_blocks(_pool_largest if reduce == "max" else mean, tensor, rows.float(), columns.float())
     return kind.give_back(found[:, :, :, 0, 0] if size is None else found)  # type: ignore[no-any-return]
 
 
@@ -314,6 +294,68 @@ def _bins(ends: torch.Tensor, extent: int, length: int, count: int) -> torch.Ten
     start = first + number * inside // count
     stop = first - (-(number + 1) * inside // count)
     return torch.stack([start, stop], dim=3).clamp(0, length)
+
+
+class _Entries(NamedTuple):
+    """Values (n, L, K), and where in the map they are; None where nobody asks."""
+
+    values: torch.Tensor
+    places: torch.Tensor | None
+
+
+def _pool_largest(block: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The largest of each bin, (b, P, C, h, w); its gradient goes to one of equal ones."""
+    (b, c, height, width), (p, h), w = block.shape, y.shape[1:3], x.shape[2]
+    if not b:
+        return block.new_zeros(0, p, c, h, w) + block.sum()  # the sum, 0, still says whether a gradient is wanted
+    places = None
+    if block.requires_grad:
+        number = torch.arange(height * width, device=block.device).view(height, 1, width)
+        places = number.expand(-1, c, -1).flatten(1).expand(b, -1, -1)
+    with torch.no_grad():
+        rows = _Entries(block.transpose(1, 2).flatten(2), places)  # (b, H, C * W)
+        strips, low = _take_largest(rows, y.flatten(1, 2).long())  # (b, P * h, C * W)
+        columns = [
+            None if part is None else part.view(b, p, h, c, width).permute(0, 1, 4, 2, 3).reshape(b * p, width, h * c)
+            for part in strips
+        ]
+        found, narrow = _take_largest(_Entries(*columns), x.flatten(0, 1).long())  # type: ignore[arg-type]
+        empty = low.view(b, p, 1, h, 1) | narrow.view(b, p, 1, 1, w)
+        values, at = (None if part is None else part.view(b, p, w, h, c).permute(0, 1, 4, 3, 2) for part in found)
+    if at is not None:
+        values = block.flatten(2).gather(2, at.transpose(1, 2).flatten(2)).view(b, c, p, h, w).transpose(1, 2)
+    return torch.as_tensor(values).masked_fill(empty, 0)
+
+
+def _take_largest(entries: _Entries, ranges: torch.Tensor) -> tuple[_Entries, torch.Tensor]:
+    """The largest (n, Q, K) within each of `ranges` (n, Q, 2) along the second axis, and which ranges are empty.
+
+    A range is covered by two of the longest power of two that fits, whose largest are known: a table of all of them
+    takes one comparison each, and no range is gone through.
+    """
+    sizes = ranges[:, :, 1] - ranges[:, :, 0]
+    tables, span, longest = [entries], 1, int(sizes.max())
+    while 2 * span <= longest:
+        parts = [(part, part) if part is None else (part[:, :-span], part[:, span:]) for part in tables[-1]]
+        tables.append(_larger(*map(_Entries._make, zip(*parts, strict=True))))
+        span *= 2
+    counts = torch.tensor([0, *(table.values.shape[1] for table in tables)], device=ranges.device).cumsum(0)
+    level = sizes.clamp(min=1).double().log2().long()
+    first = counts[level] + counts[-1] * torch.arange(len(ranges), device=ranges.device)[:, None]
+    flat = [None if part[0] is None else torch.cat(part, 1).flatten(0, 1) for part in zip(*tables, strict=True)]
+    last = len(ranges) * int(counts[-1]) - 1
+    ends = []
+    for end in (ranges[:, :, 0], ranges[:, :, 1] - 2**level):
+        at = (first + end.clamp(min=0)).clamp(max=last).flatten()  # an empty range may lie anywhere
+        ends.append(_Entries._make(None if part is None else part.index_select(0, at) for part in flat))
+    return _larger(*ends), sizes <= 0
+
+
+def _larger(one: _Entries, other: _Entries) -> _Entries:
+    if one.places is None or other.places is None:
+        return _Entries(torch.maximum(one.values, other.values), None)
+    later = other.values > one.values
+    return _Entries(other.values.where(later, one.values), other.places.where(later, one.places))
 
 
 def _shares(ranges: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:

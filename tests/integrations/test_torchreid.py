@@ -1,7 +1,6 @@
 """torchreid of GitHub: its own engines test, with features in place of pictures and a network that passes them on."""
 
 from functools import partial
-from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,19 +11,11 @@ from pose2id import centralize
 from pose2id.integrations.torchreid import centralized
 
 
-@pytest.fixture(scope="module", params=["PyPI", "GitHub"])  # in this order: a clone stays first on the path
-def torchreid(request, package, clone):
-    """What has `engine`, `metrics` and `utils`; under the same name PyPI has an older one of another layout."""
+@pytest.fixture(scope="module")
+def torchreid(package, clone):
     package("torchvision")
-    if request.param == "GitHub":
-        clone("deep-person-reid")
-        found = package("torchreid")
-        found.title = f"torchreid {found.__version__} f8cd150"
-    else:
-        package("torchreid.reid.engine")
-        found = package("torchreid.reid")
-        found.title = f"torchreid {version('torchreid')}"
-    return found
+    clone("deep-person-reid")
+    return package("torchreid")
 
 
 class Batches(list):
@@ -84,7 +75,10 @@ def test_scores_are_those_of_this_library(torchreid, engine, own_scores, check, 
     assert check(evaluate(engine, dist_metric=metric, normalize_feature=True), own_scores(None, "cosine"))
     with centralized(engine, **settings):
         theirs = evaluate(engine, dist_metric=metric)
-    assert check(theirs, own_scores(settings, metric), f"{torchreid.title}, {metric}", settings)
+    assert check(
+        theirs, own_scores(settings, metric), f"torchreid {torchreid.__version__} (GitHub), {metric}", settings
+    )
+    assert check(evaluate(engine, dist_metric=metric, normalize_feature=True), own_scores(None, "cosine"))
 
 
 def test_stable_order_leaves_no_difference(engine, own_scores, check, monkeypatch):

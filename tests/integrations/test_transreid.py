@@ -90,6 +90,7 @@ def test_scores_are_those_of_this_library(project, demo, computed, own_scores, c
     with centralized(project.evaluator, **settings):
         theirs = infer(project, demo, computed)
     assert check(theirs, own_scores(settings), project.name, settings)
+    assert check(infer(project, demo, computed), own_scores(None, "cosine"))
 
 
 def test_stable_order_leaves_no_difference(project, demo, computed, own_scores, check, monkeypatch):
