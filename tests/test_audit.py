@@ -319,3 +319,22 @@ def test_pictures_and_names(page):
     assert page.run("document.getElementById('pair').getAttribute('aria-label')") == "Pair 1 of 12"
     assert page.run("document.querySelectorAll('a, link, iframe, form, script[src]').length") == 0
     assert [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_answers_that_are_not_kept_warn_before_leaving(page):
+    leave = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    forget(page)
+    page.press("y")
+    assert page.run("kept")
+    assert page.run(leave) is False
+    forget(page)
+    page.begin_with("Object.defineProperty(window, 'localStorage', {get() { throw new Error('refused'); }})")
+    page.open(page.folder / "r.html")
+    assert page.run(leave) is False
+    page.run("pair.scrollIntoView()")
+    page.press("n")
+    assert page.run("[kept, order.length]") == [False, 1]
+    assert page.run(leave) is True
+    page.download("save.click()", page.folder)
+    assert page.run(leave) is False
+    assert page.messages == []

@@ -145,6 +145,14 @@ def test_the_precision_stands_beside_the_verdict(tmp_path):
     assert f"{known.precision:.0%} are of one identity ({low:.0%} to {high:.0%})" in page
 
 
+def test_rows_of_zeros_are_nobodys_neighbours():
+    twins = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0) + 0.01 * np.eye(8, 4, dtype=np.float32)
+    both = [FeatureSet(np.vstack([twins, np.zeros((2, 4), np.float32)]), np.arange(10) // 2) for _ in range(2)]
+    found = report_contents.gather(*both, Setting("x", k1=1, k2=1), labelled=True, protocol="all", reranked=False)
+    (stats,) = found.cameras
+    assert (stats["rows"], stats["linked"], stats["each"], stats["right"]) == (10, 0.8, 0.8, 1)
+
+
 @pytest.mark.parametrize("kind", [int, str])
 def test_junk_is_of_no_identity(tmp_path, kind):
     places = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0) + 0.01 * np.eye(8, 4, dtype=np.float32)
@@ -166,7 +174,8 @@ def test_small_sets(tmp_path, q, g, people):
     query, gallery = make_sets(q, g, people)
     cams = [FeatureSet(data.features, data.ids, np.full(len(data.ids), at)) for at, data in enumerate((query, gallery))]
     setting = Setting("x", k1=2, k2=2)
-    assert "queries against" in text_of(write_report(*cams, tmp_path / "a.html", setting, count=2))
+    page = text_of(write_report(*cams, tmp_path / "a.html", setting, count=2))
+    assert f"{q} {'query' if q == 1 else 'queries'} against {g} gallery row{'s' if g > 1 else ''}." in page
 
 
 def test_parts(tmp_path):
@@ -255,6 +264,10 @@ def test_shapes():
     )
     assert part["lines"][0]["path"] == "M40.0,220.0V12.0H215.0V220.0H390.0V220.0Z"
     assert "right: 0.50 on average; wrong: 1.50 on average" in part["caption"]
+    alone = draw_histogram({"name": "x", "top": 2.0, "series": {"right": [1.0, 0.0], "wrong": [0.0, 0.0]}}, "before")
+    assert "right: 0.50 on average; wrong: none." in alone["caption"]
+    perfect = draw_curves({"before": [1.0, 1.0]}, {"before": "before"})
+    assert [line["text"] for line in perfect["grid"]] == ["90", "92.5", "95", "97.5", "100"]
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +342,21 @@ def test_views_and_filters(page):
     assert counts == [better, page.run("[...document.querySelectorAll('[data-direction=down]')].length"), 20]
     assert better > 0
     assert page.messages == []
+
+
+def test_narrow_and_printed(page):
+    page.run("document.querySelector('input[value=after]').click()")
+    page.resize(400, 900)
+    assert page.run("document.documentElement.scrollWidth <= 400")
+    assert page.run("document.querySelector('tbody th').offsetWidth") > 60  # words are not broken into letters
+    page.resize(718, 900, media="print")  # A4
+    assert page.run("document.documentElement.scrollWidth <= 718")
+    assert page.run("document.querySelector('.controls').offsetHeight") == 0
+    assert page.run("document.querySelector('p.printed').innerText") == "Shown: centralized."
+    page.resize(1200, 900)
+    assert page.run("document.querySelector('p.printed').offsetHeight") == 0
+    figures = page.run("[...document.querySelectorAll('figure')].map(figure => figure.offsetWidth)")
+    assert max(figures) < 1.1 * min(figures)
 
 
 def test_structure_for_screen_readers(page):

@@ -144,6 +144,7 @@ def write_report(
     planes, marks = draw_plane(contents.plane, labelled=labelled)
     versions = {name: metadata.version(name) for name in PACKAGES} | {"Python": platform.python_version()}
     sizes = [tuple(data.features.shape) for data in (query, gallery)]
+    amounts = f"{_count(sizes[0][0], 'query', 'queries')} against {_count(sizes[1][0], 'gallery row', 'gallery rows')}"
     made = [
         ("queries", " x ".join(map(str, sizes[0]))),
         ("gallery", " x ".join(map(str, sizes[1]))),
@@ -153,13 +154,13 @@ def write_report(
     ]
     if pictures.missing:
         contents.notes.append(
-            f"{len(pictures.missing):,} pictures are not below {pictures.where}, such as {pictures.missing[0]}."
+            f"{_count(len(pictures.missing), 'picture is', 'pictures are')} not below {pictures.where}, such as "
+            f"{pictures.missing[0]}."
         )
     page = template.render(
         title=title,
         verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None),
-        summary=f"{sizes[0][0]:,} queries against {sizes[1][0]:,} gallery rows. Compared are features of length 1 with "
-        f"{_tell_setting(setting)}.",
+        summary=f"{amounts}. Compared are features of length 1 with {_tell_setting(setting)}.",
         contents=contents,
         audit=None if audit is None else audit.as_dict(),
         audited=_tell_audit(audit),
@@ -180,6 +181,10 @@ def write_report(
     with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _tell_audit(audit: Audit | None) -> str:

@@ -27,7 +27,7 @@ def draw_curves(curves: dict[str, list[float]], names: dict[str, str]) -> dict[s
         points = " ".join(place(rank, value) for rank, value in enumerate(values, 1))
         lines.append({"name": names[view], "colour": colour, "dashed": dashed, "points": points})
     steps = [floor + (1 - floor) * i / 4 for i in range(5)]
-    grid = [{"y": round(_height(value, floor), 1), "text": f"{100 * value:.0f}"} for value in steps]
+    grid = [{"y": round(_height(value, floor), 1), "text": f"{round(100 * value, 1):g}"} for value in steps]
     ticks = [(LEFT + (RIGHT - LEFT) * (rank - 1) / max(ranks - 1, 1), str(rank)) for rank in (1, 10, 20, 30, 40, 50)]
     words = "CMC. " + " ".join(
         f"{names[view]}: rank 1 {100 * v[0]:.1f} %, rank 10 {100 * v[min(9, len(v) - 1)]:.1f} %."
@@ -59,7 +59,8 @@ def draw_histogram(part: dict[str, Any], name: str) -> dict[str, Any]:
     means = []
     for kind, shares in part["series"].items():
         width = part["top"] / len(shares)
-        means.append(f"{kind}: {sum(share * width * (at + 0.5) for at, share in enumerate(shares)):.2f} on average")
+        mean = sum(share * width * (at + 0.5) for at, share in enumerate(shares))
+        means.append(f"{kind}: {mean:.2f} on average" if any(shares) else f"{kind}: none")
     caption = f"{what}, {name}; each kind adds up to the same area. {'; '.join(means)}."
     return {"lines": lines, "ticks": ticks, "caption": caption, "words": caption}
 

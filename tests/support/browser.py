@@ -45,6 +45,10 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._ask(f"{domain}.enable", {})
 
+    def begin_with(self, code):
+        """Run JavaScript at the beginning of every page from now on."""
+        self._ask("Page.addScriptToEvaluateOnNewDocument", {"source": code})
+
     def open(self, path):
         """Load a file, wait until it is loaded."""
         before = self.loaded
@@ -75,14 +79,18 @@ class Page:
         self._ask("Input.dispatchKeyEvent", {"type": "keyDown", **names, **text})
         self._ask("Input.dispatchKeyEvent", {"type": "keyUp", **names})
 
+    def resize(self, width, height, media="screen", dark=False):
+        """Show the page so large, on this medium."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._ask("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
+
     def picture(self, path, width=1200, height=1600, dark=False):
         """A screenshot, as PNG."""
         import base64
 
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self._ask("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._ask("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.resize(width, height, dark=dark)
         path.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", {})["data"]))
 
     def close(self):
