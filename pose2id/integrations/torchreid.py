@@ -29,7 +29,8 @@ def centralized(engine: Any, **settings: Any) -> Iterator[None]:
     **settings
         `k1`, `k2`, `alpha`, `eta`, `normalize` and `engine` as for `pose2id.centralize`; `exclude="cams"`:
         neighbours come from other cameras only, which the engine's own `parse_data_for_eval` tells;
-        `query_generated`, `gallery_generated`: generated features (N, M, D), in the order of the loaders.
+        `query_generated`, `gallery_generated`: generated features (N, M, D), in the order of the loaders, of length 1
+        where `normalize_feature` makes the others so.
 
     Raises
     ------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from support.recipes import insert, run
 
 from pose2id import centralize
 from pose2id.integrations.fastreid import centralized
@@ -104,12 +105,31 @@ def centralize_demo(demo, **settings):
     ]
 
 
-def test_features_are_those_of_the_recipe_in_their_source(evaluation, evaluate, demo, sides):
-    """The recipe stands before `dist = build_dist(...)`; the adapter gives the same bits."""
+def test_recipe(evaluation, package, demo, own_scores, check):
+    engine = package("fastreid.engine")
+
+    class Trainer(engine.DefaultTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg, _):
+            return Loader(demo), evaluation.ReidEvaluator(cfg, demo.n_query)
+
+    cfg = configure()
+    cfg.DATASETS = SimpleNamespace(TESTS=("demo",))
+    cfg.TEST.FLIP = SimpleNamespace(ENABLED=False)
+    results = run("fast-reid", DefaultTrainer=Trainer, cfg=cfg, model=Network())["results"]
+    assert check((results["mAP"] / 100, results["Rank-1"] / 100), own_scores(RECOMMENDED))
+
+
+def test_recipe_in_their_source(evaluation, evaluate, demo, sides, own_scores, check, monkeypatch):
+    """The adapter gives the same bits."""
     with centralized(evaluation.ReidEvaluator, **RECOMMENDED):
         evaluate()
-    for theirs, own in zip(sides[0], centralize_demo(demo, k1=3, k2=3, alpha=4), strict=True):
-        np.testing.assert_array_equal(theirs, own)
+    edited = insert("fast-reid's source", evaluation.ReidEvaluator.evaluate, "dist = build_dist(")
+    monkeypatch.setattr(evaluation.ReidEvaluator, "evaluate", edited)
+    assert check(evaluate(), own_scores(RECOMMENDED))
+    for first, second, own in zip(*sides, centralize_demo(demo, k1=3, k2=3, alpha=4), strict=True):
+        np.testing.assert_array_equal(first, own)
+        np.testing.assert_array_equal(second, own)
 
 
 def test_query_expansion_comes_after(evaluation, evaluate, demo, sides):

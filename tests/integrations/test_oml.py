@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.recipes import run
 
 from pose2id import centralize, evaluate
 from pose2id.integrations.oml import centralized_results
@@ -70,6 +71,14 @@ def test_scores_are_those_of_this_library(oml, demo, dataset, embeddings, own_sc
     results = centralized_results(embeddings, dataset(), 1260, **given)
     scores = own_scores(settings)
     assert check(measure(oml, results), scores, "OML 4.0.0", settings)
+
+
+def test_recipe(oml, demo, dataset, embeddings, own_scores, check):
+    names = {"embeddings": embeddings, "dataset": dataset(), "cams": demo.cams}
+    metrics = run("OML", calc_retrieval_metrics_rr=oml.metrics.calc_retrieval_metrics_rr, **names)["metrics"]
+    assert check(
+        (metrics["map"][1260].item(), metrics["cmc"][1].item()), own_scores({**RECOMMENDED, "exclude": "cams"})
+    )
 
 
 def test_without_neighbours_it_is_from_embeddings(oml, dataset, embeddings):

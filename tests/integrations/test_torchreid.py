@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.recipes import insert, run
 
 from pose2id import centralize
 from pose2id.integrations.torchreid import centralized
+
+RECOMMENDED = {"k1": 3, "k2": 3, "alpha": 4, "exclude": "cams"}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,25 @@ def test_stable_order_leaves_no_difference(engine, own_scores, check, monkeypatc
         assert check(evaluate(engine, dist_metric="cosine"), own_scores({}, "cosine"))
 
 
+def test_recipe(torchreid, engine, demo, matrices, own_scores, capsys):
+    run("torchreid", engine=engine)
+    assert f"mAP: {own_scores(RECOMMENDED, 'cosine').mAP:.1%}" in capsys.readouterr().out
+    qf, gf = (
+        centralize(torch.tensor(demo.features[rows]), k1=3, k2=3, alpha=4, exclude=demo.cams[rows])
+        for rows in (demo.query, demo.gallery)
+    )
+    np.testing.assert_array_equal(matrices[0], torchreid.metrics.compute_distance_matrix(qf, gf, "cosine").numpy())
+
+
+def test_recipe_in_their_source(engine, own_scores, check, matrices, monkeypatch):
+    with centralized(engine, **RECOMMENDED):
+        evaluate(engine)
+    line = "distmat = metrics.compute_distance_matrix(qf, gf, dist_metric)"
+    monkeypatch.setattr(type(engine), "_evaluate", insert("torchreid's source", type(engine)._evaluate, line))
+    assert check(evaluate(engine), own_scores(RECOMMENDED))
+    np.testing.assert_array_equal(*matrices)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"dist_metric": "cosine"}, {"normalize_feature": True}, {"rerank": True}], ids=str
 )
@@ -112,17 +134,16 @@ def test_distances_are_those_of_the_recipe_in_their_source(torchreid, engine, de
 
 def test_test_prints_it_for_each_target(torchreid, demo, own_scores, capsys):
     engine = build(torchreid, demo, targets=("one", "two"))
-    with centralized(engine, k1=3, k2=3, alpha=4, exclude="cams"):
+    with centralized(engine, **RECOMMENDED):
         engine.test(dist_metric="cosine")
-    scores = own_scores({"k1": 3, "k2": 3, "alpha": 4, "exclude": "cams"}, "cosine")
+    scores = own_scores(RECOMMENDED, "cosine")
     assert capsys.readouterr().out.count(f"mAP: {scores.mAP:.1%}") == 2
 
 
 def test_video_engines(torchreid, demo, own_scores, check):
-    settings = {"k1": 3, "k2": 3, "alpha": 4, "exclude": "cams"}
     engine = build(torchreid, demo, "VideoSoftmaxEngine", (1, -1, 1, 1), network=torch.nn.Flatten())
-    with centralized(type(engine), **settings):
-        assert check(evaluate(engine, dist_metric="cosine"), own_scores(settings, "cosine"))
+    with centralized(type(engine), **RECOMMENDED):
+        assert check(evaluate(engine, dist_metric="cosine"), own_scores(RECOMMENDED, "cosine"))
 
 
 def test_generated_features(torchreid, engine, demo, matrices):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.recipes import insert, run
 
 from pose2id import centralize, rerank
 from pose2id.integrations.transreid import centralized
@@ -91,6 +92,28 @@ def test_scores_are_those_of_this_library(project, demo, computed, own_scores, c
         theirs = infer(project, demo, computed)
     assert check(theirs, own_scores(settings), project.name, settings)
     assert check(infer(project, demo, computed), own_scores(None, "cosine"))
+
+
+def test_recipe(project, demo, own_scores, check, computed):
+    given = {"cfg": CONFIGURATION, "model": Network(), "val_loader": batches(demo), "num_query": demo.n_query}
+    run("TransReID, CLIP-ReID", do_inference=project.processor.do_inference, **given)
+    assert check((computed[-1][1], computed[-1][0][0]), own_scores(RECOMMENDED))
+
+
+def test_recipe_in_their_source(project, demo, monkeypatch):
+    """Where it stands, features have length 1, and generated features must have it."""
+    edited = insert("TransReID's source", project.evaluator.compute, "if self.reranking:")
+    sides = []
+    for side, rows in (("q", demo.query), ("g", demo.gallery)):
+        features, views = (
+            torch.nn.functional.normalize(torch.tensor(array[rows]), dim=-1)
+            for array in (demo.features, demo.generated)
+        )
+        monkeypatch.setitem(edited.__globals__, f"generated_{side}", views)
+        sides.append(centralize(features, views, eta=2.0, k1=3, k2=3, alpha=4, exclude=demo.cams[rows]))
+    *_, qf, gf = edited(fill(project, demo))
+    np.testing.assert_array_equal(qf, sides[0])
+    np.testing.assert_array_equal(gf, sides[1])
 
 
 def test_stable_order_leaves_no_difference(project, demo, computed, own_scores, check, monkeypatch):
