@@ -16,7 +16,7 @@ from pose2id.integrations.sides import Sides, imported, replaced
 
 
 @contextmanager
-def centralized(evaluator: Any, **settings: Any) -> Iterator[None]:
+def centralized(evaluator: Any, /, **settings: Any) -> Iterator[None]:
     """Let a `ReidEvaluator` centralize queries and gallery before it evaluates, until the block ends.
 
     All the rest is fast-reid's: extraction, flipped images, query expansion (of the centralized features),

@@ -16,7 +16,7 @@ from pose2id.integrations.sides import Sides, imported, replaced
 
 
 @contextmanager
-def centralized(engine: Any, **settings: Any) -> Iterator[None]:
+def centralized(engine: Any, /, **settings: Any) -> Iterator[None]:
     """Let an engine centralize queries and gallery before it measures distances, until the block ends.
 
     All the rest is torchreid's: extraction, `normalize_feature` (before), `dist_metric`, re-ranking (of the

@@ -16,7 +16,7 @@ from pose2id.integrations.sides import Sides, replaced
 
 
 @contextmanager
-def centralized(evaluator: Any, **settings: Any) -> Iterator[None]:
+def centralized(evaluator: Any, /, **settings: Any) -> Iterator[None]:
     """Let `R1_mAP_eval` centralize queries and gallery before it computes, until the block ends.
 
     All the rest is theirs: extraction, re-ranking (of the centralized features), protocol. No file is edited.

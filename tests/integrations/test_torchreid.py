@@ -142,7 +142,7 @@ def test_test_prints_it_for_each_target(torchreid, demo, own_scores, capsys):
 
 def test_video_engines(torchreid, demo, own_scores, check):
     engine = build(torchreid, demo, "VideoSoftmaxEngine", (1, -1, 1, 1), network=torch.nn.Flatten())
-    with centralized(type(engine), **RECOMMENDED):
+    with centralized(type(engine), engine="exact", **RECOMMENDED):
         assert check(evaluate(engine, dist_metric="cosine"), own_scores(RECOMMENDED, "cosine"))
 
 
