@@ -1,6 +1,7 @@
 """The audit: pairs are drawn evenly, answers come back as they were given, the page's numbers are Python's."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -33,8 +34,9 @@ def make_gallery(n=40, d=8, seed=0, **others):
 @pytest.fixture
 def folder(tmp_path):
     """A folder of photographs a0.png to a39.png, and a feature file of them."""
-    for row in range(40):
-        Image.fromarray(smooth_pictures(1, 32, 16)[0]).save(tmp_path / f"a{row}.png")
+    Image.fromarray(smooth_pictures(1, 32, 16)[0]).save(tmp_path / "a0.png")
+    for row in range(1, 40):
+        (tmp_path / f"a{row}.png").write_bytes((tmp_path / "a0.png").read_bytes())
     gallery = make_gallery()
     np.savez(tmp_path / "g.npz", features=gallery.features, paths=np.array([f"a{row}.png" for row in range(40)]))
     return tmp_path
@@ -134,6 +136,7 @@ def test_answers_come_back(folder):
         ({"answers": [{"rows": [0, 1], "answer": "yes"}, {"rows": [1, 0], "answer": "no"}]}, "rows 0 and 1 are there"),
         ({"answers": [{"rows": [0, 99], "answer": "yes"}]}, "rows 0 and 99, which are no mutual neighbours"),
         ({"answers": 3}, "saved: "),
+        ({"answers": [{"rows": [0, row], "answer": "yes"} for row in (1, 2)], "count": 1}, "2 answers to 1 pairs"),
     ],
 )
 def test_other_answers_are_refused(folder, capsys, change, words):
@@ -168,6 +171,13 @@ def test_the_command(folder, capsys, monkeypatch):
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1
+    (folder / "empty").mkdir()
+    assert main([*files, "--audit", "--images", "empty"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"an audit needs photographs, a\d+.png and others are not below empty; images must be", said)
+    assert said.count("\n") == 1
+    assert main([*files[:-1], "none/r.html", "--audit", "--images", "."]) == 2
+    assert "none/r.html must be in an existing folder, none is none" in capsys.readouterr().err
     (folder / "drawn").mkdir()
     assert main([*files, "--audit", "4", "--images", ".", "--generated", "drawn"]) == 2
     assert "drawn holds no picture generated of the gallery's photographs, such as a" in capsys.readouterr().err
@@ -175,7 +185,7 @@ def test_the_command(folder, capsys, monkeypatch):
         for pose in range(2):
             path = folder / f"drawn/a{row}/{pose}.png"
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray(smooth_pictures(1, 32, 16)[0]).save(path)
+            path.write_bytes((folder / "a0.png").read_bytes())
     assert main([*files, "--audit", "4", "--images", ".", "--generated", "drawn"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
     audit = prepare_audit(make_gallery(), names(), folder, count=4, generated=folder / "drawn")

@@ -12,7 +12,7 @@ from pose2id.cli.inputs import check_part_options, note_generated, note_parts, r
 from pose2id.cli.pictures import find_folders
 from pose2id.cli.printing import say, tell
 from pose2id.files import LABELS, FeatureFile
-from pose2id.report import Audit, prepare_audit, write_report
+from pose2id.report import Audit, check_page, prepare_audit, write_report
 from pose2id.study import FeatureSet, Setting
 
 
@@ -49,9 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
     other = cams if arguments.exclude_cams is None else arguments.exclude_cams
     method: dict[str, Any] = {name: getattr(arguments, name) for name in ("k1", "k2", "alpha")}
     setting = Setting("centralized", eta=eta, other_cameras=other, fill_gallery=arguments.fill, **method)
-    _note_missing(arguments, folders, files)
+    check_page(arguments.output, overwrite=arguments.overwrite)
     tell_step = tell_steps(arguments, inputs)
     audit = _prepare_audit(arguments, sets[1], files[1], folders, tell_step)
+    _note_missing(arguments, folders, files)
     path = write_report(
         sets[0],
         sets[1],

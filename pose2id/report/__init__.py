@@ -120,9 +120,7 @@ def write_report(
     check_count(count, "count", 1)
     for value, name in ((labelled, "labelled"), (reranked, "reranked"), (overwrite, "overwrite")):
         check_flag(value, name)
-    path = Path(output)
-    if path.exists() and not overwrite:
-        raise ValueError(f"output {path} exists already; name another or pass --overwrite")
+    path = check_page(output, overwrite=overwrite)
     pictures = Pictures(images)
     contents = gather(
         query,
@@ -180,6 +178,16 @@ def write_report(
     )
     with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """A path that a page may be written to: no file in the way unless `overwrite`, in a folder that is there."""
+    path = Path(output)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ValueError(f"output {path} exists already; name another or pass --overwrite")
+    if not path.parent.is_dir():
+        raise ValueError(f"output {path} must be in an existing folder, {path.parent} is none")
     return path
 
 

@@ -196,7 +196,8 @@ def prepare_audit(
             chosen.append(pair)
     if not chosen:
         raise ValueError(
-            f"an audit needs photographs, {pictures.missing[0]} and others are not below {pictures.where}"
+            f"an audit needs photographs, {pictures.missing[0]} and others are not below {pictures.where}; images must "
+            "be the folder that 'paths' are relative to"
             if pictures.missing
             else f"an audit needs mutual neighbours, the gallery of {len(mutual):,} rows has none"
         )
@@ -230,6 +231,8 @@ def read_answers(path: str | os.PathLike[str]) -> Answers:
         counts = {name: check_count(found["set"][name], f"{name!r}", 0) for name in ("rows", "columns", "k1", "k2")}
         identity = {**counts, "sha256": str(found["set"]["sha256"])}
         seed, count = check_count(found["seed"], "'seed'", 0), check_count(found["count"], "'count'", 1, MOST)
+        if len(given) > count:
+            raise ValueError(f"{len(given)} answers to {count} pairs")
     except KeyError as error:
         raise ValueError(f"{wrong}; {error} is missing") from error
     except (TypeError, ValueError) as error:
