@@ -76,7 +76,16 @@ except MissingExtraError as error:
     assert done.stdout.startswith(f"pose2id.ipg.IPGPipeline needs {missing[0]}")
 
 
-HELP = [[], ["demo"], ["evaluate"], ["generate"], ["weights", "convert"], ["train", "generator"], ["doctor"]]
+HELP = [
+    [],
+    ["demo"],
+    ["evaluate"],
+    ["generate"],
+    ["weights", "convert"],
+    ["train", "generator"],
+    ["train", "encoder"],
+    ["doctor"],
+]
 
 
 @pytest.mark.parametrize("command", HELP, ids=" ".join)

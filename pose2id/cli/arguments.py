@@ -294,18 +294,27 @@ def _add_weights(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a network, as a configuration file says")
     networks = train.add_subparsers(dest="network", required=True, metavar="network")
-    what = "the generator, as a configuration file says"
-    text = f"Train {what}. After an interruption the same command goes on from the last checkpoint."
-    generator = networks.add_parser("generator", help=what, description=text)
-    alias = commands.add_parser("ipg-train", help="the same as `train generator`", description=text)
-    for parser in (generator, alias):
-        parser.add_argument(
-            "config", metavar="CONFIG", help="TOML file, described on the documentation page Training the generator"
-        )
-        parser.add_argument(
-            "-o", "--output", metavar="OUT", required=True, help="folder for checkpoints, losses and the result"
-        )
-        add_common(parser, "train:run_generator")
+    for name, alias, what, page, run in (
+        ("generator", "ipg-train", "the generator", "Training the generator", "train:run_generator"),
+        ("encoder", None, "a small encoder", "Training encoders", "train_encoders:run_encoder"),
+    ):
+        words = f"{what}, as a configuration file says"
+        text = f"Train {words}. After an interruption the same command goes on from the last checkpoint."
+        made = [networks.add_parser(name, help=words, description=text)]
+        if alias:
+            made.append(commands.add_parser(alias, help=f"the same as `train {name}`", description=text))
+        for parser in made:
+            parser.add_argument(
+                "config", metavar="CONFIG", help=f"TOML file, described on the documentation page {page}"
+            )
+            parser.add_argument(
+                "-o", "--output", metavar="OUT", required=True, help="folder for checkpoints, losses and the result"
+            )
+            if name == "encoder":
+                parser.add_argument(
+                    "--device", help="where to compute: cpu, cuda, cuda:1, mps (default: cuda if there is a GPU)"
+                )
+            add_common(parser, run)
 
 
 def _add_synthetic(commands: Any) -> None:

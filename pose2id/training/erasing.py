@@ -27,10 +27,19 @@ def draw_rectangle(
     return slice(top, top + tall), slice(left, left + wide)
 
 
+def draw_published(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of the published sizes and shapes."""
+    return draw_rectangle(height, width, rng.uniform(0.02, 0.4), rng.uniform(0.3, 1 / 0.3), rng)
+
+
 def erase(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A copy of a picture (H, W, 3) with random pixels in a random rectangle, of the published sizes and shapes."""
     height, width, _ = picture.shape
-    rows, columns = draw_rectangle(height, width, rng.uniform(0.02, 0.4), rng.uniform(0.3, 1 / 0.3), rng)
     changed = picture.copy()
-    changed[rows, columns] = rng.integers(256, size=changed[rows, columns].shape, dtype=np.uint8)
+    fill(changed, draw_published(height, width, rng), rng)
     return changed
+
+
+def fill(picture: NDArray[np.uint8], rectangle: tuple[slice, slice], rng: np.random.Generator) -> None:
+    """Put random pixels into a rectangle."""
+    picture[rectangle] = rng.integers(256, size=picture[rectangle].shape, dtype=np.uint8)

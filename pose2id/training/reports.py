@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,20 @@ class Reports:
         self.losses = LossLog(folder / LOSSES, done)
         self._board: Any = None
         if tensorboard:
-            writer = require("torch.utils.tensorboard", "train", "Settings.tensorboard").SummaryWriter
+            writer = require("torch.utils.tensorboard", "train", "the setting tensorboard").SummaryWriter
             self._board = writer(str(folder / "tensorboard"), purge_step=done + 1)
         self._bar = tqdm(total=total, initial=done, desc="training", unit="step", disable=not progress)
         self._total, self._report, self._clock, self._last = total, report, clock, clock()
 
-    def add(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> None:
-        """Report a step."""
+    def add(
+        self,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        gradient_norm: float,
+        terms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Report a step, and for TensorBoard the terms that the loss is made of."""
         self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self._bar.update()
         self.losses.add(step, loss, learning_rate, gradient_norm)
@@ -54,7 +61,7 @@ class Reports:
             self._report(f"step {step:,} of {self._total:,}, loss {loss:.2f}")
         if self._board:
             values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
-            for name, value in values.items():
+            for name, value in {**(terms or {}), **values}.items():
                 self._board.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
