@@ -229,7 +229,7 @@ def page(tmp_path_factory):
 
 
 def estimate(page):
-    return page.run("document.getElementById('estimate').textContent")
+    return page.run("document.getElementById('estimate').textContent").replace("\xa0", " ")
 
 
 def forget(page):
@@ -252,7 +252,7 @@ def test_numbers_of_the_page_are_those_of_python(page):
     found = page.run(f"{json.dumps(many)}.map(pair => wilson(...pair))")
     assert np.allclose(found, [wilson(right / n, n) for right, n in many], atol=1e-12)
     percents = page.run("[...Array(81).keys()].map(k => percent(k / 80))")
-    assert percents == [f"{k / 80:.0%}".replace("%", " %") for k in range(81)]
+    assert percents == [f"{k / 80:.0%}".replace("%", "\xa0%") for k in range(81)]
 
 
 def test_keys_and_buttons_answer(page):
@@ -262,10 +262,10 @@ def test_keys_and_buttons_answer(page):
     for key in "ynysY":
         page.press(key)
     assert page.run("answers.slice(0, 6)") == ["yes", "no", "yes", "unknown", "yes", None]
-    said = "5 of 12 answered. 1 could not be told and is left out. 3 of 4 pairs are of one person: 75 % (30 % to 95 %"
+    said = "5 of 12 answered. 1 could not be told and is left out. Of one person: 3 of 4, 75 % (30 % to 95 %"
     assert said in estimate(page)
     top = page.run("document.getElementById('audited').textContent")
-    assert top.startswith("By 4 answers below: 75 % (30 % to 95 %")
+    assert top.replace("\xa0", " ").startswith("By the pairs below, of one person: 3 of 4, 75 % (30 % to 95 %")
     page.press("u")
     page.press("Backspace")
     assert page.run("answers.slice(0, 5)") == ["yes", "no", "yes", None, None]
@@ -293,6 +293,7 @@ def test_keys_and_buttons_answer(page):
     assert estimate(page).startswith("12 of 12 answered.")
     assert page.run("document.activeElement.id") == "save"
     assert page.run("document.querySelector('.pair').hidden")
+    assert page.run("document.getElementById('pair').innerText").startswith("All pairs are answered.")
     page.press("u")
     assert page.run("document.querySelector('.pair').hidden") is False
     assert page.messages == []
