@@ -31,6 +31,7 @@ FORMS = {
 def _narrow(monkeypatch):
     """Parts of the gallery are looked at in small sets, too, and where they are most of it."""
     monkeypatch.setattr(masks, "_WORTH", 1.0)
+    monkeypatch.setattr(masks, "_FEW", 1.0)
     monkeypatch.setattr("pose2id.evaluation.scores.NARROW", 3)
     monkeypatch.setattr(tiles, "NARROW", 3)
 

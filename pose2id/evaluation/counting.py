@@ -165,8 +165,8 @@ class RankCounter:
         return tuple(torch.from_numpy(array).to(self._tiles.device) for array in arrays)
 
     def _count_identities(self, items: _Items, columns: npt.NDArray[np.int64] | None, rows: int) -> torch.Tensor:
-        """Of how many identities, row by row, these items are; of these columns of the gallery, if not of all."""
-        column = items.column if columns is None else self._move(columns)[0][items.column]
+        """Of how many identities, row by row, these items are, in places of `columns` (b, n) or of the gallery."""
+        column = items.column if columns is None else self._move(columns)[0][items.row, items.column]
         size = int(self._items.max()) + 1
         pairs = torch.unique(items.row * size + self._items[column])
         return torch.bincount(pairs // size, minlength=rows)

@@ -6,6 +6,7 @@ imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ _SIGNS = 3
 """So many numbers tell which queries are alike: by measurement more bring little."""
 _WORTH = 0.5
 """Where blocks look at less of the gallery than this, looking at that part is quicker than at all of it."""
+_FEW = 0.1
+"""Where more of all pairs stay, blocks hardly ever look at less than half of the gallery."""
 OWN_LABELS = ("ids", "cams", "rows")
 """The labels that a function as `ignore` is given in any case: cameras where there are some, rows from 0."""
 
@@ -118,8 +121,9 @@ class Kept:
         if sparse.issparse(kept):
             given: Any = kept
             rows: Any = sparse.csr_array(given)
-            if not rows.data.all():
+            if not (rows.has_canonical_format and rows.data.all()):
                 rows = rows.copy()
+                rows.sum_duplicates()
                 rows.eliminate_zeros()
             self._rows = rows
 
@@ -130,19 +134,21 @@ class Kept:
     def columns(self, block: slice) -> Numbers:
         """The items that stay for some query of a block, (n,), ascending; of a sparse table only."""
         some = np.zeros(self._rows.shape[1], bool)
-        some[self._indices(block)] = True
+        some[self.indices(block)] = True
         return np.flatnonzero(some)
 
-    def marks_of(self, block: slice, columns: Numbers) -> Marks:
-        """Mark what stays of its `columns` for a block of queries, (b, n)."""
-        place = np.zeros(self._rows.shape[1], np.int64)
-        place[columns] = np.arange(len(columns))
-        marks = np.zeros((block.stop - block.start, len(columns)), bool)
-        counts = np.diff(self._rows.indptr[block.start : block.stop + 1])
-        marks[np.repeat(np.arange(len(marks)), counts), place[self._indices(block)]] = True
-        return marks
+    def most(self) -> int:
+        """So many items stay for some query at most."""
+        return int(np.diff(self._rows.indptr).max(initial=0))
 
-    def _indices(self, block: slice) -> Any:
+    def slots(self, block: slice) -> tuple[Numbers, Numbers]:
+        """Where `indices` stand in a table with a row for each query of a block: rows and places, (p,) each."""
+        counts = np.diff(self._rows.indptr[block.start : block.stop + 1]).astype(np.int64)
+        row = np.repeat(np.arange(len(counts)), counts)
+        return row, np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
+
+    def indices(self, block: slice) -> Any:
+        """The items that stay for the queries of a block, those of one after the other, each ascending, (p,)."""
         return self._rows.indices[self._rows.indptr[block.start] : self._rows.indptr[block.stop]]
 
     def order(self, height: int) -> Numbers | None:
@@ -150,14 +156,14 @@ class Kept:
 
         None where blocks of so many queries would look at much of the gallery all the same, or the table is not sparse.
         """
-        if self._rows is None or not self._rows.nnz:
+        if self._rows is None or not 0 < self._rows.nnz <= _FEW * math.prod(self._rows.shape):
             return None
         # Of two queries as many of such smallest numbers agree, on the average, as they share of what they keep.
         random, (total, width) = np.random.default_rng(0), self._rows.shape
         some = np.diff(self._rows.indptr) > 0
-        smallest = np.full((_SIGNS, total), width)
+        smallest = np.full((_SIGNS, total), width, np.int32)
         for row in smallest:
-            number = random.permutation(width)[self._rows.indices]
+            number = random.permutation(np.arange(width, dtype=np.int32))[self._rows.indices]
             row[some] = np.minimum.reduceat(number, self._rows.indptr[:-1][some])
         order = np.lexsort(smallest[::-1])
         there = self.reorder(order)

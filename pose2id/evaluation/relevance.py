@@ -28,9 +28,9 @@ class Matches(NamedTuple):
 
     `same`: such pairs of all items of the query's identity, junk or not. Of each query, (b,): `per_query`, how many
     matches there are, `listed`, how many entries its whole list has for CMC, and `relevant`, how many right items there
-    are beside those that the search does not look at. `kept` (b, G): what is left of the gallery, where more than the
-    protocol decides it or items are drawn; else None. `columns` (n,): where the search looks at a part of the gallery,
-    that part, instead of which G and all columns are meant; else None.
+    are with those that the search does not look at. `kept` (b, G): what is left of the gallery, where more than the
+    protocol decides it or items are drawn; else None. `columns` (b, n): what the search looks at for each query, where
+    that is a small part; `column` and `kept` are then places in it.
     """
 
     row: Numbers
@@ -135,34 +135,50 @@ class Relevance:
                 listed = listed - np.bincount(row[junk], minlength=len(same))
             found = np.bincount(row[right], minlength=len(same))
             return Matches(row[right], column[right], (row, column), found, listed, found)
-        columns = self.kept.columns(block) if self.kept is not None and self._narrow else None
         ignored = None if self._ignored is None else self._ignored(block)
         right = ~junk if ignored is None else ~junk & ~ignored[row, column]
         relevant = np.bincount(row[right], minlength=len(same))
-        if columns is not None:  # from here on columns are numbers of these
-            place = np.full(len(self.gallery_ids), -1)
-            place[columns] = np.arange(len(columns))
-            column = place[column]
-            row, column, right = row[column >= 0], column[column >= 0], right[column >= 0]
-        kept = self._keep(block, columns, ignored)
+        if self.kept is None or not self._narrow:
+            columns, kept = None, self._keep(block, ignored)
+        else:
+            columns, kept, place = self._look(block, ignored, self.kept, row, column)
+            row, column, right = row[place >= 0], place[place >= 0], right[place >= 0]
         kept[row, column] &= right
         right = kept[row, column]
         found, listed = np.bincount(row[right], minlength=len(same)), self._count_kept(kept, columns)
         return Matches(row[right], column[right], (row, column), found, listed, relevant, kept, columns)
 
-    def _keep(self, block: slice, columns: Numbers | None, ignored: Marks | None) -> Marks:
-        """What is left for a block of queries of some columns, (b, n), but for the rule for their own identities."""
-        part: Any = slice(None) if columns is None else columns
+    def _keep(self, block: slice, ignored: Marks | None) -> Marks:
+        """What is left for a block of queries, (b, G), but for the rule for their own identities."""
         if self.kept is None:
             kept = np.ones((block.stop - block.start, len(self.gallery_ids)), bool)
         else:
-            kept = self.kept.marks(block) if columns is None else self.kept.marks_of(block, columns)
+            kept = self.kept.marks(block)
         if ignored is not None:
-            kept &= ~ignored[:, part]
-        kept[:, self.gallery_junk[part]] = False
+            kept &= ~ignored
+        kept[:, self.gallery_junk] = False
         if self.protocol.whole_camera_is_junk and self.cams is not None:
-            kept &= self.cams[0][block, None] != self.cams[1][part]
+            kept &= self.cams[0][block, None] != self.cams[1]
         return kept
+
+    def _look(
+        self, block: slice, ignored: Marks | None, there: Kept, row: Numbers, column: Numbers
+    ) -> tuple[Numbers, Marks, Numbers]:
+        """What the search looks at for a block of queries, (b, n), and what is left of it; places of pairs, or -1."""
+        items, (of_row, slot) = there.indices(block), there.slots(block)
+        shape, total = (block.stop - block.start, 1 + int(slot.max(initial=-1))), len(self.gallery_ids)
+        columns, kept = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        columns[of_row, slot] = items
+        left = ~self.gallery_junk[items]
+        if ignored is not None:
+            left &= ~ignored[of_row, items]
+        if self.protocol.whole_camera_is_junk and self.cams is not None:
+            left &= self.cams[0][block][of_row] != self.cams[1][items]
+        kept[of_row, slot] = left
+        pairs, wanted = of_row * total + items, row * total + column
+        at = np.searchsorted(pairs, wanted)
+        found = np.append(pairs, -1)[at] == wanted
+        return columns, kept, np.where(found, np.append(slot, -1)[at], -1)
 
     def narrow(self, order: Numbers, kept: Kept) -> Relevance:
         """The same of the queries in another order, of each block with what is `kept` of the gallery for these."""
@@ -185,7 +201,7 @@ class Relevance:
             kept = np.logical_or.reduceat(kept[:, self._by_identity], self._starts, axis=1)
             return np.asarray(np.count_nonzero(kept, axis=1))
         (row, column), size = kept.nonzero(), 1 + int(self.gallery_ids.max(initial=0))
-        pairs = np.unique(row * size + self.gallery_ids[columns[column]])
+        pairs = np.unique(row * size + self.gallery_ids[columns[row, column]])
         return np.bincount(pairs // size, minlength=len(kept))
 
     def _count_listed(self) -> Numbers:

@@ -99,7 +99,7 @@ class MatrixTiles:
 class FeatureTiles:
     """Features (Q, D) and (G, D), multiplied a tile at a time, in blocks of up to `height` queries.
 
-    After `narrow` a tile has, instead of all items, those that a search looks at for some query of its block.
+    After `narrow` a tile has a row of the items that a search looks at for each query, as far as the longest of them.
 
     Euclidean distances are those of rows moved to the mean of the gallery. Cosine distances are half the squared
     Euclidean ones of rows of length 1; a row of zeros counts as one, its cosine is 0.
@@ -119,29 +119,56 @@ class FeatureTiles:
     def narrow(self, order: npt.NDArray[np.int64], kept: Kept) -> FeatureTiles:
         """The same of the queries in another order, with what is `kept` of the items for these."""
         there = copy(self)
-        there.queries, there._kept, there.height = self.queries[torch.from_numpy(order)], kept, NARROW
+        there.queries, there._kept = self.queries[torch.from_numpy(order)], kept
+        there.height = max(1, min(8, BLOCK_ELEMENTS // (NARROW * max(1, kept.most())))) * NARROW
         return there
 
     def tile(self, block: slice, product: torch.dtype) -> tuple[torch.Tensor, Bound]:
         """|g|² - 2 q.g: the squared distance less |q|², which changes no order, from products in this dtype."""
         items, norms = self._prepared_items(product)
-        measure = self.measure
-        if self._kept is not None:
-            some = torch.from_numpy(self._kept.columns(block))
-            items, norms = items[some], norms[some]
-
-            def measure(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-                return self.measure(rows, some[columns])
-
         part = self._prepare(self.queries[block], product)
-        scores = torch.empty(len(part), len(items), dtype=product, device=self.device)
-        width = max(1, elements_at_once(self.device, len(part) * ITEM_TILE) // max(1, len(part)))
-        for columns in cut(len(items), width):
-            addend = norms[None, columns].to(product)
-            torch.addmm(addend, part, items[columns].T, alpha=-2, out=scores[:, columns])
         own, width = self._norms(part), part.shape[1]
         error = 2 * slack(width, product) * (own + norms.max()) + 16 * width * torch.finfo(product).tiny
-        return scores, Bound(error, own, torch.finfo(self.dtype).eps, measure)
+        eps = torch.finfo(self.dtype).eps
+        if self._kept is None:
+            return self._multiply(part, items, norms), Bound(error, own, eps, self.measure)
+        row, slot = map(torch.from_numpy, self._kept.slots(block))
+        scores = torch.zeros(len(part), 1 + int(slot.max()) if len(slot) else 0, dtype=product)
+        columns = torch.zeros(scores.shape, dtype=torch.int64)
+        columns[row, slot] = torch.from_numpy(self._kept.indices(block)).long()
+        place = torch.empty(len(items), dtype=torch.int64)
+        start = 0
+        for group in cut(len(part), NARROW):
+            there = slice(block.start + group.start, block.start + group.stop)
+            some = torch.from_numpy(self._kept.columns(there))
+            if not len(some):
+                continue
+            place[some] = torch.arange(len(some))
+            asked = slice(start, start + len(self._kept.indices(there)))
+            start = asked.stop
+            held = place[columns[row[asked], slot[asked]]]
+            product_of = self._multiply(part[group], items, norms[some], some)
+            scores[row[asked], slot[asked]] = product_of[row[asked] - group.start, held]
+
+        def measure(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            return self.measure(rows, columns[rows - block.start, places])
+
+        return scores, Bound(error, own, eps, measure)
+
+    def _multiply(
+        self, part: torch.Tensor, items: torch.Tensor, norms: torch.Tensor, some: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """|g|² - 2 q.g of prepared rows, (b, n); `norms` (n,) are those of the items, or of `some` of them."""
+        scores = torch.empty(len(part), len(norms), dtype=part.dtype, device=self.device)
+        width = max(1, elements_at_once(self.device, len(part) * ITEM_TILE) // max(1, len(part)))
+        memory = items[:0] if some is None else items.new_empty(min(width, len(some)), items.shape[1])
+        for columns in cut(len(norms), width):
+            if some is None:
+                rows = items[columns]
+            else:
+                rows = torch.index_select(items, 0, some[columns], out=memory[: len(some[columns])])
+            torch.addmm(norms[None, columns].to(part.dtype), part, rows.T, alpha=-2, out=scores[:, columns])
+        return scores
 
     def may_overflow(self) -> bool:
         """Whether a distance may be inf in the working dtype, which hides an item where scores are exact."""
