@@ -42,12 +42,14 @@ test-integrations: $(RECENT)/ready $(NUMPY1)/ready
 	$(NUMPY1)/$(SCRIPTS)/python -m pytest -rs tests/integrations/test_oml.py
 
 $(RECENT)/ready: GROUP := integrations
+$(RECENT)/ready: ALONE := integrations-alone
 $(NUMPY1)/ready: GROUP := integrations-numpy1
 $(RECENT)/ready $(NUMPY1)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --upgrade 'pip>=25.1'
 	$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
 		--editable . --group $(GROUP)
+	$(if $(ALONE),$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --no-deps --group $(ALONE))
 	@touch $@
 
 lint: $(READY)

@@ -60,6 +60,7 @@ ONE_FILE = {
     "oml": "pose2id.integrations.oml",
     "onnxruntime": "pose2id.onnx",
     "sklearn": "pose2id.integrations.sklearn",
+    "torchmetrics": "pose2id.integrations.torchmetrics",
 }
 
 

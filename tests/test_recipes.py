@@ -1,7 +1,5 @@
 """The recipes of docs/recipes.md, run as printed on stand-ins for the arrays that each framework holds there."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from support.recipes import RECIPES, run
 from pose2id import centralize
 
 WITH_THE_TOOLKIT = {"torchreid", "fast-reid", "TransReID, CLIP-ReID", "OML"}  # tests/integrations
+WITH_THE_TOOLKIT |= {"FiftyOne", "pytorch-metric-learning", "torchmetrics", "wildlife-tools"}
 SETTINGS = {"k1": 3, "k2": 3, "alpha": 4}
 
 rng = np.random.default_rng(0)
@@ -23,7 +22,6 @@ def test_every_pipeline_has_its_recipe():
         "fast-reid's source",
         "TransReID's source",
         "SYSU-MM01",
-        "wildlife-tools",
     }
     assert set(RECIPES) >= WITH_THE_TOOLKIT
 
@@ -54,12 +52,6 @@ def test_sysu():
     names = run("SYSU-MM01", query_feat=Q, gall_feat=G, gall_cam=CAMS[1])
     assert names["gall_feat"].dtype == np.float64
     np.testing.assert_array_equal(names["gall_feat"], centralize(G, exclude=CAMS[1], **SETTINGS))
-
-
-def test_wildlife_tools():
-    query, database = SimpleNamespace(features=Q.astype(np.float32)), SimpleNamespace(features=G.astype(np.float32))
-    run("wildlife-tools", query=query, database=database)
-    np.testing.assert_array_equal(database.features, centralize(G.astype(np.float32)))
 
 
 def test_a_wrong_recipe_is_noticed(monkeypatch):

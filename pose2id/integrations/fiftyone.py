@@ -69,7 +69,7 @@ def centralize_samples(
     """
     labels = None if exclude is None else _read(samples, exclude)
     settings: dict[str, Any] = {"k1": k1, "k2": k2, "alpha": alpha, "exclude": labels, "engine": engine}
-    pulled = centralize(read_vectors(samples, embeddings), **settings)
+    pulled: npt.NDArray[Any] = centralize(read_vectors(samples, embeddings), **settings)
     if field is not None:
         samples.set_values(field, list(pulled))
     return pulled
@@ -125,15 +125,14 @@ def score_samples(
     >>> samples["average_precision"]
     [0.5, 0.5, None]
     """
-    sides = [query] if gallery is None else [query, gallery]
-    vectors: list[Any] = [read_vectors(side, embeddings) for side in sides]
-    identities: list[Any] = [_read(side, ids) for side in sides]
-    cameras = [None if cams is None else _read(side, cams) for side in sides]
-    if gallery is None:
-        vectors.append(None)
-    scores = evaluate_features(
-        *vectors, *identities, *([None] * (2 - len(sides))), *cameras, protocol=protocol, metric=metric
-    )
+    given: list[tuple[Any, Any, Any]] = [
+        (None, None, None)
+        if side is None
+        else (read_vectors(side, embeddings), _read(side, ids), None if cams is None else _read(side, cams))
+        for side in (query, gallery)
+    ]
+    vectors, identities, cameras = zip(*given, strict=True)
+    scores = evaluate_features(*vectors, *identities, *cameras, protocol=protocol, metric=metric)
     if field is not None:
         query.set_values(field, [None if np.isnan(value) else float(value) for value in scores.average_precision])
     return scores

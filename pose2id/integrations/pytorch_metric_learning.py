@@ -6,7 +6,7 @@ pytorch-metric-learning is imported here: it calls a function with tensors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,7 +34,7 @@ class CentralizedKNN:
 
     Notes
     -----
-    Equal distances come in the order of the references; `CustomKNN` and `FaissKNN` promise no order, so with settings that
+    Equal distances come in the order of the references. `CustomKNN` and `FaissKNN` promise no order: with settings that
     make rows identical (k1 = k2 = 2) they give other numbers, within `Scores.span` of `evaluate_features`.
 
     Examples
@@ -95,7 +95,8 @@ class CentralizedKNN:
         check_count(k, "k", 1)
         if reference is None:
             raise ValueError(
-                "reference must be given; for an InferenceModel train FaissKNN on pose2id.centralize(references) instead"
+                "reference must be given, received None; for an InferenceModel train FaissKNN on "
+                "pose2id.centralize(references)"
             )
         if ref_includes_query and len(query) > len(reference):
             raise ValueError(f"reference must begin with the queries, received {len(reference)} rows for {len(query)}")
@@ -112,5 +113,6 @@ class CentralizedKNN:
         return kind.give_back(distances, distances.dtype), kind.give_back(indices, indices.dtype)
 
     def _pull(self, features: torch.Tensor, exclude: Labels | None) -> torch.Tensor:
-        settings = {"alpha": self.alpha, "normalize": self.normalize, "exclude": exclude, "engine": self.engine}
-        return centralize(features, k1=self.k1, k2=self.k2, **settings)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"k1": self.k1, "k2": self.k2, "alpha": self.alpha, "normalize": self.normalize}
+        pulled: torch.Tensor = centralize(features, exclude=exclude, engine=self.engine, **settings)
+        return pulled

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 
 from pose2id.arrays import take_floats
-from pose2id.centralization import centralize as centralize_rows
-from pose2id.centralization import check_parameters
 from pose2id.errors import MissingExtraError
 from pose2id.evaluation import METRICS, PROTOCOLS, Protocol, Scores, evaluate_features
+from pose2id.integrations.sides import Sides
 from pose2id.validation import check_choice, check_count, check_flag, is_tensor, take_labels
 
 try:
@@ -37,8 +36,8 @@ _CAMS, _QUERY, _ROWS = 1, 2, 4  # which labels were given: the last column of th
 class ReIDScores(Metric):  # type: ignore[misc]
     """Scores of a validation run, batch by batch: mAP, mINP and CMC by a protocol, cameras and junk included.
 
-    Of what `torchmetrics.retrieval` has it differs in three things: it takes features, not pairs; it knows which gallery
-    items a query is not scored on; and no similarity is taken for *irrelevant* because it is not positive.
+    Unlike the metrics of `torchmetrics.retrieval` it takes features, not pairs; it knows which gallery items a query is
+    not scored on; and no item counts as wrong because its score is not positive.
 
     Parameters
     ----------
@@ -49,8 +48,8 @@ class ReIDScores(Metric):  # type: ignore[misc]
     centralize : bool
         Centralize queries and gallery before they are scored, each side by itself.
     **settings
-        With `centralize`: `k1`, `k2`, `alpha`, `engine` as for `pose2id.centralize`, and `exclude`, None or "cams", which
-        takes neighbours from other cameras only. All others are those of every torchmetrics metric, such as
+        With `centralize`: `k1`, `k2`, `alpha`, `engine` as for `pose2id.centralize`, and `exclude`, None or "cams":
+        neighbours come from other cameras only. The rest is what every metric of torchmetrics takes, such as
         `process_group`.
 
     Notes
@@ -58,8 +57,8 @@ class ReIDScores(Metric):  # type: ignore[misc]
     Two of them in one `MetricCollection`, one with `centralize` and one without, hold the features once.
 
     On several processes each row goes to all of them when `compute` is called. A `DistributedSampler` repeats rows to
-    fill up the last batch, and repeated rows change scores: pass `rows`, the number of each sample in its data set. Then
-    each counts once, and stands in the order of the data set, as in one process.
+    fill up the last batch, and repeated rows change scores: pass `rows`, the number of each sample in its data set.
+    Then each counts once, and stands in the order of the data set, as in one process.
 
     Examples
     --------
@@ -99,13 +98,7 @@ class ReIDScores(Metric):  # type: ignore[misc]
         self.centralize = check_flag(centralize, "centralize")
         if own and not self.centralize:
             raise ValueError(f"{', '.join(own)} needs centralize=True, received False")
-        self.exclude = own.pop("exclude", None)
-        if self.exclude not in (None, "cams"):
-            raise ValueError(f"exclude must be None or 'cams', received {self.exclude!r}; update takes the cameras")
-        check_parameters(
-            1.0, *(own.get(name, 2) for name in ("k1", "k2")), own.get("alpha", 0.0), True, own.get("engine", "auto")
-        )
-        self.settings = own
+        self.sides = Sides(**own)
         self.add_state("features", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
@@ -122,7 +115,7 @@ class ReIDScores(Metric):  # type: ignore[misc]
             Which rows are queries; the others are the gallery. Without it all rows are one set, and each is scored
             against the others.
         rows : (B,) integers, optional
-            The number of each sample in its data set, of queries and of the gallery from 0: what comes twice counts once.
+            The number of each sample in its data set, queries and gallery each from 0: what comes twice counts once.
 
         Raises
         ------
@@ -177,9 +170,7 @@ class ReIDScores(Metric):  # type: ignore[misc]
         sides = [order[marks[order] == mark] for mark in (1, 0)]
         for side, name in zip(sides, ("query", "gallery"), strict=True):
             if not len(side):
-                raise ValueError(
-                    f"at least one row must be a {name} row, received {len(order)} others; see update(query=)"
-                )
+                raise ValueError(f"at least one row must be of the {name}, received none of {len(order)}; pass query=")
         return self._score(features, ids, cams if given[0] & _CAMS else None, sides)
 
     def _score(
@@ -190,15 +181,14 @@ class ReIDScores(Metric):  # type: ignore[misc]
         sides: list[npt.NDArray[np.int64]],
     ) -> Scores:
         """Scores of the rows of `sides`, queries and gallery, or one set."""
-        if self.exclude and cams is None:
+        if self.sides.exclude and cams is None:
             raise ValueError("exclude='cams' needs the cams of every update, received None")
         sets = [features[torch.from_numpy(side).to(features.device)] for side in sides]
         of_cams = [None if cams is None else cams[side] for side in sides]
-        if self.centralize:
-            sets = [
-                centralize_rows(rows, exclude=own if self.exclude else None, **self.settings)
-                for rows, own in zip(sets, of_cams, strict=True)
-            ]
+        if self.centralize and len(sets) > 1:
+            sets = list(self.sides.centralize(*sets, *of_cams))
+        elif self.centralize:  # the other side is empty
+            sets = [self.sides.centralize(sets[0], sets[0][:0], of_cams[0], [])[0]]
         gallery = (sets[1], ids[sides[0]], ids[sides[1]]) if len(sets) > 1 else (None, ids[sides[0]], None)
         return evaluate_features(sets[0], *gallery, *of_cams, protocol=self.protocol, metric=self.metric)
 
@@ -207,16 +197,14 @@ def _join(state: Any) -> torch.Tensor:
     """A state as one tensor: a list before a synchronization, a tensor after it."""
     if not len(state):
         raise ValueError("there must be rows to score, received none; call update first")
-    return torch.cat(list(state)) if isinstance(state, list | tuple) else state  # type: ignore[no-any-return]
+    return torch.cat(list(state)) if isinstance(state, list | tuple) else state
 
 
 def _take_integers(labels: Any, n: int, name: str) -> npt.NDArray[np.int64]:
     """Labels as integers, which processes can exchange."""
     taken = take_labels(labels, n, name)
     if taken.dtype.kind == "U":
-        raise TypeError(
-            f"{name} must be integers, received strings; number them with numpy.unique(..., return_inverse=True)"
-        )
+        raise TypeError(f"{name} must be integers, received strings; numpy.unique(..., return_inverse=True) has them")
     return taken
 
 

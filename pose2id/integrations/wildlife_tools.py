@@ -19,8 +19,8 @@ from pose2id.centralization import centralize, check_parameters
 class CentralizedSimilarity:
     """Centralize queries and database, each by itself, and give them to a matcher.
 
-    It stands where the matcher stood: called by itself, as the `matcher` of a `SimilarityPipeline`, calibrated or not, so
-    in `WildFusion` too. Data sets of images go through the extractor first, as ever.
+    It stands where the matcher stood: called by itself, or as the `matcher` of a `SimilarityPipeline`, calibrated or
+    not, and so in `WildFusion`.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class CentralizedSimilarity:
     >>> from pose2id.integrations.wildlife_tools import CentralizedSimilarity
     >>> def cosine(query, database):  # in place of wildlife_tools.similarity.CosineSimilarity()
     ...     return query @ database.T
-    >>> query, database = np.eye(2), np.array([[1.0, 0.0], [0.8, 0.6], [0.0, -1.0]])
-    >>> CentralizedSimilarity(cosine, k1=1, k2=1)(query, database).round(2).tolist()
-    [[0.71, 0.95, 0.71], [0.71, 0.32, -0.71]]
+    >>> query, database = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
+    >>> CentralizedSimilarity(cosine, k1=1, k2=1)(query, database).round(3).tolist()
+    [[0.894, 0.894, 0.0]]
     """
 
     def __init__(
@@ -84,14 +84,8 @@ class CentralizedSimilarity:
     def _pull(self, given: Any) -> Any:
         """The same with centralized features, as the matcher takes it."""
         labels = None if self.exclude is None else _column(given, self.exclude)
-        rows = centralize(
-            getattr(given, "features", given),
-            k1=self.k1,
-            k2=self.k2,
-            alpha=self.alpha,
-            exclude=labels,
-            engine=self.engine,
-        )
+        settings: dict[str, Any] = {"k1": self.k1, "k2": self.k2, "alpha": self.alpha, "engine": self.engine}
+        rows = centralize(getattr(given, "features", given), exclude=labels, **settings)
         # The matchers of 0.0.9 share a base class that later ones do not have, and take arrays.
         of_arrays = any(base.__module__ == "wildlife_tools.similarity.base" for base in type(self.matcher).__mro__)
         if of_arrays or not hasattr(given, "features"):
@@ -113,7 +107,5 @@ def _column(given: Any, name: str) -> npt.NDArray[Any]:
         raise ValueError(f"exclude must be a column of metadata, {', '.join(map(str, metadata))}, received {name!r}")
     gaps = int(metadata[name].isna().sum())
     if gaps:
-        raise ValueError(
-            f"metadata column {name!r} must have no gaps, received {gaps}; fill them with values of their own"
-        )
+        raise ValueError(f"metadata column {name!r} must have no gaps, received {gaps}; give these values of their own")
     return np.asarray(metadata[name].astype(str).tolist())

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from support.operators import declare_operators
 
 from pose2id import centralize, evaluate_features
 from pose2id.datasets import load_demo
@@ -31,25 +31,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
-
-
-def declare_operators():
-    """Let `import torchvision` pass beside a torch for the CPU, where the wheel for CUDA cannot load its own operators.
-
-    What does not need them works: transforms, models, roi_align. Where its library loads, nothing is declared.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    libraries = [] if spec is None else list(Path(spec.origin).parent.glob("_C*"))
-    if not libraries:
-        return None
-    try:
-        torch.ops.load_library(str(libraries[0]))
-    except OSError:
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
 
 
 TORCHVISION = declare_operators()  # kept: with the object the declarations would go
