@@ -138,6 +138,24 @@ class ReIDScores(Metric):  # type: ignore[misc]
         """Keep a batch, as `update`: a batch by itself has no scores."""
         self.update(*args, **kwargs)
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> ReIDScores:
+        """Turn features, and what `compute` gives, into another dtype; labels stay integers.
+
+        Parameters
+        ----------
+        dst_type : dtype or str
+            Such as ``torch.float64``.
+
+        Returns
+        -------
+        ReIDScores
+            Itself.
+        """
+        kept, self.labels = self.labels, []
+        super().set_dtype(dst_type)
+        self.labels = kept
+        return self
+
     def compute(self) -> dict[str, torch.Tensor]:
         """Scores of all rows.
 

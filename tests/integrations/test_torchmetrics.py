@@ -86,8 +86,8 @@ def test_junk_and_one_set(adapter, demo):
     metric = adapter.ReIDScores()
     metric.update(demo.features, ids, demo.cams)
     assert metric.scores().mAP == evaluate_features(demo.features, None, ids, None, demo.cams).mAP
-    assert metric.compute()["R1"].dtype == torch.float32
-    assert metric.set_dtype(torch.float64).compute()["R1"] == metric.scores().rank(1)
+    assert metric.clone().compute()["R1"].dtype == torch.float32
+    assert metric.set_dtype(torch.float64).compute()["R1"].item() == metric.scores().rank(1)
 
 
 def test_forward_reset_pickle_and_clone(adapter, demo):
