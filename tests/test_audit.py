@@ -198,6 +198,13 @@ def test_the_command(folder, capsys, monkeypatch):
     assert "published: " in said
 
 
+def test_an_audit_of_another_gallery_is_refused(folder):
+    gallery, other = make_gallery(), make_gallery(seed=1)
+    audit = prepare_audit(gallery, names(), folder, count=3)
+    with pytest.raises(ValueError, match="audit must be of this gallery"):
+        write_report(other, other, folder / "r.html", AFTER, labelled=False, audit=audit)
+
+
 def test_parts_are_refused(folder, capsys):
     np.savez(folder / "p.npz", parts=np.ones((4, 2, 3), np.float32), paths=np.array(names(4)))
     files = [f"--{side}={folder / 'p.npz'}" for side in ("query", "gallery")]
@@ -322,6 +329,7 @@ def test_answers_survive_a_reload_and_are_saved(page):
 
 def test_pictures_and_names(page):
     forget(page)
+    assert "--audit" not in page.run("document.getElementById('verdict').textContent")
     assert page.run("[...document.querySelectorAll('#pair img')].every(image => image.alt && image.naturalWidth > 0)")
     assert page.run("document.querySelectorAll('#pair img').length") == 2
     assert page.run("document.querySelector('#pair figcaption').textContent") == ODD

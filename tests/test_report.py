@@ -115,6 +115,7 @@ def test_without_labels(tmp_path):
     path = write_report(*plain, tmp_path / "a.html", Setting("x", k1=2, k2=2), labelled=False)
     page = text_of(path)
     assert "cannot say whether it helps" in page
+    assert "tell more: --audit 60." in page
     assert "other cameras" not in page
     assert [row[4] for row in table_of(page)] == ["–"]  # from another camera
     cams = [FeatureSet(data.features, data.ids, full.cams) for data, full in zip(plain, (query, gallery), strict=True)]

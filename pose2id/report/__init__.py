@@ -21,7 +21,7 @@ from typing import Any
 
 from pose2id.atomic import write_file
 from pose2id.errors import require
-from pose2id.report.audit import Audit, prepare_audit
+from pose2id.report.audit import Audit, identify_set, prepare_audit
 from pose2id.report.contents import Contents, gather, name_views
 from pose2id.report.drawing import draw_curves, draw_histogram, draw_plane
 from pose2id.report.pictures import Pictures
@@ -121,6 +121,8 @@ def write_report(
     for value, name in ((labelled, "labelled"), (reranked, "reranked"), (overwrite, "overwrite")):
         check_flag(value, name)
     path = check_page(output, overwrite=overwrite)
+    if audit is not None and audit.identity != identify_set(gallery):
+        raise ValueError("audit must be of this gallery, its features are others; call prepare_audit again")
     pictures = Pictures(images)
     contents = gather(
         query,
@@ -157,7 +159,7 @@ def write_report(
         )
     page = template.render(
         title=title,
-        verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None),
+        verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None, audited=audit is not None),
         summary=f"{amounts}. Compared are features of length 1 with {_tell_setting(setting)}.",
         contents=contents,
         audit=None if audit is None else audit.as_dict(),
@@ -214,10 +216,10 @@ def _tell_setting(setting: Setting) -> str:
     return ", ".join(words)
 
 
-def _judge(contents: Contents, *, labelled: bool, cams: bool) -> str:
+def _judge(contents: Contents, *, labelled: bool, cams: bool, audited: bool) -> str:
     """The sentences on top."""
     if not labelled or contents.gain is None:
-        return _judge_without(contents, cams=cams)
+        return _judge_without(contents, cams=cams, audited=audited)
     gain, error = contents.gain
     words = f"mAP changes by {100 * gain:+.2f} points"
     if math.isnan(error):
@@ -234,8 +236,9 @@ def _judge(contents: Contents, *, labelled: bool, cams: bool) -> str:
     return f"{words} Of the gallery's mutual neighbours {share}."
 
 
-def _judge_without(contents: Contents, *, cams: bool) -> str:
+def _judge_without(contents: Contents, *, cams: bool, audited: bool) -> str:
     """What can be said without identities."""
+    more = "" if audited else " Sixty pairs of neighbours that you look at tell more: --audit 60."
     found = contents.estimated
     words = ""
     if found is not None:
@@ -249,12 +252,10 @@ def _judge_without(contents: Contents, *, cams: bool) -> str:
             said = ", ".join(
                 f"the {name} setting {told[found.verdicts[name]]}" for name in ("recommended", "published")
             )
-            return (
-                f"An estimate without identities, of mAP: {said}. {words}"
-                "Rank-1 may fall where mAP rises. A few dozen labelled pairs would tell more."
-            )
+            return f"An estimate without identities, of mAP: {said}. {words}Rank-1 may fall where mAP rises.{more}"
     look = ", and at how many neighbours come from other cameras" if cams else ""
-    return f"Without identities this page cannot say whether it helps. {words}Look at the rankings that change{look}."
+    words = f"Without identities this page cannot say whether it helps. {words}"
+    return f"{words}Look at the rankings that change{look}.{more}"
 
 
 def _describe(
