@@ -18,9 +18,10 @@ REDUCE = {"reduce.0.weight", "reduce.1.weight", "reduce.1.bias"}
 HEADS = {
     PCB: STRIPES | REDUCE,
     RPP: STRIPES | REDUCE | {"assign.weight", "assign.bias"},
-    AlignedReID: {f"{layer}.{kind}" for layer in ("classify", "norm.0", "reduce") for kind in ("weight", "bias")},
+    AlignedReID: {"classify.norm.weight", "classify.linear.weight"}
+    | {f"{layer}.{kind}" for layer in ("norm.0", "reduce") for kind in ("weight", "bias")},
     ICNN: STRIPES | REDUCE | {"embed.weight"},
-    SCPNet: {f"classify.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    SCPNet: {f"classify.{i}.{layer}.weight" for i in range(4) for layer in ("norm", "linear")}
     | {"expand.0.weight", "expand.1.weight", "expand.1.bias"},
     GatedLSTM: {"summarize.weight", "spread"}
     | {f"read.{kind}_{side}_l0" for kind in ("weight", "bias") for side in ("ih", "hh")},

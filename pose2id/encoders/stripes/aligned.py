@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from pose2id.encoders.contract import Batch, Encoded, Encoder
-from pose2id.encoders.losses import euclidean, identity_loss, triplet_loss
+from pose2id.encoders.losses import Classifier, euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
 from pose2id.validation import check_count
@@ -19,7 +19,8 @@ class AlignedReID(Encoder):
     What is compared is the global feature. The trained layers of the local branch are used in training only; parts are
     the rows of the trunk's map, for `pose2id.parts.aligned_distances`, each scaled to length 1 first.
 
-    What differs from the paper: a stripe is H / P rows of the map high, not one.
+    What differs from the paper: a stripe is H / P rows of the map high, not one; before the classifier stands a batch
+    normalisation (BNNeck), since the small trunk is not pretrained.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ class AlignedReID(Encoder):
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 8, width: int = 64) -> None:
         super().__init__(classes, trunk)
         self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
-        self.classify = nn.Linear(trunk.channels, classes)
+        self.classify = Classifier(trunk.channels, classes)  # global branch: (N, C) to (N, classes)
         # Local branch: (N, C, H, W), the maximum of each stripe, (N, P, C) to (N, P, width).
         self.norm = nn.Sequential(nn.BatchNorm2d(trunk.channels), nn.ReLU())
         self.reduce = nn.Linear(trunk.channels, width)

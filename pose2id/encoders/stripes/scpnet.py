@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pose2id.encoders.contract import Batch, Encoded, Encoder
-from pose2id.encoders.losses import euclidean, identity_loss, triplet_loss
+from pose2id.encoders.losses import Classifier, euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
 from pose2id.validation import check_count
@@ -20,8 +20,8 @@ class SCPNet(Encoder):
 
     Stripes teach and do not learn: no gradient goes through them. They are not used in the test.
 
-    What differs from the paper: squares are averaged over channels, not summed, as in the public code; there is no
-    dropout before the classifiers.
+    What differs from the paper: squares are averaged over channels, not summed, as in the public code; before the
+    classifiers stands a batch normalisation (BNNeck) and no dropout, since the small trunk is not pretrained.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class SCPNet(Encoder):
             nn.Conv2d(trunk.channels, self.stripes * trunk.channels, 1, bias=False),
             nn.BatchNorm2d(self.stripes * trunk.channels),
         )
-        self.classify = nn.ModuleList(nn.Linear(trunk.channels, classes) for _ in range(self.stripes))
+        self.classify = nn.ModuleList(Classifier(trunk.channels, classes) for _ in range(self.stripes))
 
     def forward(
         self,
