@@ -104,6 +104,22 @@ def test_boxes_are_pooled_as_in_caffe(numbers):
     np.testing.assert_array_equal(found, pooled)
 
 
+@pytest.mark.parametrize("size", [None, (3, 2)])
+def test_gradients_of_the_largest_go_to_one_of_them(size):
+    """Whatever is equal, outside or empty: the same numbers as without, and each number's gradient at one location."""
+    maps = torch.from_numpy(np.random.default_rng(0).integers(-1, 2, (6, 3, 9, 7))).double()
+    boxes = torch.from_numpy(draw_boxes(0, 6, 5, 9, 7))
+    asked = maps.clone().requires_grad_()
+    found = pool_boxes(asked, boxes, (18, 14), size=size)
+    assert torch.equal(found, pool_boxes(maps, boxes, (18, 14), size=size))
+    weight = torch.rand_like(found)
+    (found * weight).sum().backward()
+    there = pool_boxes(maps + 2, boxes, (18, 14), size=size) > 0
+    assert not there.all()
+    np.testing.assert_allclose(asked.grad.sum().item(), weight[there].sum().item())
+    np.testing.assert_allclose((asked.grad * maps).sum().item(), (weight * found).sum().item())
+
+
 def test_the_others_are_the_golden_ones(numbers):
     appearance, pose = numbers["pabp.appearance"], numbers["pabp.pose"]
     equal(bilinear_pool(appearance, pose, normalize=False), numbers["pabp.bilinear"])

@@ -135,6 +135,10 @@ class Encoder(nn.Module):
         """The parts of its training, one after the other; `forward` and `loss` may ask for `stage`."""
         return (Stage(),)
 
+    def start_from(self, trunk: Trunk) -> None:
+        """Begin with the weights of a trained trunk of the same sizes; copies of the trunk's stages begin so too."""
+        self.trunk.load_state_dict(trunk.state_dict())
+
     def take(self, name: str, given: torch.Tensor | None) -> torch.Tensor:
         """What `needs` names, `given` to `forward` or in a batch; ValueError where it is not there."""
         if given is None:

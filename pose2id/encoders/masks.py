@@ -12,6 +12,7 @@ from pose2id.encoders.contract import Batch, Encoded, Encoder
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import mask_visibility, pool_masks
+from pose2id.validation import check_count
 
 GROUPS = ((1,), (2, 3, 4), (5,), (6,))
 """Head; torso and arms; legs; feet: of `pose2id.synthetic.PARTS`, from 1. A bag, 7, belongs to the foreground only."""
@@ -54,7 +55,9 @@ class SPReID(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, groups: Sequence[Sequence[int]] = GROUPS) -> None:
         super().__init__(classes, trunk)
-        self.groups = [list(group) for group in groups]
+        self.groups = [[check_count(channel, "each channel of groups", 1) for channel in group] for group in groups]
+        if not self.groups or not all(self.groups):
+            raise ValueError(f"groups must be at least one group of at least one channel, received {groups!r}")
         self.classify = Classifier(3 * trunk.channels, classes)
 
     def forward(
@@ -78,6 +81,12 @@ class SPReID(Encoder):
     def _encode(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The map, the regions' masks (N, 1 + P, h, w), foreground first, and the means over each (N, 1 + P, C)."""
         maps = self.trunk(images)  # (N, C, H, W)
+        most = max(map(max, self.groups))
+        if most >= masks.shape[1]:
+            raise ValueError(
+                f"masks must have channels for the background and parts 1 to {most}, the last of groups, received "
+                f"{masks.shape[1]} channels; pass other groups"
+            )
         regions = torch.stack([1 - masks[:, 0], *(masks[:, group].sum(1) for group in self.groups)], 1)
         rows, columns = (
             _resizing(small, large, masks) for small, large in zip(maps.shape[2:], masks.shape[2:], strict=True)

@@ -140,7 +140,7 @@ def test_the_loss_falls(system):
     encoder, batch = make(system), people()
     steps = torch.optim.Adam(encoder.parameters(), 0.01)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         steps.zero_grad()
         total = sum(encoder.loss(batch).values())
         total.backward()
@@ -247,6 +247,10 @@ def test_the_tree_of_spindle():
     equal(encoder.fuse(parts, whole), torch.full((1, 16), 0.5 + 2 * 11011.0))
     parts[0, 0] = 2000
     equal(encoder.fuse(parts, whole), torch.full((1, 16), 0.5 + 2 * 12000.0))
+    parts[0, 3] = 5000  # one arm, not the mean of both: 5000 + 1 + 100
+    equal(encoder.fuse(parts, whole), torch.full((1, 16), 0.5 + 2 * 15101.0))
+    parts[0, 6] = 6000  # one leg: 6000 + 10 + 1000
+    equal(encoder.fuse(parts, whole), torch.full((1, 16), 0.5 + 2 * 17010.0))
 
 
 def test_parts_that_are_hidden_change_nothing_in_the_tree():
@@ -311,6 +315,7 @@ def test_glad_is_the_whole_picture_and_three_boxes():
     # pictures that hide a box do not count for it, and the whole picture always does
     hidden = batch.keypoints.clone()
     hidden[2:, [8, 9, 10, 11, 12, 13]] = torch.nan
+    encoder.train()  # at the start all that is hidden would score 0
     first, second = (encoder.loss(batch._replace(keypoints=hidden, ids=ids)) for ids in (batch.ids, batch.ids * 0))
     assert first["identity, lower body"] == second["identity, lower body"]
     assert first["identity, whole"] != second["identity, whole"]
@@ -431,3 +436,33 @@ def test_parts_that_masks_show():
     norm = encoder.classify.norm
     expected = (found.features[3, 16:] - norm.bias[16:]) / norm.weight[16:] * (norm.running_var[16:] + norm.eps).sqrt()
     torch.testing.assert_close(expected + norm.running_mean[16:], whole)
+
+
+@pytest.mark.parametrize("groups", [[], [[1], []], [[0]]])
+def test_groups_of_nothing(groups):
+    with pytest.raises(ValueError, match=r"groups must be|channel of groups must"):
+        SPReID(3, Trunk((4, 6, 8)), groups=groups)
+
+
+def test_masks_without_a_part_of_the_groups():
+    encoder, batch = SPReID(3, Trunk((4, 6, 8)), groups=[[1], [5]]), people()
+    with pytest.raises(ValueError, match="parts 1 to 5, the last of groups, received 5 channels"):
+        encode(encoder, batch)
+
+
+@every
+def test_all_of_a_trunk_starts_from_a_trained_one(system):
+    """Also the copies of it that some systems have."""
+    encoder, trained = make(system), Trunk((4, 6, 8))
+    encoder.start_from(trained)
+    start, found = trained.state_dict(), encoder.state_dict()
+    places = {"trunk.": "", "box_trunk.": "", "part_stage.": "stages.2."}
+    compared = 0
+    for name, value in found.items():
+        for place, source in places.items():
+            if name.startswith(place):
+                assert torch.equal(value, start[source + name.removeprefix(place)])
+                compared += 1
+    assert compared == len(start) * (2 if system is PIE else 1) + (system is PDC) * sum(
+        "stages.2." in one for one in start
+    )

@@ -88,6 +88,11 @@ class PDC(Encoder):
             "identity, part": identity_loss(self.classify_part(part), batch.ids),
         }
 
+    def start_from(self, trunk: Trunk) -> None:
+        """The last stage of both branches begins alike."""
+        super().start_from(trunk)
+        self.part_stage.load_state_dict(trunk.stages[-1].state_dict())
+
     def _encode(self, images: torch.Tensor, keypoints: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The map of the whole picture (N, C, H, W), its mean, that of the parts' (N, C), and both fused (N, 2 * C)."""
         parts, _ = warp_pieces(images, keypoints, tuple(PIECES.values()), list(self.warps))  # (N, 3, H, W)

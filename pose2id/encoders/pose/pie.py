@@ -93,6 +93,11 @@ class PIE(Encoder):
             "identity, PoseBox": identity_loss(self.classify_box(box), batch.ids),
         }
 
+    def start_from(self, trunk: Trunk) -> None:
+        """Both streams begin alike."""
+        super().start_from(trunk)
+        self.box_trunk.load_state_dict(trunk.state_dict())
+
     def _encode(self, images: torch.Tensor, keypoints: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The picture's map (N, C, H, W), its mean and the PoseBox's (N, C), and the fused layer (N, size)."""
         boxes, _ = warp_pieces(images, keypoints, tuple(PIECES.values()))  # (N, 3, H, W)
