@@ -17,6 +17,7 @@ from pose2id.encoders.grid import DSR, IDLA, PersonNet
 from pose2id.encoders.masks import SPReID
 from pose2id.encoders.pose import GLAD, PABP, PDC, PIE, Spindle
 from pose2id.encoders.recipe import EncoderSettings
+from pose2id.encoders.stripes import ICNN, PCB, RPP, AlignedReID, GatedLSTM, SCPNet
 from pose2id.encoders.systems import SYSTEMS
 from pose2id.encoders.training import train_encoder
 from pose2id.encoders.trunk import Trunk
@@ -25,17 +26,23 @@ __all__ = [
     "APR",
     "DSR",
     "GLAD",
+    "ICNN",
     "IDLA",
     "PABP",
+    "PCB",
     "PDC",
     "PIE",
+    "RPP",
     "SYSTEMS",
+    "AlignedReID",
     "Batch",
     "Encoded",
     "Encoder",
     "EncoderSettings",
+    "GatedLSTM",
     "Global",
     "PersonNet",
+    "SCPNet",
     "SPReID",
     "Spindle",
     "Stage",

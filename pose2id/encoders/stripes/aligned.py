@@ -39,8 +39,7 @@ class AlignedReID(Encoder):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import AlignedReID
+    >>> from pose2id.encoders import AlignedReID, Trunk
     >>> encoded = AlignedReID(10, Trunk()).eval()(torch.zeros(2, 3, 64, 32))
     >>> tuple(encoded.features.shape), tuple(encoded.parts.shape)
     ((2, 128), (2, 8, 128))

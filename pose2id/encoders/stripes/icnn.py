@@ -33,8 +33,7 @@ class ICNN(PCB):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import ICNN
+    >>> from pose2id.encoders import ICNN, Trunk
     >>> tuple(ICNN(10, Trunk()).eval()(torch.zeros(2, 3, 64, 32)).features.shape)
     (2, 896)
     """

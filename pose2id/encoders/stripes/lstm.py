@@ -44,8 +44,7 @@ class GatedLSTM(Encoder):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import GatedLSTM
+    >>> from pose2id.encoders import GatedLSTM, Trunk
     >>> encoder = GatedLSTM(10, Trunk()).eval()
     >>> maps = encoder(torch.zeros(2, 3, 64, 32)).maps
     >>> tuple(encoder.compare(maps, maps.flip(0)).shape)

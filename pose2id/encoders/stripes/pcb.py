@@ -34,8 +34,7 @@ class PCB(Encoder):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import PCB
+    >>> from pose2id.encoders import PCB, Trunk
     >>> encoded = PCB(10, Trunk()).eval()(torch.zeros(2, 3, 64, 32))
     >>> tuple(encoded.features.shape), tuple(encoded.parts.shape)
     ((2, 768), (2, 6, 128))

@@ -33,8 +33,7 @@ class RPP(PCB):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import RPP
+    >>> from pose2id.encoders import RPP, Trunk
     >>> encoder = RPP(10, Trunk()).eval()
     >>> [stage.name for stage in encoder.stages()]
     ['stripes', 'induction', 'refined']

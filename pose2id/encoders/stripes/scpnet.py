@@ -38,8 +38,7 @@ class SCPNet(Encoder):
     Examples
     --------
     >>> import torch
-    >>> from pose2id.encoders import Trunk
-    >>> from pose2id.encoders.stripes import SCPNet
+    >>> from pose2id.encoders import SCPNet, Trunk
     >>> tuple(SCPNet(10, Trunk()).eval()(torch.zeros(2, 3, 64, 32)).features.shape)
     (2, 512)
     """
