@@ -170,6 +170,18 @@ def test_junk_is_of_no_identity(tmp_path, kind):
     assert "of the gallery&#39;s identities, before" in page
 
 
+def test_names_that_are_no_text_are_shown_as_on_a_terminal(tmp_path):
+    query, gallery = make_sets(2, 4, 2)
+    names = ["a\u202eb", "line\nend", "bad\udcff", "Łódź 東京 مرحبا"]
+    labels = FeatureSet(gallery.features, np.array(["x\x1b[1m", "y"] * 2), np.array(["c\u2067"] * 4))
+    ask = FeatureSet(query.features, np.array(["x\x1b[1m", "y"]), np.array(["d"] * 2))
+    page = text_of(write_report(ask, labels, tmp_path / "a.html", Setting("x", k1=2, k2=2), gallery_paths=names))
+    for shown in ("a\\u202eb, identity", "line\\nend, identity", "bad\\udcff, identity", names[3], "camera c\\u2067"):
+        assert shown in page
+    assert "x\\x1b[1m" in page
+    assert not {"\u202e", "\x1b", "\u2067"} & set(page)
+
+
 @pytest.mark.parametrize(("q", "g", "people"), [(1, 5, 2), (3, 1, 1), (2, 2, 2)])
 def test_small_sets(tmp_path, q, g, people):
     query, gallery = make_sets(q, g, people)

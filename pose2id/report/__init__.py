@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pose2id.atomic import write_file
-from pose2id.errors import require
+from pose2id.errors import escape, require
 from pose2id.report.audit import Audit, identify_set, prepare_audit
 from pose2id.report.contents import Contents, gather, name_views
 from pose2id.report.drawing import draw_curves, draw_histogram, draw_plane
@@ -139,7 +139,9 @@ def write_report(
     )
     report("pictures")
     shown = _describe(contents, query, gallery, query_paths, gallery_paths, pictures, labelled=labelled)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_show
+    )
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     planes, marks = draw_plane(contents.plane, labelled=labelled)
     versions = {name: metadata.version(name) for name in PACKAGES} | {"Python": platform.python_version()}
@@ -191,6 +193,11 @@ def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"output {path} must be in an existing folder, {path.parent} is none")
     return path
+
+
+def _show(value: Any) -> Any:
+    """Texts as on a terminal: names may hold line ends, marks that change the direction of writing, and no text."""
+    return escape(value) if type(value) is str else value
 
 
 def _count(number: int, one: str, many: str) -> str:

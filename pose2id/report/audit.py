@@ -16,6 +16,7 @@ import torch
 
 from pose2id.arrays import cut, take_array
 from pose2id.documents import read_json
+from pose2id.errors import escape
 from pose2id.ipg.folders import find_pictures
 from pose2id.report.contents import find_mutual
 from pose2id.report.pictures import Pictures
@@ -289,11 +290,11 @@ def _describe(
     shown = []
     for pair in pairs:
         names = [str(paths[row]) for row in pair]
-        cams = [] if gallery.cams is None else [str(np.asarray(gallery.cams)[row]) for row in pair]
+        cams = [] if gallery.cams is None else [[str(np.asarray(gallery.cams)[row]) for row in pair]]
         shown.append(
             {
                 "paths": names,
-                "names": [f"{x}, camera {cam}" for x, cam in zip(names, cams, strict=True)] if cams else names,
+                "names": [escape(", camera ".join(words)) for words in zip(names, *cams, strict=True)],
                 "pictures": [numbers[name] for name in names],
                 "generated": [below[name] for name in names],
             }
