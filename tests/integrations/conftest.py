@@ -6,7 +6,10 @@ Not part of `make test`; `pytest tests/integrations` runs them in any environmen
 import importlib
 import importlib.util
 import os
+import platform
 import sys
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -162,5 +165,7 @@ def pytest_terminal_summary(terminalreporter):
     if TABLE:
         heads = ("framework", "settings", "mAP, theirs", "ours", "ties leave", "rank-1, theirs", "ours", "ties leave")
         terminalreporter.section("scores")
+        versions = (f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
+        terminalreporter.line(f"{date.today()}, Python {platform.python_version()}, {', '.join(versions)}")
         for row in (heads, ("---",) * len(heads), *TABLE):
             terminalreporter.line("| " + " | ".join(row) + " |")
