@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import sys
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -57,39 +58,47 @@ def is_below(module, folder):
     return any(Path(place).is_relative_to(folder) for place in places)
 
 
+@contextmanager
+def first_on_the_path(folder):
+    """Import from a folder what it has, whatever was imported under the same names before; all is undone afterwards."""
+    names = {path.stem for path in folder.iterdir()}
+    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name, module in sys.modules.items() if is_below(module, folder)]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
 @pytest.fixture(scope="module")
 def clone():
-    """A function that puts the clone of a name first on the path of imports, for this file of tests, or skips them.
+    """A function that makes the clone of a name importable for a test file or its next parameter, or skips the test.
 
-    Some clones have packages of the same names (`utils`), so what was imported from one is forgotten afterwards.
+    Some clones have packages of the same names, such as `utils`.
     """
-    used = []
+    with ExitStack() as stack:
 
-    def find(name):
-        owner, commit = CLONES[name]
-        home = os.environ.get(FRAMEWORKS)
-        folder = Path(home, name).resolve() if home else Path(name)
-        if not home or not folder.is_dir():
-            where = Path(home) if home else "FOLDER"
-            pytest.skip(
-                f"{name} is not in the folder that {FRAMEWORKS} names: git clone https://github.com/{owner}/{name} "
-                f"{where}/{name} && git -C {where}/{name} checkout {commit}"
-                + ("" if home else f" && export {FRAMEWORKS}={where}")
-            )
-        forget()
-        sys.path.insert(0, str(folder))
-        used.append(str(folder))
-        return folder
+        def find(name):
+            owner, commit = CLONES[name]
+            home = os.environ.get(FRAMEWORKS)
+            if not home or not Path(home, name).is_dir():
+                where = Path(home) if home else "FOLDER"
+                pytest.skip(
+                    f"{name} is not in the folder that {FRAMEWORKS} names: git clone https://github.com/{owner}/{name} "
+                    f"{where}/{name} && git -C {where}/{name} checkout {commit}"
+                    + ("" if home else f" && export {FRAMEWORKS}={where}")
+                )
+            stack.close()
+            folder = Path(home, name).resolve()
+            stack.enter_context(first_on_the_path(folder))
+            return folder
 
-    def forget():
-        for folder in used:
-            sys.path.remove(folder)
-            for module in [name for name, module in sys.modules.items() if is_below(module, folder)]:
-                del sys.modules[module]
-        used.clear()
-
-    yield find
-    forget()
+        yield find
 
 
 @pytest.fixture(scope="session")
