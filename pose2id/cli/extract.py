@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=_take_size(arguments.size),
         mean=arguments.mean,
         std=arguments.std,
+        parts=arguments.parts,
     )
     draw: Any = None
     generated: Any = None
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         on_skip=tell_skipped,
         progress=arguments.progress,
     )
-    also = [*(["generated"] if report.generated else []), *photographs.labels, "paths"]
+    also = [*(encoder.columns or {"features": ()}), *(["generated"] if report.generated else [])][1:]
+    also += [*photographs.labels, "paths"]
     say(f"{report.path}: {report.shape[0]} x {report.shape[1]}, and {', '.join(also)}")
     if skipped:
         total = sum(map(len, photographs.files)) + len(missing)

@@ -56,7 +56,12 @@ def add_extract(commands: Any) -> None:
         required=True,
         metavar="NAME",
         help="your ReID model: a file .onnx; package.module:function, which takes a list of PIL images and gives an "
-        "(n, D) array; or the encoder in the generator's weights, tiny or pose2id",
+        "(n, D) array; a folder that `train encoder` wrote; or the encoder in the generator's weights, tiny or pose2id",
+    )
+    extract.add_argument(
+        "--parts",
+        action="store_true",
+        help="also write the parts and their visibility, of a folder's encoder that has them",
     )
     extract.add_argument("-o", "--output", metavar="FILE", required=True, help="the .npz file to write")
     extract.add_argument("--overwrite", action="store_true", help="replace an existing output file, or begin anew")

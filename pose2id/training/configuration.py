@@ -18,6 +18,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "list[int]": (list,),
+    "list[str]": (list,),
     "dict[str, Any]": (dict,),
 }
 
@@ -84,7 +85,11 @@ class Table:
                 raise TypeError(f"{each.name} must be {words}, received {value!r}")
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{each.name} must not be negative, received {value}")
-            if isinstance(value, list) and not all(type(number) is int and number >= 0 for number in value):
+            if not isinstance(value, list):
+                continue
+            if each.type == "list[str]" and not all(isinstance(text, str) for text in value):
+                raise TypeError(f"{each.name} must hold texts, received {value!r}")
+            if each.type == "list[int]" and not all(type(number) is int and number >= 0 for number in value):
                 raise TypeError(f"{each.name} must hold integers of 0 or more, received {value!r}")
 
 

@@ -1,7 +1,8 @@
 """From photographs to a feature file: encode them, and the pictures that were generated of them.
 
 - `photographs`: the rows: from a folder or a data set, single pictures or tracklets, with their labels
-- `encoders`: encoders by name: an ONNX file, a function of yours, those in the generator's weights
+- `encoders`: encoders by name: an ONNX file, a folder of a trained one, a function of yours, those in the generator's
+  weights
 - `unfinished`: what a killed run has done already
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +130,8 @@ def extract(
     """
     batch_size = check_count(batch_size, "batch_size", 1)
     flip = check_flag(flip, "flip")
+    if flip and encoder.columns is not None:
+        raise ValueError("flip adds features, and parts of a mirrored picture are others; leave out flip or the parts")
     if draw is not None and generated is not None:
         raise ValueError("draw and generated are two ways to the same features, received both; give one")
     if not len(photographs):
@@ -166,7 +170,7 @@ def extract(
                 work.tell(block.skipped)
             blocks.append(_Done(number, stamps, len(block.rows), _describe(block), block.skipped))
             bar.update(last - first)
-        report = _join(photographs, unfinished, blocks, path, overwrite=overwrite)
+        report = _join(photographs, unfinished, blocks, path, encoder.columns, overwrite=overwrite)
         unfinished.end()
     return report
 
@@ -325,7 +329,13 @@ def _describe(block: Block) -> str:
 
 
 def _join(
-    photographs: Photographs, unfinished: Unfinished, blocks: Sequence[_Done], path: Path, *, overwrite: bool
+    photographs: Photographs,
+    unfinished: Unfinished,
+    blocks: Sequence[_Done],
+    path: Path,
+    columns: Mapping[str, tuple[int, ...]] | None,
+    *,
+    overwrite: bool,
 ) -> Report:
     """Write the file from its blocks; they lie in memory one at a time, and the arrays in the unfinished folder."""
     skipped: dict[str, str] = {}
@@ -351,6 +361,8 @@ def _join(
     first = unfinished.reread(full[0].number, full[0].stamps)
     names = ("features",) if first.generated is None else ("features", "generated")
     arrays = {name: unfinished.join(name, parts(name), total) for name in names}
+    if columns is not None:
+        arrays = {named: each for name in names for named, each in _split(arrays[name], name, columns).items()}
     written = {"features": arrays["features"]}
     written |= {name: np.asarray(labels)[rows] for name, labels in photographs.labels.items()}
     written["paths"] = np.array([photographs.keys[row] for row in rows])
@@ -358,3 +370,16 @@ def _join(
     write_arrays(path, written, overwrite=overwrite)
     shape = arrays["features"].shape
     return Report(path, (shape[0], shape[1]), arrays["generated"].shape[1] if "generated" in arrays else 0, skipped)
+
+
+def _split(rows: Any, name: str, columns: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The arrays that stand in each row one after the other, by their names in a file."""
+    made, first = {}, 0
+    for each, shape in columns.items():
+        last = first + math.prod(shape)
+        array = rows[..., first:last].reshape(*rows.shape[:-1], *shape)
+        if each == "visibility" and bool(np.isin(array, (0, 1)).all()):
+            array = array.astype(np.bool_)
+        made[name if each == "features" else each if name == "features" else f"{name}_{each}"] = array
+        first = last
+    return made

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from pose2id.documents import parse_json
+from pose2id.encoders import encode_images, folders
+from pose2id.encoders.systems import name_system
 from pose2id.errors import one_line, require, suggest
 from pose2id.hub import hash_file
 from pose2id.images import MAX_PIXELS, PURPOSE
@@ -31,10 +33,14 @@ OUTSIDE = (".data", "_data")
 
 
 class Encoder(NamedTuple):
-    """What turns pictures into features, and which it is: `identity` changes when it does."""
+    """What turns pictures into features, and which it is: `identity` changes when it does.
+
+    With `columns` a row of features is several arrays one after the other: their names in the file and their shapes.
+    """
 
     call: Callable[[list[Image.Image]], Any]
     identity: dict[str, Any]
+    columns: dict[str, tuple[int, ...]] | None = None
 
 
 def load_encoder(
@@ -44,6 +50,7 @@ def load_encoder(
     size: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    parts: bool = False,
 ) -> Encoder:
     """An encoder by its name.
 
@@ -52,13 +59,15 @@ def load_encoder(
     name : str
         A file ``.onnx``; ``package.module:function``, a callable from a list of PIL images (RGB) to an (n, D) array or
         tensor, also of a module in the current folder; "tiny" or "pose2id", the encoder in these weights of the
-        generator.
+        generator; a folder that `pose2id.encoders.save_encoder` or ``pose2id train encoder`` wrote.
     device : str
         Where it computes; a function of yours knows itself.
     size : (height, width), optional
         Of an ONNX model's input. None: what the model says, by its shape or its metadata.
     mean, std : three floats each, optional
         Of RGB from 0 to 1, for an ONNX model. None: what the model's metadata say, else ImageNet's.
+    parts : bool
+        Of a folder's encoder, which must have them, also the parts and their visibility.
 
     Returns
     -------
@@ -78,11 +87,15 @@ def load_encoder(
     """
     settings = {"size": size, "mean": mean, "std": std}
     given = [f"--{key}" for key, value in settings.items() if value is not None]
-    if name.lower().endswith(".onnx"):
+    if name.lower().endswith(".onnx") and not parts:
         model = OnnxEncoder(name, device=device, size=size, mean=mean, std=std)
         beside = [Path(f"{name}{suffix}") for suffix in OUTSIDE]
         outside = {"outside": [hash_file(path) for path in beside if path.is_file()]}
         return Encoder(model, {"onnx": hash_file(Path(name)), **outside, **model.settings()})
+    if Path(name).is_dir():
+        return _load_folder(name, device, given, parts=parts)
+    if parts:
+        raise ValueError(f"--parts is for a folder that `pose2id train encoder` wrote, {name} gives one feature each")
     if given:
         raise ValueError(f"{', '.join(given)} are for an .onnx model; encoder {name} does its own resizing and scaling")
     if name in WEIGHTS:
@@ -90,10 +103,53 @@ def load_encoder(
     if ":" in name:
         return _load_function(name)
     raise ValueError(
-        f"encoder must be a file .onnx, package.module:function, tiny or pose2id, received {name!r}"
-        + suggest(name, WEIGHTS)
-        + ("; a folder holds no encoder that this version reads" if Path(name).is_dir() else "")
+        f"encoder must be a file .onnx, a folder that `pose2id train encoder` wrote, package.module:function, tiny or "
+        f"pose2id, received {name!r}" + suggest(name, WEIGHTS)
     )
+
+
+def _load_folder(name: str, device: str, given: list[str], *, parts: bool) -> Encoder:
+    """A trained encoder; of parts, their visibility follows, if it has one."""
+    encoder = folders.load_encoder(name).to(device)
+    if given:
+        raise ValueError(f"{', '.join(given)} are for an .onnx model; encoder {name} knows its own")
+    system = name_system(encoder)
+    if encoder.pairwise:
+        raise ValueError(
+            f"encoder {name} ({system}) compares pairs and has no feature of one picture; extract features by another, "
+            "and let it score their nearest rows: pose2id.encoders.Encoder.compare"
+        )
+    if missing := sorted(encoder.needs - {"attributes"}):
+        known = ", ".join(f"{each}=..." for each in missing)
+        raise ValueError(
+            f"encoder {name} ({system}) needs {' and '.join(missing)} of every picture, which extract does not have; "
+            f"in Python: pose2id.encoders.encode_images(encoder, images, {known}), "
+            "then pose2id.files.write_arrays"
+        )
+    if encoder.image_size is None:
+        raise ValueError(
+            f"encoder {name} does not say for which size of pictures it is; set image_size and save it anew"
+        )
+    height, width = encoder.image_size
+    method = require("PIL.Image", "ipg", PURPOSE).Resampling.BILINEAR
+
+    def encode(images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        pixels = np.stack([np.asarray(image.resize((width, height), method)) for image in images])
+        found = encode_images(encoder, pixels, batch_size=len(pixels))
+        names = ("features", "parts", "visibility") if parts else ("features",)
+        made = {each: getattr(found, each) for each in names}
+        return {each: value.float() for each, value in made.items() if value is not None}
+
+    example = encode([require("PIL.Image", "ipg", PURPOSE).new("RGB", (width, height))])
+    if parts and "parts" not in example:
+        raise ValueError(f"--parts: encoder {name} ({system}) gives one feature of each picture and no parts")
+    identity = {"folder": hash_file(Path(name) / folders.WEIGHTS), "parts": parts}
+    columns = {each: tuple(value.shape[1:]) for each, value in example.items()}
+
+    def join(images: list[Image.Image]) -> torch.Tensor:
+        return torch.cat([value.flatten(1) for value in encode(images).values()], dim=1)
+
+    return Encoder(join, identity, columns if parts else None)
 
 
 def _load_own(name: str, device: str) -> Encoder:
