@@ -190,7 +190,7 @@ def _take_trunk(encoder: Encoder, start: Encoder, folder: Any) -> None:
             f"trunk {folder} has channels {list(start.trunk.widths)}, this encoder {list(encoder.trunk.widths)}; they "
             "must be the same"
         )
-    encoder.trunk.load_state_dict(start.trunk.state_dict())
+    encoder.start_from(start.trunk)
 
 
 def _open_folder(folder: Path, run: Mapping[str, Any], steps: int, *, resume: bool) -> Checkpoint | None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from PIL import Image
 
 from pose2id import cli
 from pose2id.atomic import lock
-from pose2id.encoders import encode_images, load_encoder, make_encoder, save_encoder
+from pose2id.datasets import READERS
+from pose2id.encoders import SYSTEMS, EncoderSettings, encode_images, load_encoder, make_encoder, save_encoder
 from pose2id.encoders.recipe import EncoderModel
 from pose2id.programs.encoders import PhotographData, read_pictures, run_encoder_training
 from pose2id.programs.extraction import Encoder, extract, from_files
 from pose2id.synthetic import PARTS, make_set, write_dataset
 from pose2id.training import reports
-from pose2id.training.configuration import WorldData
+from pose2id.training.configuration import WorldData, open_configuration, read_data, read_table
 from pose2id.training.folders import LOCK
 
 CONFIG = """
@@ -264,3 +266,19 @@ def test_how_far_it_is(config, tmp_path, capsys, monkeypatch):
 def test_a_run_without_a_command(config, tmp_path):
     made = run_encoder_training(config, tmp_path / "run", progress=False)
     assert torch.equal(*(load_encoder(made).trunk.state_dict()["stem.0.weight"] for _ in range(2)))
+
+
+def test_the_configurations_on_the_page_are_some(tmp_path):
+    """Each is read; what they need beside pictures is named in them."""
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for text, kind in zip(blocks, (WorldData, PhotographData, PhotographData), strict=True):
+        (tmp_path / "a.toml").write_text(text, encoding="utf-8")
+        with open_configuration(tmp_path / "a.toml", ("encoder", "training", "data")) as tables:
+            model = read_table(EncoderModel, tables["encoder"], "encoder")
+            read_table(EncoderSettings, tables.get("training", {}), "training")
+            data = read_data(tables["data"], READERS, WorldData, PhotographData)
+        assert type(data) is kind
+        assert all(getattr(data, need) for need in SYSTEMS[model.system].needs)
+    table = "".join(re.findall(r"^\|.*\|$", page, re.MULTILINE))
+    assert set(SYSTEMS) <= set(re.findall(r"`(\w+)`", table))
