@@ -205,6 +205,17 @@ def test_an_audit_of_another_gallery_is_refused(folder):
         write_report(other, other, folder / "r.html", AFTER, labelled=False, audit=audit)
 
 
+@pytest.mark.parametrize("recommended", ["helps", "unclear"])
+def test_the_page_says_what_hurts_without_labels(folder, recommended):
+    gallery = make_gallery()
+    words = {"published": "hurts", "recommended": recommended, "views": "unclear"}
+    audit = replace(prepare_audit(gallery, names(), folder, count=1), estimated=Verdict(0.3, (0.1, 0.5), words))
+    path = write_report(gallery, gallery, folder / "r.html", AFTER, labelled=False, audit=audit, reranked=False)
+    told = {"helps": "helps", "unclear": "may help or not"}[recommended]
+    said = f"the recommended setting {told}, the published setting hurts. "
+    assert said in re.search(r'id="verdict">(.*?)</p>', path.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
 def test_parts_are_refused(folder, capsys):
     np.savez(folder / "p.npz", parts=np.ones((4, 2, 3), np.float32), paths=np.array(names(4)))
     files = [f"--{side}={folder / 'p.npz'}" for side in ("query", "gallery")]

@@ -254,11 +254,10 @@ def _judge_without(contents: Contents, *, cams: bool, audited: bool) -> str:
             f"Of the gallery's mutual neighbours perhaps {found.precision:.0%} are of one identity "
             f"({low:.0%} to {high:.0%} on other sets whose neighbours agreed like these). "
         )
-        if "helps" in found.verdicts.values():
-            told = {"helps": "helps", "unclear": "may help or not"}
-            said = ", ".join(
-                f"the {name} setting {told[found.verdicts[name]]}" for name in ("recommended", "published")
-            )
+        verdicts = [(name, found.verdicts[name]) for name in ("recommended", "published")]
+        if any(word != "unclear" for _, word in verdicts):
+            told = {"helps": "helps", "hurts": "hurts", "unclear": "may help or not"}
+            said = ", ".join(f"the {name} setting {told[word]}" for name, word in verdicts)
             return f"An estimate without identities, of mAP: {said}. {words}Rank-1 may fall where mAP rises.{more}"
     look = ", and at how many neighbours come from other cameras" if cams else ""
     words = f"Without identities this page cannot say whether it helps. {words}"
