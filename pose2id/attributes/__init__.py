@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pose2id.attributes.annotations import AttributeLabels, read_attributes
-from pose2id.attributes.vocabulary import DUKEMTMC, MARKET1501, VOCABULARIES, Attribute, Vocabulary
+from pose2id.attributes.vocabulary import DUKEMTMC, MARKET1501, SYNTHETIC, VOCABULARIES, Attribute, Vocabulary
 
 if TYPE_CHECKING:
     from pose2id.attributes.accuracy import AttributeAccuracy, attribute_accuracy, from_official_order
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DUKEMTMC",
     "MARKET1501",
+    "SYNTHETIC",
     "VOCABULARIES",
     "Attribute",
     "AttributeAccuracy",

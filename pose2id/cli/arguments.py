@@ -341,5 +341,10 @@ def _add_synthetic(commands: Any) -> None:
     synthetic.add_argument(
         "--masks", action="store_true", help="also write which part of the person each pixel shows, in OUT/masks"
     )
+    synthetic.add_argument(
+        "--attributes",
+        action="store_true",
+        help="also write each person's hair, clothes and bags, in OUT/attributes.json",
+    )
     synthetic.add_argument("--overwrite", action="store_true", help="replace OUT if this command made it")
     add_common(synthetic, "synthetic:run")

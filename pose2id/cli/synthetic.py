@@ -10,7 +10,8 @@ from pose2id.synthetic import write_dataset
 
 def run(arguments: argparse.Namespace) -> None:
     """`pose2id synthetic -o OUT`."""
-    options = ("ids", "seed", "cams", "per_cam", "height", "width", "occluded", "infrared", "masks", "overwrite")
+    sizes = ("ids", "seed", "cams", "per_cam", "height", "width")
+    options = (*sizes, "occluded", "infrared", "masks", "attributes", "overwrite")
     given = {name: getattr(arguments, name) for name in options}
     output = arguments.folder if arguments.output is None else arguments.output
     folder = write_dataset(output, progress=arguments.progress, **given)

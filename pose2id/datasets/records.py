@@ -16,6 +16,8 @@ from pose2id.validation import check_choice, take_labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pose2id.attributes import AttributeLabels
+
 
 class Frames(Sequence[tuple[Path, ...]]):
     """The frames of tracklets, a tuple of paths each, made when they are asked for: MARS has a million.
@@ -62,6 +64,9 @@ class ImageSet:
         All frames of every tracklet, in order; None for sets of single images.
     keypoints : (N, 18, 2) float64 array, or None
         Where the set has them; missing ones are NaN.
+    attributes : AttributeLabels, or None
+        Those of the person of each row, where they were asked for: `attributes.classes` is (N, A), what these mean says
+        `attributes.vocabulary`. Junk and distractors have none.
 
     Raises
     ------
@@ -74,10 +79,11 @@ class ImageSet:
     cams: NDArray[np.int64]
     frames: Sequence[tuple[Path, ...]] | None = None
     keypoints: NDArray[np.float64] | None = None
+    attributes: AttributeLabels | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", tuple(self.paths))
-        for name in ("ids", "cams", "frames", "keypoints"):
+        for name in ("ids", "cams", "frames", "keypoints", "attributes"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.paths):
                 raise ValueError(f"{name} must have one row for each of the {len(self.paths)} paths, has {len(values)}")

@@ -23,6 +23,7 @@ from pose2id.synthetic.folders import write_dataset
 from pose2id.synthetic.people import Cloth, Person, make_person
 from pose2id.synthetic.pictures import Picture, render
 from pose2id.synthetic.sets import SyntheticSet, make_set
+from pose2id.synthetic.traits import label_people, person_attributes
 from pose2id.synthetic.walking import sample_pose
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "Person",
     "Picture",
     "SyntheticSet",
+    "label_people",
     "make_camera",
     "make_person",
     "make_set",
+    "person_attributes",
     "render",
     "sample_pose",
     "write_dataset",

@@ -17,6 +17,7 @@ from pose2id.synthetic.cameras import PURPOSE
 from pose2id.synthetic.drawing import PARTS
 from pose2id.synthetic.pictures import Picture
 from pose2id.synthetic.sets import World
+from pose2id.synthetic.traits import person_attributes
 from pose2id.validation import check_count, check_flag, take_path
 
 VERSION = 1
@@ -25,6 +26,7 @@ MARKER = "Synthetic pedestrians made by pose2id"
 """The first words of the README.txt of a folder that `write_dataset` made."""
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 MASKS = "masks"
+ATTRIBUTES = "attributes.json"
 PALETTE = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
@@ -44,6 +46,7 @@ def write_dataset(
     occluded: bool = False,
     infrared: bool = False,
     masks: bool = False,
+    attributes: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -80,6 +83,9 @@ def write_dataset(
         picture, under its name, whose pixels are places in `PARTS` from 1, and 0 for all that is not the person; and
         `seen.json`, file name to 18 times true or false: whether the keypoint is seen, see `SyntheticSet`. Nothing else
         changes.
+    attributes : bool
+        Also write `attributes.json`, which maps each identity, such as "0001", to its attributes and their classes, in
+        the words of `pose2id.attributes.SYNTHETIC`; junk and distractors have none. Nothing else changes.
     overwrite : bool
         Replace a folder that this function made.
 
@@ -116,13 +122,21 @@ def write_dataset(
     per_cam = check_count(per_cam, "per_cam", 2, 99)
     occluded, infrared = check_flag(occluded, "occluded"), check_flag(infrared, "infrared")
     masks, overwrite = check_flag(masks, "masks"), check_flag(overwrite, "overwrite")
+    attributes = check_flag(attributes, "attributes")
     progress = check_flag(progress, "progress")
     world = World(seed, cams, max(1, cams // 3) if infrared else 0, height, width)
     clear_leftovers(Path(os.path.realpath(folder)).parent)  # what a killed process had moved away comes back
     _check_folder(folder, overwrite=overwrite)
     with write_folder(folder, overwrite=overwrite) as made:
         counts = _write_folders(made, world, ids, per_cam, occluded=occluded, masks=masks, progress=progress)
-        (made / "README.txt").write_text(_describe(world, ids, per_cam, occluded, masks, counts), encoding="utf-8")
+        text = _describe(world, ids, per_cam, occluded, masks, counts)
+        if attributes:
+            people = {f"{number:04d}": person_attributes(world.person(number)) for number in range(1, ids + 1)}
+            _write_rows(made / ATTRIBUTES, people)
+            text += (
+                f"{ATTRIBUTES}: identity -> its attributes, the same in all pictures, whether these show them or not\n"
+            )
+        (made / "README.txt").write_text(text, encoding="utf-8")
         _check_folder(folder, overwrite=overwrite)
     return folder
 
@@ -200,7 +214,7 @@ def _write_folders(
 
 
 def _write_rows(path: Path, rows: Mapping[str, object]) -> None:
-    """A JSON file with a line for each picture."""
+    """A JSON file with a line for each entry."""
     lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

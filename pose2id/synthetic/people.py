@@ -23,6 +23,8 @@ BOTTOMS = (
 )
 HAIRS = ((0.08, 0.5, 0.2), (0.0, 0.0, 0.08), (0.09, 0.55, 0.42), (0.13, 0.5, 0.8), (0.0, 0.0, 0.6), (0.03, 0.7, 0.4))
 SKINS = ((0.06, 0.3, 0.95), (0.06, 0.36, 0.8), (0.06, 0.45, 0.6), (0.06, 0.5, 0.38))
+SPREAD = (0.012, 0.04, 0.04)
+"""Standard deviations of hue, saturation and value among the colours of one name."""
 REFLECTANCES = {"cotton": 0.75, "polyester": 0.6, "wool": 0.48, "denim": 0.36, "leather": 0.24}
 """How bright a material is in the near infrared, where most dyes cannot be seen."""
 
@@ -142,7 +144,7 @@ def draw_traits(rng: np.random.Generator, number: int = 0) -> Person:
 def jitter(color: Color, rng: np.random.Generator) -> Color:
     """A colour near the one given as hue, saturation and value, as red, green and blue."""
     hue, saturation, value = color
-    noise = rng.normal(0, (0.012, 0.04, 0.04)).tolist()
+    noise = rng.normal(0, SPREAD).tolist()
     # A grey has no hue that a little noise could be added to.
     saturation = float(np.clip(saturation + noise[1], 0, 1)) if saturation else abs(noise[1]) * 0.6
     return colorsys.hsv_to_rgb((hue + noise[0]) % 1, saturation, float(np.clip(value + noise[2], 0.05, 1)))

@@ -16,6 +16,7 @@ from pose2id.poses import Pose
 from pose2id.synthetic.cameras import PURPOSE, Camera, draw_background, expose, make_camera
 from pose2id.synthetic.people import make_person
 from pose2id.synthetic.pictures import Picture, canvas_size, render
+from pose2id.synthetic.traits import label_people
 from pose2id.synthetic.walking import sample_pose
 from pose2id.validation import check_count, check_flag, check_number
 
@@ -41,6 +42,9 @@ class SyntheticSet:
     masks : ndarray of uint8, shape (N, H, W), or None
         Which part of the person each pixel shows: its place in `PARTS`, from 1; 0 for all that is not the person. See
         `Picture.parts`. None unless asked for.
+    attributes : ndarray of int64, shape (N, 11), or None
+        The class of each attribute of `pose2id.attributes.SYNTHETIC` of each picture's person, whether it is seen or
+        not; None of sets that were made otherwise than by `make_set`.
     """
 
     images: NDArray[np.uint8]
@@ -51,6 +55,7 @@ class SyntheticSet:
     occluded: NDArray[np.bool_]
     seen: NDArray[np.bool_]
     masks: NDArray[np.uint8] | None = None
+    attributes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,6 +139,8 @@ def make_set(
     ((12, 64, 32, 3), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3])
     >>> make_set([1], cams=1, masks=True).masks.shape
     (2, 64, 32)
+    >>> people.attributes.shape
+    (12, 11)
     """
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
         raise TypeError(f"ids must be integers, such as range(1, 11); received {ids!r}")
@@ -154,6 +161,7 @@ def make_set(
         occluded=np.empty(count, np.bool_),
         seen=np.empty((count, 18), np.bool_),
         masks=np.empty((count, world.height, world.width), np.uint8) if check_flag(masks, "masks") else None,
+        attributes=np.repeat(label_people(numbers, seed=world.seed).classes, len(world.cameras) * per_cam, axis=0),
     )
     bar = tqdm(shots, desc="synthetic", unit="picture", disable=not check_flag(progress, "progress"))
     for row, (number, cam, shot) in enumerate(bar):
