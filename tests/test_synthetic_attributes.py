@@ -146,3 +146,8 @@ def test_published_files_beside_their_sets(tmp_path, inside):
     }
     with pytest.raises(TypeError, match="attributes must be True or False"):
         read_dataset("market1501", tmp_path, attributes="x.mat")
+    for name in ("occluded_body_images", "whole_body_images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "001_01.tif").touch()
+    with pytest.raises(ValueError, match="set with attributes must be one of 'market1501', 'dukemtmc', 'synthetic'"):
+        read_dataset("occluded-reid", tmp_path, attributes=True)

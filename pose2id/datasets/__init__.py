@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from pose2id.datasets.attributes import add_attributes
 from pose2id.datasets.demo import DemoSet, load_demo
 from pose2id.datasets.listed import read_mars, read_msmt17, read_regdb
 from pose2id.datasets.named import (
@@ -24,7 +25,7 @@ from pose2id.datasets.named import (
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.datasets.sysu import read_sysu_mm01
 from pose2id.errors import suggest
-from pose2id.validation import check_choice
+from pose2id.validation import check_choice, check_flag
 
 __all__ = [
     "READERS",
@@ -60,7 +61,7 @@ READERS: dict[str, Callable[..., DataSet]] = {
 """The readers by name. A further one is one line here."""
 
 
-def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> DataSet:
+def read_dataset(name: str, root: str | os.PathLike[str], *, attributes: bool = False, **options: Any) -> DataSet:
     """Read a data set by its name.
 
     Images are files with the suffixes of `pose2id.images.SUFFIXES` (`.jpg`, `.png`, `.bmp`, `.tif` and so on), in upper
@@ -74,6 +75,10 @@ def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Dat
     root : path
         Its folder, or one around it; between them lie folders by its usual names, such as `MSMT17_V1`, which errors
         name.
+    attributes : bool
+        Also read who wears what, see `pose2id.attributes`: from `market_attribute.mat` or `duke_attribute.mat`, put
+        beside the folders of "market1501" or "dukemtmc" or into `root`, or from the `attributes.json` of "synthetic".
+        Other sets have none.
     **options
         Those of its reader, such as `trial`.
 
@@ -113,4 +118,5 @@ def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Dat
         if option not in known:
             allowed = ", ".join(known) or "none"
             raise TypeError(f"{name} has no option {option!r}, it has: {allowed}{suggest(option, known)}")
-    return reader(root, **options)
+    data = reader(root, **options)
+    return add_attributes(name, data, root) if check_flag(attributes, "attributes") else data

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pose2id.attributes import DUKEMTMC, MARKET1501, SYNTHETIC, read_attributes
 from pose2id.datasets.folders import (
     check_some,
     check_there,
@@ -28,7 +27,7 @@ from pose2id.datasets.folders import (
 from pose2id.datasets.lists import read_names
 from pose2id.datasets.records import DataSet, ImageSet
 from pose2id.documents import read_json
-from pose2id.validation import check_choice, check_flag, take_path
+from pose2id.validation import check_choice, check_flag
 
 MARKET = ("bounding_box_train", "query", "bounding_box_test")
 # MSMT17 is passed on in this layout too, under names such as 0000_c1_0002.jpg, or those it has at home.
@@ -43,7 +42,7 @@ _VERI_NAME = r"(\d{1,9})_c(\d{1,9})_\d+_\d+", "0002_c002_00030600_0.jpg"
 _OCCLUDED_NAME = r"(\d{1,9})_\d+", "001_01.tif"
 
 
-def read_market1501(root: str | os.PathLike[str], *, junk: bool = True, attributes: bool = False) -> DataSet:
+def read_market1501(root: str | os.PathLike[str], *, junk: bool = True) -> DataSet:
     """Market-1501: 1,501 people, 6 cameras; 12,936 training images, 3,368 queries, 15,913 gallery images.
 
     Read are `bounding_box_train`, `query` and `bounding_box_test`, with names such as `0002_c1s1_000451_03.jpg`:
@@ -58,9 +57,6 @@ def read_market1501(root: str | os.PathLike[str], *, junk: bool = True, attribut
     junk : bool, default True
         Keep the 3,819 junk images in the gallery: the protocol does not score them, but whatever works on the
         gallery before (such as `centralize`) sees them. The published evaluations leave them out: False.
-    attributes : bool, default False
-        Read `market_attribute.mat`, put beside the three folders or into `root`, too; see
-        `pose2id.attributes.read_attributes`.
 
     Returns
     -------
@@ -73,11 +69,10 @@ def read_market1501(root: str | os.PathLike[str], *, junk: bool = True, attribut
     """
     check_flag(junk, "junk")
     nested = ("Market-1501-v15.09.15", "Market-1501", "market1501")
-    data = _read_three("Market-1501", root, MARKET, nested, MARKET_NAME, junk=junk)
-    return _add_attributes(data, root, "market_attribute.mat") if check_flag(attributes, "attributes") else data
+    return _read_three("Market-1501", root, MARKET, nested, MARKET_NAME, junk=junk)
 
 
-def read_dukemtmc(root: str | os.PathLike[str], *, attributes: bool = False) -> DataSet:
+def read_dukemtmc(root: str | os.PathLike[str]) -> DataSet:
     """DukeMTMC-reID and sets named like it: 16,522 training images of 702 people, 2,228 queries, 17,661 gallery images.
 
     Read are `bounding_box_train`, `query` and `bounding_box_test`, with names such as `0001_c2_f0046182.jpg`:
@@ -87,9 +82,6 @@ def read_dukemtmc(root: str | os.PathLike[str], *, attributes: bool = False) -> 
     ----------
     root : path
         The folder with these three, or the one around it; for errors and an example see `read_dataset`.
-    attributes : bool, default False
-        Read `duke_attribute.mat`, put beside the three folders or into `root`, too; see
-        `pose2id.attributes.read_attributes`.
 
     Returns
     -------
@@ -112,8 +104,7 @@ def read_dukemtmc(root: str | os.PathLike[str], *, attributes: bool = False) -> 
         "Occluded_Duke",
         "Occluded-DukeMTMC-reID",
     )
-    data = _read_three("DukeMTMC-reID", root, MARKET, nested, _DUKE_NAME)
-    return _add_attributes(data, root, "duke_attribute.mat") if check_flag(attributes, "attributes") else data
+    return _read_three("DukeMTMC-reID", root, MARKET, nested, _DUKE_NAME)
 
 
 def read_cuhk03_np(root: str | os.PathLike[str], *, boxes: str = "detected") -> DataSet:
@@ -217,7 +208,7 @@ def read_occluded_reid(root: str | os.PathLike[str]) -> DataSet:
     return DataSet(name, folder, ImageSet((), *np.empty((2, 0))), query, gallery, "all")
 
 
-def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True, attributes: bool = False) -> DataSet:
+def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True) -> DataSet:
     """A synthetic set as this package writes it: Market-1501's layout, and keypoints beside.
 
     A file `keypoints.json` in every one of the three folders, or one in `root`, maps file names to 18 keypoints, each
@@ -229,8 +220,6 @@ def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True, attribute
         The folder with `bounding_box_train`, `query` and `bounding_box_test`.
     junk : bool, default True
         As for `read_market1501`.
-    attributes : bool, default False
-        Read `attributes.json`, which `write_dataset` and `pose2id synthetic` write if asked to, too.
 
     Returns
     -------
@@ -253,27 +242,7 @@ def read_synthetic(root: str | os.PathLike[str], *, junk: bool = True, attribute
         for part, images in zip(MARKET, (data.train, data.query, data.gallery), strict=True)
     )
     notes = ("Synthetic: drawn people, no photographs.",)
-    data = replace(data, train=train, query=query, gallery=gallery, notes=notes)
-    return _add_attributes(data, root, "attributes.json") if check_flag(attributes, "attributes") else data
-
-
-def _add_attributes(data: DataSet, root: str | os.PathLike[str], name: str) -> DataSet:
-    """The same with the attributes of everybody, by a file beside the folders or in `root`."""
-    source = next((file for file in (data.root / name, take_path(root, "root") / name) if is_given(file)), None)
-    if source is None:
-        hint = "; write the set with --attributes (attributes=True)" if name.endswith(".json") else ""
-        raise FileNotFoundError(f"{data.name}: {data.root} has no {name}, which holds the attributes{hint}")
-    vocabulary = {"market_attribute.mat": MARKET1501, "duke_attribute.mat": DUKEMTMC}.get(name, SYNTHETIC)
-
-    def label(images: ImageSet, part: str) -> ImageSet:
-        people = read_attributes(source, vocabulary, part="train" if part == "train" else "test")
-        try:
-            return replace(images, attributes=people.take(images.ids))
-        except ValueError as error:
-            raise ValueError(f"{data.name}: {source} does not belong to these images, {part}: {error}") from error
-
-    train, query, gallery = (label(getattr(data, part), part) for part in ("train", "query", "gallery"))
-    return replace(data, train=train, query=query, gallery=gallery)
+    return replace(data, train=train, query=query, gallery=gallery, notes=notes)
 
 
 def _read_three(
