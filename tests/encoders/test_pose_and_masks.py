@@ -7,7 +7,21 @@ from support.golden import GOLDEN
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders import GLAD, PABP, PDC, PIE, Batch, Spindle, SPReID, Trunk
+from pose2id.encoders import (
+    GLAD,
+    PABP,
+    PDC,
+    PIE,
+    Batch,
+    EncoderSettings,
+    Spindle,
+    SPReID,
+    Trunk,
+    load_encoder,
+    make_encoder,
+    save_encoder,
+    train_encoder,
+)
 from pose2id.encoders.pose import pdc, pie, spindle
 from pose2id.encoders.pose.joints import draw_heatmaps
 from pose2id.encoders.pose.warps import Piece, warp_pieces
@@ -466,3 +480,16 @@ def test_all_of_a_trunk_starts_from_a_trained_one(system):
     assert compared == len(start) * (2 if system is PIE else 1) + (system is PDC) * sum(
         "stages.2." in one for one in start
     )
+
+
+@pytest.mark.parametrize("name", ["pdc", "pie"])
+def test_the_trainer_starts_copies_of_a_trunk_too(name, tmp_path):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("filelock")
+    begin = save_encoder(make_encoder("global", 2, channels=(4, 6, 8)), tmp_path / "begin")
+    settings = EncoderSettings(steps=1, identities=2, warmup=0, workers=0, learning_rate=0, weight_decay=0)
+    people = {"images": np.zeros((4, 16, 8, 3), dtype=np.uint8), "ids": [0, 0, 1, 1]}
+    known = {"keypoints": list(representative_poses()[:4]), "channels": (4, 6, 8), "trunk": begin}
+    trained = train_encoder(name, output=tmp_path / "run", settings=settings, progress=False, **people, **known)
+    copied = trained.part_stage if name == "pdc" else trained.box_trunk.stages[-1]
+    assert torch.equal(copied.body[0].weight, load_encoder(begin).trunk.stages[-1].body[0].weight)
