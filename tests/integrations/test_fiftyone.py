@@ -91,6 +91,25 @@ def test_recipe(dataset, demo):
     ]
 
 
+def test_their_search_finds_the_same(dataset, demo, package):
+    """FiftyOne Brain, on the field of centralized vectors; the index is not stored, for that needs GridFS."""
+    centralize_samples(dataset.match_tags("query"), k1=0)  # mongomock wants the field in all samples
+    gallery = dataset.match_tags("gallery")
+    better = centralize_samples(gallery, **SETTINGS, exclude="camera")
+    index = package("fiftyone.brain").compute_similarity(
+        gallery, embeddings="centralized", backend="sklearn", metric="cosine"
+    )
+    index.use_view(gallery)  # it holds all samples that have the field
+    for vector in centralize(demo.features[demo.query], exclude=demo.cams[demo.query], **SETTINGS)[::120]:
+        index.sort_by_similarity(vector, k=10, dist_field="distance")
+        found = np.array(gallery.values("distance"), float)  # NaN where it is none of the ten
+        expected, rows = 1 - better @ vector, np.flatnonzero(~np.isnan(found))
+        assert len(rows) == 10
+        np.testing.assert_allclose(found[rows], expected[rows], atol=1e-6)
+        np.testing.assert_allclose(np.sort(found[rows]), np.sort(expected)[:10], atol=1e-6)
+        gallery.set_values("distance", [None] * len(found))
+
+
 def test_samples_without_a_vector_are_counted(dataset):
     sample = dataset.first()
     sample["embeddings"] = None
