@@ -46,18 +46,22 @@ def sets(seed=0, dtype=np.float32):
     return query.astype(dtype), gallery.astype(dtype)
 
 
-def pulled(query, gallery, k1, k2, alpha, normalize):
-    """The rule of `transform`, in float64, row by row."""
+def pulled(query, gallery, k1, k2, alpha, normalize, query_cams=None, gallery_cams=None):
+    """The rule of `transform`, in float64, row by row; cameras of the gallery, and of the queries, keep rows apart."""
     query, gallery = query.astype(np.float64), gallery.astype(np.float64)
     if normalize:
         query = query / np.linalg.norm(query, axis=1, keepdims=True)
         gallery = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
     within = np.linalg.norm(gallery[:, None] - gallery[None], axis=2)
     np.fill_diagonal(within, np.inf)
+    if gallery_cams is not None:
+        within[gallery_cams[:, None] == gallery_cams] = np.inf
     radius = np.sort(within, axis=1)[:, k2 - 1]
     result = []
-    for row in query:
+    for number, row in enumerate(query):
         distance = np.linalg.norm(gallery - row, axis=1)
+        if query_cams is not None:
+            distance[gallery_cams == query_cams[number]] = np.nan  # the last ones, and at no distance
         total = row.copy()
         for j in np.argsort(distance, kind="stable")[:k1]:
             if distance[j] <= radius[j]:
@@ -79,6 +83,51 @@ def test_transform_pulls_toward_the_gallery(engine, k1, k2, alpha, normalize):
     assert result.dtype == np.float32
     changed = np.abs(result - NeighborCentralizer(0, 0, normalize=normalize).fit(gallery).transform(query)).max(axis=1)
     assert 0 < (changed > 1e-3).sum() < len(query) or k2 == 5  # the rule links some queries and not others
+
+
+@pytest.mark.parametrize("engine", ["exact", "auto"])
+@pytest.mark.parametrize(("k1", "k2"), [(2, 2), (3, 1)])
+@pytest.mark.parametrize("names", [np.array([3, 1, 2]), np.array(["b", "a", "c"])], ids=["integers", "strings"])
+def test_labels_keep_rows_apart(engine, k1, k2, names):
+    query, gallery = sets()
+    gallery[7], query[2] = 0, 0  # rows without a direction, whose labels go with them
+    rng = np.random.default_rng(1)
+    cams, query_cams = names[rng.integers(0, 3, 70)], names[rng.integers(0, 3, 25)]
+    model = NeighborCentralizer(k1, k2, alpha=2.0, engine=engine).fit(gallery, exclude=cams.tolist())
+    others = np.delete(gallery, 7, 0), np.delete(cams, 7, 0)
+    rest = np.delete(query, 2, 0), np.delete(query_cams, 2, 0)
+    arguments = (rest[0], others[0], k1, k2, 2.0, True)
+    both = model.transform(query, exclude=query_cams)
+    assert not both[2].any()
+    np.testing.assert_allclose(np.delete(both, 2, 0), pulled(*arguments, rest[1], others[1]), atol=2e-6)
+    of_fit = model.transform(query)  # only the radius knows of cameras
+    np.testing.assert_allclose(np.delete(of_fit, 2, 0), pulled(*arguments, None, others[1]), atol=2e-6)
+    without = NeighborCentralizer(k1, k2, alpha=2.0, engine=engine).fit(gallery).transform(query)
+    assert (both != of_fit).any()
+    assert (of_fit != without).any()
+    assert model.exclude_.tolist() == others[1].tolist()
+
+
+def test_labels_in_fit_transform_and_in_a_pipeline():
+    _, gallery = sets()
+    cams = np.arange(70) % 4
+    expected = centralize(gallery, exclude=cams)
+    assert (expected != centralize(gallery)).any()
+    np.testing.assert_array_equal(NeighborCentralizer().fit_transform(gallery, exclude=cams), expected)
+    pipeline = make_pipeline(NeighborCentralizer())
+    np.testing.assert_array_equal(pipeline.fit_transform(gallery, neighborcentralizer__exclude=cams), expected)
+
+
+def test_labels_that_do_not_fit_are_named():
+    query, gallery = sets()
+    with pytest.raises(ValueError, match=r"exclude must have shape \(70,\)"):
+        NeighborCentralizer().fit(gallery, exclude=[1, 2])
+    with pytest.raises(ValueError, match="exclude needs the labels of the gallery too"):
+        NeighborCentralizer().fit(gallery).transform(query, exclude=np.zeros(25, int))
+    with pytest.raises(TypeError, match="must both be integers or both be strings"):
+        NeighborCentralizer().fit(gallery, exclude=np.zeros(70, int)).transform(query, exclude=["a"] * 25)
+    with pytest.raises(TypeError, match="cams"):
+        NeighborCentralizer().fit_transform(gallery, cams=np.zeros(70, int))
 
 
 def test_transform_rows_do_not_see_each_other():

@@ -95,14 +95,22 @@ def prepare_gallery(gallery: torch.Tensor, dtype: torch.dtype, *, normalize: boo
     return rows.write(memory).to(dtype, copy=not normalize)
 
 
-def gallery_radius(gallery: torch.Tensor, k2: int, *, engine: str = "auto", progress: bool = False) -> torch.Tensor:
+def gallery_radius(
+    gallery: torch.Tensor,
+    k2: int,
+    labels: torch.Tensor | None = None,
+    *,
+    engine: str = "auto",
+    progress: bool = False,
+) -> torch.Tensor:
     """How near a query must be for each gallery row to count, (G,): its distance to its k2-th neighbour in the gallery.
 
-    inf where the gallery has fewer than k2 other rows, -inf for k2 = 0.
+    Rows with equal `labels` (G,) are no neighbours. inf where there are fewer than k2, -inf for k2 = 0.
     """
     if not 0 < k2 < len(gallery):
         return gallery.new_full((len(gallery),), float("inf" if k2 else "-inf"))
-    return find_neighbors(gallery, gallery, k2, within=True, engine=engine, progress=progress)[1][:, k2 - 1]
+    found = find_neighbors(gallery, gallery, k2, labels, labels, within=True, engine=engine, progress=progress)
+    return found[1][:, k2 - 1]
 
 
 def pull_toward(
@@ -111,13 +119,15 @@ def pull_toward(
     radius: torch.Tensor,
     k1: int,
     alpha: float,
+    labels: tuple[torch.Tensor, torch.Tensor] | None = None,
     *,
     engine: str = "auto",
     progress: bool = False,
 ) -> torch.Tensor:
     """Each query plus those of its k1 nearest gallery rows within whose radius it lies, (Q, D) in the queries' dtype.
 
-    Sums run in float64, from the nearest to the farthest; they are scaled to length 1 if the queries are.
+    Gallery rows with the query's label do not count, by `labels` of both sides, (Q,) and (G,). Sums run in float64, from
+    the nearest to the farthest; they are scaled to length 1 if the queries are.
     """
 
     def take(at: torch.Tensor) -> torch.Tensor:
@@ -128,7 +138,9 @@ def pull_toward(
     searched = queries.write(torch.empty(out.shape, dtype=gallery.dtype, device=out.device), progress=progress)
     counted = torch.full((len(out), k1), -1, dtype=torch.int64, device=out.device)
     if k1 and len(searched):
-        near, distances = find_neighbors(searched.to(gallery.dtype), gallery, k1, engine=engine, progress=progress)
+        alike = (None, None) if labels is None else (labels[0][queries.nonzero], labels[1])
+        rows = searched.to(gallery.dtype)
+        near, distances = find_neighbors(rows, gallery, k1, *alike, engine=engine, progress=progress)
         counted[queries.nonzero] = torch.where((near >= 0) & (distances <= radius[near.clamp(min=0)]), near, -1)
     del searched
     for block in cached_blocks(out):

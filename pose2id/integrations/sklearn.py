@@ -6,7 +6,7 @@ dependency of pose2id; install it with `pip install scikit-learn`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,10 @@ import torch
 from pose2id.arrays import take_array, take_features, work_dtype
 from pose2id.centralization import FusedRows, centralize, check_parameters, gallery_radius, prepare_gallery, pull_toward
 from pose2id.errors import MissingExtraError
-from pose2id.validation import is_tensor, take_tensor
+from pose2id.validation import encode_labels, is_tensor, take_labels, take_tensor
+
+if TYPE_CHECKING:
+    from pose2id.validation import Labels
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -56,6 +59,8 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         The fitted rows that have a direction, scaled to length 1 if `normalize`.
     radius_ : (G,) array
         Distance from each of them to its k2-th neighbour.
+    exclude_ : (G,) array or None
+        Their labels, if `fit` got some.
     n_features_in_ : int
         D.
 
@@ -77,27 +82,47 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         self.normalize = normalize
         self.engine = engine
 
-    def fit(self, X: Any, y: object = None) -> NeighborCentralizer:  # noqa: ARG002
-        """Keep X (G, D) as the gallery and measure within what radius each of its rows counts. `y` is ignored."""
+    def fit(self, X: Any, y: object = None, exclude: Labels | None = None) -> NeighborCentralizer:  # noqa: ARG002
+        """Keep X (G, D) as the gallery and measure within what radius each of its rows counts. `y` is ignored.
+
+        Rows with equal labels in `exclude` (G,), such as cameras, are no neighbours, as for `pose2id.centralize`.
+        """
         check_parameters(1.0, self.k1, self.k2, self.alpha, self.normalize, self.engine)
         rows, _ = take_features(self._take(X, reset=True), "X")
         gallery = prepare_gallery(rows, work_dtype(rows.dtype), normalize=self.normalize)
         self.gallery_ = gallery.numpy()
-        self.radius_ = gallery_radius(gallery, self.k2, engine=self.engine).numpy()
+        self.exclude_, codes = None, None
+        if exclude is not None:
+            self.exclude_ = take_labels(exclude, len(rows), "exclude")[(rows != 0).any(dim=1).numpy()]
+            codes = torch.from_numpy(encode_labels([self.exclude_], ("exclude", "exclude"))[0])
+        self.radius_ = gallery_radius(gallery, self.k2, codes, engine=self.engine).numpy()
         return self
 
-    def fit_transform(self, X: Any, y: object = None, **fit_params: Any) -> Floats:  # noqa: ARG002
-        """Fit, and return `pose2id.centralize(X)`: the published method within one set."""
-        X = self.fit(X)._take(X, reset=False)  # an array, whatever it was
-        return centralize(X, k1=self.k1, k2=self.k2, alpha=self.alpha, normalize=self.normalize, engine=self.engine)
+    def fit_transform(self, X: Any, y: object = None, exclude: Labels | None = None) -> Floats:  # noqa: ARG002
+        """Fit, and return `pose2id.centralize(X, exclude=exclude)`: the published method within one set."""
+        X = self.fit(X, exclude=exclude)._take(X, reset=False)  # an array, whatever it was
+        settings: dict[str, Any] = {"k1": self.k1, "k2": self.k2, "alpha": self.alpha, "normalize": self.normalize}
+        pulled: Floats = centralize(X, exclude=exclude, engine=self.engine, **settings)
+        return pulled
 
-    def transform(self, X: Any) -> Floats:
-        """Pull the rows of X (Q, D) toward the fitted gallery; same dtype out. Not the published protocol."""
+    def transform(self, X: Any, exclude: Labels | None = None) -> Floats:
+        """Pull the rows of X (Q, D) toward the fitted gallery; same dtype out. Not the published protocol.
+
+        With `exclude` (Q,) gallery rows that have a query's label do not pull it; `fit` must have got theirs.
+        """
         check_is_fitted(self)
         rows, kind = take_features(self._take(X, reset=False), "X")
         gallery, radius = take_array(self.gallery_, "gallery_")[0], take_array(self.radius_, "radius_")[0]
         queries = FusedRows(rows, normalize=self.normalize)
-        pulled = pull_toward(queries, gallery, radius, self.k1, self.alpha, engine=self.engine)
+        labels = None
+        if exclude is not None:
+            if self.exclude_ is None:
+                raise ValueError(
+                    "exclude needs the labels of the gallery too: fit(X, exclude=...), received None there"
+                )
+            sides = encode_labels([take_labels(exclude, len(rows), "exclude"), self.exclude_], ("exclude", "exclude_"))
+            labels = torch.from_numpy(sides[0]), torch.from_numpy(sides[1])
+        pulled = pull_toward(queries, gallery, radius, self.k1, self.alpha, labels, engine=self.engine)
         return kind.give_back(pulled)  # type: ignore[no-any-return]
 
     def _take(self, X: Any, *, reset: bool) -> Floats:
