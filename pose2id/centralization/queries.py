@@ -126,8 +126,8 @@ def pull_toward(
 ) -> torch.Tensor:
     """Each query plus those of its k1 nearest gallery rows within whose radius it lies, (Q, D) in the queries' dtype.
 
-    Gallery rows with the query's label do not count, by `labels` of both sides, (Q,) and (G,). Sums run in float64, from
-    the nearest to the farthest; they are scaled to length 1 if the queries are.
+    Gallery rows with the query's label do not count, by `labels` of both sides, (Q,) and (G,). Sums run in float64,
+    from the nearest to the farthest; they are scaled to length 1 if the queries are.
     """
 
     def take(at: torch.Tensor) -> torch.Tensor:
