@@ -125,3 +125,14 @@ def _shortest(cell: np.ndarray) -> np.ndarray:
             before += [best[i, j - 1]] if j else []
             best[i, j] = cell[i, j] + (np.minimum.reduce(before) if before else 0)
     return best[-1, -1]
+
+
+def attribute_filter(query, gallery, counts, threshold):
+    """What stays (Q, G), attribute by attribute for all pairs: where not reliable on both sides, or equal."""
+    kept, start = np.ones((len(query), len(gallery)), bool), 0
+    for count in counts:
+        one, other = (side[:, start : start + count] for side in (query, gallery))
+        reliable = (one.max(axis=1) > threshold)[:, None] & (other.max(axis=1) > threshold)
+        kept &= ~(reliable & (one.argmax(axis=1)[:, None] != other.argmax(axis=1)))
+        start += count
+    return kept

@@ -50,6 +50,9 @@ def test_vocabularies(name):
     assert ends == np.cumsum(vocabulary.counts).tolist()
     with pytest.raises(KeyError, match=r"no attribute 'hats'.*did you mean 'hat'"):
         vocabulary["hats"]
+    with pytest.raises(KeyError, match="no attribute 0"):
+        vocabulary[0]
+    assert tuple(vocabulary) == vocabulary.attributes
 
 
 def test_numbers_of_the_papers():

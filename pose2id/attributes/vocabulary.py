@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pose2id.errors import suggest
@@ -63,6 +64,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.attributes)
 
+    def __iter__(self) -> Iterator[Attribute]:
+        return iter(self.attributes)
+
     def __getitem__(self, name: str) -> Attribute:
         return self.attributes[self.place(name)]
 
@@ -90,7 +94,7 @@ class Vocabulary:
         """The number of the attribute with that name, from 0."""
         if name not in self.names:
             known = ", ".join(self.names)
-            raise KeyError(f"{self.name} has no attribute {name!r}, it has: {known}{suggest(name, self.names)}")
+            raise KeyError(f"{self.name} has no attribute {name!r}, it has: {known}{suggest(str(name), self.names)}")
         return self.names.index(name)
 
     def columns(self, name: str) -> slice:
