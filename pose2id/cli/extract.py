@@ -14,6 +14,7 @@ from pose2id.cli.printing import say, tell
 from pose2id.datasets import READERS, read_dataset
 from pose2id.ipg import require_packages
 from pose2id.ipg.folders import collect_references, find_pictures
+from pose2id.poses import read_keypoints
 from pose2id.programs.extraction import Photographs, extract, from_files, from_set, load_encoder
 from pose2id.validation import check_path
 
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`pose2id extract`; returns the exit code: 1 when photographs were skipped."""
     device = take_device(arguments.device)
     photographs, missing = _take_photographs(arguments)
+    poses = photographs.poses if arguments.keypoints is None else read_keypoints(arguments.keypoints)
     encoder = load_encoder(
         arguments.encoder,
         device=str(device),
@@ -29,7 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
         mean=arguments.mean,
         std=arguments.std,
         parts=arguments.parts,
+        poses=poses,
     )
+    if arguments.keypoints is not None and encoder.poses is None:
+        raise ValueError(f"--keypoints are for an encoder that needs them, {arguments.encoder} does not")
     draw: Any = None
     generated: Any = None
     settings: dict[str, Any] = {}

@@ -59,6 +59,12 @@ def add_extract(commands: Any) -> None:
         "(n, D) array; a folder that `train encoder` wrote; or the encoder in the generator's weights, tiny or pose2id",
     )
     extract.add_argument(
+        "--keypoints",
+        metavar="JSON",
+        help="the keypoints of each photograph, as `poses` writes them, for a folder's encoder that needs them "
+        "(default: those of the data set)",
+    )
+    extract.add_argument(
         "--parts",
         action="store_true",
         help="also write the parts and their visibility, of a folder's encoder that has them",

@@ -8,7 +8,7 @@ described at `pose2id.encoders.recipe.EncoderModel`, ``[training]``, at `pose2id
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from pose2id.encoders.systems import find_system
 from pose2id.encoders.training import RESULT, check_needs
 from pose2id.errors import one_line
 from pose2id.images import read_image
-from pose2id.poses import read_keypoints
+from pose2id.programs.keypoints import check_found, find_pose, read_poses
 from pose2id.synthetic import PARTS, make_set
 from pose2id.training import configuration
 from pose2id.training.configuration import WorldData, open_configuration, read_table
@@ -167,23 +167,9 @@ def _find_keypoints(data: Any, paths: Sequence[Path], own: Any) -> Any:
     """The keypoints of each picture, of a file or as the data set has them."""
     if data.keypoints is None:
         return own
-    file = take_path(data.keypoints, "data: keypoints")
-    if not file.exists():
-        raise FileNotFoundError(
-            f"data: keypoints = {data.keypoints!r} is not there; relative paths begin at the folder where the command "
-            f"runs, {Path.cwd()}; to write such a file: pose2id poses {data.root} -o {data.keypoints}"
-        )
-    keys = [path.relative_to(take_path(data.root, "data: root")).as_posix() for path in paths]
-    return take_poses(read_keypoints(file), keys, f"data: {file}")
-
-
-def take_poses(poses: Mapping[str, Any], keys: Sequence[str], what: str) -> list[Any]:
-    """The pose of each key, None where there is none; ValueError where no key has one."""
-    found = [poses.get(key) for key in keys]
-    if not any(pose is not None for pose in found):
-        raise ValueError(
-            f"{what} has no keypoints of any picture; keys are such as {keys[0]!r}, it has {list(poses)[:3]}"
-        )
+    poses = read_poses(data)
+    found = [find_pose(poses, path, data) for path in paths]
+    check_found(found, paths, data)
     return found
 
 

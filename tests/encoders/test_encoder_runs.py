@@ -18,6 +18,7 @@ from pose2id.atomic import lock
 from pose2id.datasets import READERS
 from pose2id.encoders import SYSTEMS, EncoderSettings, encode_images, load_encoder, make_encoder, save_encoder
 from pose2id.encoders.recipe import EncoderModel
+from pose2id.poses import read_keypoints
 from pose2id.programs.encoders import PhotographData, read_pictures, run_encoder_training
 from pose2id.programs.extraction import Encoder, extract, from_files
 from pose2id.synthetic import PARTS, make_set, write_dataset
@@ -109,7 +110,14 @@ def test_parts_of_generated_pictures_too(tmp_path):
 @pytest.mark.parametrize(
     ("system", "options", "words"),
     [
-        ("spindle", [], r"\(spindle\) needs keypoints of every picture, which extract does not have; in Python"),
+        ("spindle", [], r"\(spindle\) needs keypoints of every picture; pass --keypoints FILE, as `pose2id poses"),
+        ("pcb", ["--keypoints", "{query}"], "--keypoints are for an encoder that needs them, .*encoder does not"),
+        ("spindle", ["--keypoints", "{query}", "--flip"], "takes photographs one by one, not mirrored"),
+        (
+            "spindle",
+            ["--keypoints", "{train}"],
+            "the keypoints are of none of 4 photographs: these are called '0003_c1",
+        ),
         ("spreid", [], r"\(spreid\) needs masks of every picture"),
         ("idla", [], r"\(idla\) compares pairs and has no feature of one picture"),
         ("global", ["--parts"], r"--parts: encoder .* \(global\) gives one feature of each picture and no parts"),
@@ -127,10 +135,39 @@ def test_encoders_that_extract_does_not_take(tmp_path, folder, capsys, system, o
         encoder = make_encoder("global" if system == "unsized" else system, 3)
         encoder.image_size = None if system == "unsized" else (64, 32)
         save_encoder(encoder, name)
+    points = {"query": folder / "query" / "keypoints.json", "train": folder / "bounding_box_train" / "keypoints.json"}
+    options = [option.format_map(points) for option in options]
     command = ["extract", str(folder / "query"), "--encoder", str(name), "-o", str(tmp_path / "out.npz"), *options]
     assert cli.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(words, line), line
+
+
+def test_keypoints_of_photographs(tmp_path, folder):
+    """From a file, or those that the data set has; a photograph without any is one of nobody."""
+    encoder = make_encoder("spindle", 3).eval()
+    encoder.image_size = 32, 16
+    name, points = save_encoder(encoder, tmp_path / "encoder"), folder / "query" / "keypoints.json"
+    command = ["extract", "--encoder", str(name), "--parts", "-o"]
+    assert cli.main([*command, str(tmp_path / "a.npz"), str(folder / "query"), "--keypoints", str(points)]) == 0
+    own = ["--dataset", "synthetic", str(folder), "--part", "query"]
+    assert cli.main([*command, str(tmp_path / "b.npz"), *own]) == 0
+    a, b = np.load(tmp_path / "a.npz"), np.load(tmp_path / "b.npz")
+    poses = read_keypoints(points)
+    images = np.stack([np.asarray(Image.open(folder / path)) for path in b["paths"]])
+    found = encode_images(encoder, images, keypoints=[poses[Path(path).name] for path in b["paths"]])
+    for name in ("features", "parts", "visibility"):
+        np.testing.assert_array_equal(a[name], b[name])
+        np.testing.assert_allclose(b[name], getattr(found, name).numpy(), rtol=1e-4, atol=1e-5)
+    assert a["visibility"].dtype == np.bool_
+    held = json.loads(points.read_text())
+    first, *_ = sorted(held)
+    (tmp_path / "some.json").write_text(json.dumps(held | {first: None}))
+    some = ["--keypoints", str(tmp_path / "some.json")]
+    assert cli.main([*command, str(tmp_path / "c.npz"), str(folder / "query"), *some]) == 0
+    seen = np.load(tmp_path / "c.npz")["visibility"]
+    assert not seen[0].any()
+    np.testing.assert_array_equal(seen[1:], a["visibility"][1:])
 
 
 def test_parts_are_of_folders(tmp_path, folder, capsys):
@@ -226,7 +263,7 @@ def test_a_wrong_configuration(config, tmp_path, capsys, old, new, words):
         (
             "spindle",
             'keypoints = "other.json"',
-            "has no keypoints of any picture; keys are such as 'bounding_box_train",
+            "no picture has a pose in other.json; .*such as 'bounding_box_train.*; it has 'x.jpg'",
         ),
         ("spreid", 'masks = "nowhere"', "masks: there is no nowhere"),
         ("spreid", 'masks = "masks"\nparts = ["a"]', "masks hold part ., part_names are of 1"),

@@ -30,7 +30,8 @@ from pose2id.files import check_output, write_arrays
 from pose2id.images import read_image
 from pose2id.ipg.features import encode_pictures
 from pose2id.ipg.folders.sources import reason_of
-from pose2id.programs.extraction.encoders import Encoder, load_encoder
+from pose2id.poses import Pose
+from pose2id.programs.extraction.encoders import POSE, Encoder, load_encoder
 from pose2id.programs.extraction.photographs import Photographs, from_files, from_set
 from pose2id.programs.extraction.unfinished import Block, Unfinished, stamp
 from pose2id.validation import check_count, check_flag, is_tensor
@@ -132,6 +133,16 @@ def extract(
     flip = check_flag(flip, "flip")
     if flip and encoder.columns is not None:
         raise ValueError("flip adds features, and parts of a mirrored picture are others; leave out flip or the parts")
+    if encoder.poses is not None:
+        if flip or draw is not None or generated is not None or any(len(files) > 1 for files in photographs.files):
+            raise ValueError(
+                "an encoder that needs keypoints takes photographs one by one, not mirrored, generated or tracklets"
+            )
+        if not any(key in encoder.poses for key in photographs.keys):
+            raise ValueError(
+                f"the keypoints are of none of {len(photographs):,} photographs: these are called "
+                f"{photographs.keys[0]!r} and so on, the keypoints {list(encoder.poses)[:3]}"
+            )
     if draw is not None and generated is not None:
         raise ValueError("draw and generated are two ways to the same features, received both; give one")
     if not len(photographs):
@@ -151,7 +162,7 @@ def extract(
         "rows": len(photographs),
         "keys": total.hexdigest(),
     }
-    work = _Work(photographs, encoder.call, draw, generated, views, flip, batch_size, on_skip)
+    work = _Work(photographs, encoder.call, encoder.poses, draw, generated, views, flip, batch_size, on_skip)
     unfinished = Unfinished(path, request)
     with ExitStack() as stack:
         stack.enter_context(lock(path.with_name(f"{path.name}.lock"), keep=False))
@@ -181,6 +192,7 @@ class _Work:
 
     photographs: Photographs
     encoder: Callable[[list[Image.Image]], Any]
+    poses: Mapping[str, Pose] | None
     draw: Callable[[list[Image.Image], list[str]], Any] | None
     generated: Mapping[str, Sequence[Path]] | None
     views: int  # generated pictures of each row
@@ -233,6 +245,8 @@ class _Work:
                     skipped[key if len(files) == 1 else f"{key}: {file.name}"] = reason_of(error)
                     continue
                 readable = True
+                if self.poses is not None:
+                    picture.info[POSE] = self.poses.get(key)
                 if self.draw is not None:
                     heads.setdefault(row, picture)
                 photographs.add(row, picture)

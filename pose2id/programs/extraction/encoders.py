@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +22,7 @@ from pose2id.errors import one_line, require, suggest
 from pose2id.hub import hash_file
 from pose2id.images import MAX_PIXELS, PURPOSE
 from pose2id.onnx import load_session, read_input
+from pose2id.poses import Pose
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +31,8 @@ WEIGHTS = {"tiny": "tiny", "pose2id": "yuanc3/Pose2ID"}
 """Encoders inside the generator's weights, by the weights' names."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of RGB in [0, 1] that most ReID models are trained with."""
+POSE = "pose2id pose"
+"""Under this name in a picture's `info` stands its pose, for encoders that need it."""
 OUTSIDE = (".data", "_data")
 """What follows the name of an ONNX file where torch writes weights outside it."""
 
@@ -36,11 +41,13 @@ class Encoder(NamedTuple):
     """What turns pictures into features, and which it is: `identity` changes when it does.
 
     With `columns` a row of features is several arrays one after the other: their names in the file and their shapes.
+    With `poses`, by key, each picture is given with its pose in ``picture.info[POSE]``.
     """
 
     call: Callable[[list[Image.Image]], Any]
     identity: dict[str, Any]
     columns: dict[str, tuple[int, ...]] | None = None
+    poses: Mapping[str, Pose] | None = None
 
 
 def load_encoder(
@@ -51,6 +58,7 @@ def load_encoder(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     parts: bool = False,
+    poses: Mapping[str, Pose] | None = None,
 ) -> Encoder:
     """An encoder by its name.
 
@@ -68,6 +76,8 @@ def load_encoder(
         Of RGB from 0 to 1, for an ONNX model. None: what the model's metadata say, else ImageNet's.
     parts : bool
         Of a folder's encoder, which must have them, also the parts and their visibility.
+    poses : mapping of str to Pose, optional
+        The pose of each photograph by its key, for a folder's encoder that needs keypoints.
 
     Returns
     -------
@@ -93,7 +103,7 @@ def load_encoder(
         outside = {"outside": [hash_file(path) for path in beside if path.is_file()]}
         return Encoder(model, {"onnx": hash_file(Path(name)), **outside, **model.settings()})
     if Path(name).is_dir():
-        return _load_folder(name, device, given, parts=parts)
+        return _load_folder(name, device, given, parts=parts, poses=poses)
     if parts:
         raise ValueError(f"--parts is for a folder that `pose2id train encoder` wrote, {name} gives one feature each")
     if given:
@@ -108,7 +118,7 @@ def load_encoder(
     )
 
 
-def _load_folder(name: str, device: str, given: list[str], *, parts: bool) -> Encoder:
+def _load_folder(name: str, device: str, given: list[str], *, parts: bool, poses: Mapping[str, Pose] | None) -> Encoder:
     """A trained encoder; of parts, their visibility follows, if it has one."""
     encoder = folders.load_encoder(name).to(device)
     if given:
@@ -119,12 +129,17 @@ def _load_folder(name: str, device: str, given: list[str], *, parts: bool) -> En
             f"encoder {name} ({system}) compares pairs and has no feature of one picture; extract features by another, "
             "and let it score their nearest rows: pose2id.encoders.Encoder.compare"
         )
-    if missing := sorted(encoder.needs - {"attributes"}):
-        known = ", ".join(f"{each}=..." for each in missing)
+    if "masks" in encoder.needs:
         raise ValueError(
-            f"encoder {name} ({system}) needs {' and '.join(missing)} of every picture, which extract does not have; "
-            f"in Python: pose2id.encoders.encode_images(encoder, images, {known}), "
-            "then pose2id.files.write_arrays"
+            f"encoder {name} ({system}) needs masks of every picture, which extract does not have; in Python: "
+            "pose2id.encoders.encode_images(encoder, images, masks=...), then pose2id.files.write_arrays"
+        )
+    if "keypoints" not in encoder.needs:
+        poses = None
+    elif poses is None:
+        raise ValueError(
+            f"encoder {name} ({system}) needs keypoints of every picture; pass --keypoints FILE, as `pose2id poses "
+            "PHOTOS -o FILE` writes"
         )
     if encoder.image_size is None:
         raise ValueError(
@@ -135,7 +150,8 @@ def _load_folder(name: str, device: str, given: list[str], *, parts: bool) -> En
 
     def encode(images: list[Image.Image]) -> dict[str, torch.Tensor]:
         pixels = np.stack([np.asarray(image.resize((width, height), method)) for image in images])
-        found = encode_images(encoder, pixels, batch_size=len(pixels))
+        points = None if poses is None else [image.info.get(POSE) for image in images]
+        found = encode_images(encoder, pixels, keypoints=points, batch_size=len(pixels))
         names = ("features", "parts", "visibility") if parts else ("features",)
         made = {each: getattr(found, each) for each in names}
         return {each: value.float() for each, value in made.items() if value is not None}
@@ -143,13 +159,18 @@ def _load_folder(name: str, device: str, given: list[str], *, parts: bool) -> En
     example = encode([require("PIL.Image", "ipg", PURPOSE).new("RGB", (width, height))])
     if parts and "parts" not in example:
         raise ValueError(f"--parts: encoder {name} ({system}) gives one feature of each picture and no parts")
-    identity = {"folder": hash_file(Path(name) / folders.WEIGHTS), "parts": parts}
+    identity: dict[str, Any] = {"folder": hash_file(Path(name) / folders.WEIGHTS), "parts": parts}
+    if poses is not None:
+        digest = hashlib.sha256(json.dumps(sorted(poses)).encode())
+        for key in sorted(poses):
+            digest.update(poses[key].keypoints.tobytes())
+        identity["keypoints"] = digest.hexdigest()
     columns = {each: tuple(value.shape[1:]) for each, value in example.items()}
 
     def join(images: list[Image.Image]) -> torch.Tensor:
         return torch.cat([value.flatten(1) for value in encode(images).values()], dim=1)
 
-    return Encoder(join, identity, columns if parts else None)
+    return Encoder(join, identity, columns if parts else None, poses)
 
 
 def _load_own(name: str, device: str) -> Encoder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pose2id.poses import Pose
 from pose2id.validation import check_flag
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ class Photographs:
         The pictures of each row; several are averaged.
     labels : dict of str to (N,) array
         What goes into the file beside features and paths: of "ids", "cams" and "groups" those that are known.
+    poses : dict of str to Pose, or None
+        By key, where a data set has keypoints.
     """
 
     keys: tuple[str, ...]
     files: Sequence[tuple[Path, ...]]
     labels: dict[str, Any] = field(default_factory=dict)
+    poses: dict[str, Pose] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -144,7 +148,8 @@ def from_set(images: ImageSet, root: Path, *, tracklets: bool = False) -> Photog
     labels: dict[str, Any] = {"ids": images.ids[order], "cams": images.cams[order]}
     if tracklets:
         labels["groups"] = np.arange(len(order))
-    return Photographs(tuple(keys[at] for at in order), files, labels)
+    poses = None if images.keypoints is None else {keys[at]: Pose(images.keypoints[at]) for at in order}
+    return Photographs(tuple(keys[at] for at in order), files, labels, poses)
 
 
 class _Chosen(Sequence[tuple[Path, ...]]):

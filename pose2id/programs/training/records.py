@@ -21,7 +21,8 @@ from pose2id.documents import read_json
 from pose2id.ipg.training import FolderData, Record, Settings, WorldData, clean, draw_dropped, find_processes
 from pose2id.ipg.training.configuration import read_data
 from pose2id.ipg.training.records import fingerprint
-from pose2id.poses import Pose, read_keypoints
+from pose2id.poses import Pose
+from pose2id.programs.keypoints import check_found, find_pose, read_poses
 from pose2id.synthetic import make_set
 from pose2id.validation import check_number, take_path
 
@@ -29,7 +30,6 @@ KEPT = "cleaning.json"
 REPORT = "cleaning.txt"
 DROPPED = "cleaning.png"
 _BATCH = 32
-_TO_WRITE = "to write such a file: pose2id poses -o keypoints.json"
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,7 @@ def read_records(
     records = _read_part(data, "train")
     if not records:
         raise ValueError(f"data: {data.kind} in {data.root} has no training pictures")
-    if data.keypoints and not any(record.pose for record in records):
-        found = list(read_keypoints(data.keypoints))
-        named = f"it has {', '.join(map(repr, found[:3]))}" if found else "it has none"
-        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
-        raise ValueError(
-            f"data: no picture has a pose in {data.keypoints}; its keys must be paths below root, {data.root}, such as "
-            f"{Path(records[0].image).relative_to(data.root).as_posix()!r}; {named}{more}; {_TO_WRITE} {data.root}"
-        )
+    check_found([record.pose for record in records], [Path(record.image) for record in records], data)
     return records
 
 
@@ -180,24 +173,14 @@ def _draw_people(data: WorldData, people: range, settings: Settings, *, progress
     ]
 
 
-def _read_poses(data: FolderData, keypoints: str) -> dict[str, Pose]:
-    path = take_path(keypoints, "data: keypoints")
-    if not path.exists():
-        raise FileNotFoundError(
-            f"data: keypoints = {keypoints!r} is not there; relative paths begin at the folder where the command runs, "
-            f"{Path.cwd()}; to write such a file: pose2id poses {data.root} -o {keypoints}"
-        )
-    return read_keypoints(path)
-
-
 def _read_part(data: FolderData, part: str) -> list[Record]:
     """The pictures of a data set's part: train, query or gallery."""
     root = take_path(data.root, "data: root")
     found = getattr(read_dataset(data.kind, root, **data.options), part)
-    poses = _read_poses(data, data.keypoints) if data.keypoints else {}
+    poses = read_poses(data)
     records = []
     for row, (path, who) in enumerate(zip(found.paths, found.ids, strict=True)):
-        pose = poses.get(path.relative_to(root).as_posix())
+        pose = find_pose(poses, path, data)
         if found.keypoints is not None:
             pose = Pose(found.keypoints[row])
         seen = pose is not None and bool(pose.present.any())
