@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from pose2id.attributes import SYNTHETIC
 from pose2id.datasets import READERS, read_dataset
 from pose2id.encoders import EncoderSettings, train_encoder
 from pose2id.encoders.recipe import EncoderModel
@@ -123,7 +124,6 @@ def read_pictures(data: WorldData | PhotographData, model: EncoderModel, *, prog
 
 
 def _draw_people(data: Any, model: EncoderModel, needs: frozenset[str], *, progress: bool) -> dict[str, Any]:
-    check_needs(model.system, {"keypoints", "masks"})
     world = make_set(
         range(*data.ids),
         seed=data.seed,
@@ -140,16 +140,22 @@ def _draw_people(data: Any, model: EncoderModel, needs: frozenset[str], *, progr
         found["keypoints"] = np.where(world.seen[:, :, None], world.keypoints, np.nan)
     if "masks" in needs:
         found |= {"masks": world.masks, "part_names": PARTS}
+    if "attributes" in needs:
+        found |= {"attributes": world.attributes, "sizes": {"attributes": list(SYNTHETIC.counts)}}
     return found
 
 
 def _read_photographs(data: Any, model: EncoderModel, needs: frozenset[str], *, progress: bool) -> dict[str, Any]:
     root = take_path(data.root, "data: root")
-    train = read_dataset(data.kind, root, **data.options).train
+    train = read_dataset(data.kind, root, attributes="attributes" in needs, **data.options).train
     rows = np.flatnonzero(train.ids != -1)
     if not len(rows):
         raise ValueError(f"data: {data.kind} in {data.root} has no training pictures")
-    given = {"keypoints": data.keypoints is not None or train.keypoints is not None, "masks": data.masks is not None}
+    given = {
+        "attributes": True,
+        "keypoints": data.keypoints is not None or train.keypoints is not None,
+        "masks": data.masks is not None,
+    }
     check_needs(model.system, {name for name, there in given.items() if there})
     paths = [train.paths[row] for row in rows]
     found: dict[str, Any] = {"ids": train.ids[rows], "sizes": {}}
@@ -159,6 +165,9 @@ def _read_photographs(data: Any, model: EncoderModel, needs: frozenset[str], *, 
         found["part_names"] = tuple(data.parts)
         masks = [find_mask(take_path(data.masks, "data: masks"), path, root) for path in paths]
         found["masks"] = _read_all(masks, model, read_labels, progress=progress)
+    if train.attributes is not None:
+        counts = list(train.attributes.vocabulary.counts)
+        found |= {"attributes": train.attributes.classes[rows], "sizes": {"attributes": counts}}
     found["images"] = _read_all(paths, model, read_colours, progress=progress)
     return found
 

@@ -15,13 +15,14 @@ from PIL import Image
 
 from pose2id import cli
 from pose2id.atomic import lock
+from pose2id.attributes import SYNTHETIC
 from pose2id.datasets import READERS
 from pose2id.encoders import SYSTEMS, EncoderSettings, encode_images, load_encoder, make_encoder, save_encoder
 from pose2id.encoders.recipe import EncoderModel
 from pose2id.poses import read_keypoints
 from pose2id.programs.encoders import PhotographData, read_pictures, run_encoder_training
 from pose2id.programs.extraction import Encoder, extract, from_files
-from pose2id.synthetic import PARTS, make_set, write_dataset
+from pose2id.synthetic import PARTS, label_people, make_set, write_dataset
 from pose2id.training import reports
 from pose2id.training.configuration import WorldData, open_configuration, read_data, read_table
 from pose2id.training.folders import LOCK
@@ -56,7 +57,9 @@ def config(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data") / "world", ids=4, cams=2, height=32, width=16, masks=True)
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "world", ids=4, cams=2, height=32, width=16, masks=True, attributes=True
+    )
 
 
 def test_the_command(config, tmp_path, capsys, folder):
@@ -193,6 +196,9 @@ def test_only_what_is_needed_is_read():
     np.testing.assert_array_equal(spindle["images"], world.images)
     np.testing.assert_array_equal(spreid["masks"], world.masks)
     assert spreid["part_names"] == PARTS
+    apr = read_pictures(data, model_of("apr"))
+    np.testing.assert_array_equal(apr["attributes"], world.attributes)
+    assert apr["sizes"] == {"attributes": list(SYNTHETIC.counts)}
     assert not world.seen.all()
     np.testing.assert_array_equal(
         np.isnan(spindle["keypoints"][:, :, 0]), ~world.seen | np.isnan(world.keypoints[:, :, 0])
@@ -208,6 +214,9 @@ def test_photographs_with_keypoints_and_masks(folder, tmp_path):
     np.testing.assert_array_equal(found["masks"], np.stack([np.asarray(Image.open(path)) for path in masks]))
     assert found["masks"].max() > 3
     assert len(set(found["ids"])) == 2
+    kinds, people = read_pictures(data, model_of("apr")), label_people([1, 2])
+    np.testing.assert_array_equal(kinds["attributes"], people.take(found["ids"]).classes)
+    assert kinds["sizes"] == {"attributes": list(SYNTHETIC.counts)}
     own = read_pictures(data, model_of("spindle"))["keypoints"]
     points = {path.relative_to(folder).as_posix(): [[0.5, 0.25]] + [None] * 17 for path in paths[1:]}
     (tmp_path / "points.json").write_text(json.dumps(points))
@@ -254,7 +263,7 @@ def test_a_wrong_configuration(config, tmp_path, capsys, old, new, words):
     [
         ("spindle", "", "system spindle needs keypoints of every picture; give them, or train another system"),
         ("spreid", "", "system spreid needs masks of every picture"),
-        ("apr", "", "system apr needs attributes of every picture"),
+        ("apr", "", "has no market_attribute.mat, which holds the attributes; it is published in"),
         (
             "spindle",
             'keypoints = "none.json"',

@@ -102,7 +102,7 @@ def load_encoder(
         beside = [Path(f"{name}{suffix}") for suffix in OUTSIDE]
         outside = {"outside": [hash_file(path) for path in beside if path.is_file()]}
         return Encoder(model, {"onnx": hash_file(Path(name)), **outside, **model.settings()})
-    if Path(name).is_dir():
+    if name not in WEIGHTS and Path(name).is_dir():
         return _load_folder(name, device, given, parts=parts, poses=poses)
     if parts:
         raise ValueError(f"--parts is for a folder that `pose2id train encoder` wrote, {name} gives one feature each")
@@ -113,7 +113,7 @@ def load_encoder(
     if ":" in name:
         return _load_function(name)
     raise ValueError(
-        f"encoder must be a file .onnx, a folder that `pose2id train encoder` wrote, package.module:function, tiny or "
+        "encoder must be a folder that `pose2id train encoder` wrote, a file .onnx, package.module:function, tiny or "
         f"pose2id, received {name!r}" + suggest(name, WEIGHTS)
     )
 
