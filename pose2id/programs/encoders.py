@@ -152,7 +152,7 @@ def _read_photographs(data: Any, model: EncoderModel, needs: frozenset[str], *, 
     if not len(rows):
         raise ValueError(f"data: {data.kind} in {data.root} has no training pictures")
     given = {
-        "attributes": True,
+        "attributes": train.attributes is not None,
         "keypoints": data.keypoints is not None or train.keypoints is not None,
         "masks": data.masks is not None,
     }
