@@ -45,6 +45,13 @@ def test_knn_of_two_sets_and_of_one(settings, dtype):
     assert whole(query, 5, rows, True)[1].tolist() == nearest(better[:15], better, 5, own=True).tolist()
 
 
+def test_knn_of_tensors_of_any_device(device):
+    rows = ROWS.float().to(device)
+    distances, indices = CentralizedKNN()(rows[:9], 4, rows, ref_includes_query=True)
+    assert distances.device.type == indices.device.type == rows.device.type
+    assert indices.tolist() == CentralizedKNN()(ROWS[:9].float(), 4, ROWS.float(), ref_includes_query=True)[1].tolist()
+
+
 def test_knn_finds_twins_and_not_itself():
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     distances, indices = CentralizedKNN(k1=0)(rows, 1, rows, ref_includes_query=True)
@@ -78,7 +85,7 @@ def test_samples_with_gaps_are_named():
     assert centralize_samples(samples, field=None).shape == (40, 6)
     samples["embeddings"][3] = None
     with pytest.raises(
-        ValueError, match=r"'embeddings' must have a value in every sample, received 1 of 40 without.*match"
+        ValueError, match=r"'embeddings' must have a value in every sample, received 1 of 40 without.*exists"
     ):
         centralize_samples(samples)
     samples["embeddings"][3] = np.zeros(5)

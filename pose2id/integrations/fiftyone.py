@@ -180,6 +180,6 @@ def _read(samples: Any, field: str, remedy: str = "set_values") -> list[Any]:
     if gaps:
         raise ValueError(
             f"field {field!r} must have a value in every sample, received {gaps} of {len(values)} without; "
-            f"leave them out with match(ViewField({field!r}) != None), or fill them by {remedy}"
+            f"leave them out with samples.exists({field!r}), or fill them by {remedy}"
         )
     return values

@@ -58,7 +58,7 @@ class ReIDScores(Metric):  # type: ignore[misc]
 
     On several processes each row goes to all of them when `compute` is called. A `DistributedSampler` repeats rows to
     fill up the last batch, and repeated rows change scores: pass `rows`, the number of each sample in its data set.
-    Then each counts once, and stands in the order of the data set, as in one process.
+    Then each counts once, and stands in the order of the data set, as in one process. Each process must have rows.
 
     Examples
     --------
