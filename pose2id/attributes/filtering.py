@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from pose2id.arrays import Array
 
     Codes = NDArray[np.int16]
-    Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+    Pairs = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 _AT_ONCE = 2**15
 """So many pairs are compared at once: they stay in the caches, and beside them calls cost little."""
-_NONE = (np.empty(0, np.int64),) * 2
+_NONE = (np.empty(0, np.int32),) * 2
 _SLACK = 1e-3
 """By which sums of probabilities of half precision may pass 1."""
 
@@ -142,18 +142,18 @@ class _Search:
         places = _by_share(queries, items, counts)
         self._queries = queries[:, places]
         # Sorted, the items below a node of the tree stand together.
-        self._order = np.lexsort(items[:, places[::-1]].T)
+        self._order = np.lexsort(items[:, places[::-1]].T).astype(np.int32)
         self._items = items[self._order][:, places]
         self._refused, self._held = _masks(queries, counts, others=True), _masks(items[self._order], counts)
         self._found: list[Pairs] = []
 
     def find(self) -> Pairs:
         """The rows of all such pairs, (p,) each."""
-        self._visit(np.arange(len(self._queries)), slice(0, len(self._items)), 0)
+        self._visit(np.arange(len(self._queries), dtype=np.int32), slice(0, len(self._items)), 0)
         rows, columns = (np.concatenate(side) for side in zip(*self._found, strict=True)) if self._found else _NONE
         return rows, self._order[columns]
 
-    def _visit(self, rows: NDArray[np.int64], block: slice, level: int) -> None:
+    def _visit(self, rows: NDArray[np.int32], block: slice, level: int) -> None:
         """The pairs of these queries and the items of a node, which agree in the attributes before `level`."""
         size = block.stop - block.start
         if not len(rows) or not size:
@@ -170,13 +170,13 @@ class _Search:
             value = values[low]
             self._visit(rows if not value else rows[(own == 0) | (own == value)], inner, level + 1)
 
-    def _compare(self, rows: NDArray[np.int64], block: slice) -> None:
+    def _compare(self, rows: NDArray[np.int32], block: slice) -> None:
         clash = np.zeros((len(rows), block.stop - block.start), np.uint64)
         for refused, held in zip(self._refused, self._held, strict=True):
             clash |= refused[rows, None] & held[block]
         at = np.flatnonzero(clash == 0)
         row, column = np.divmod(at, clash.shape[1])
-        self._found.append((rows[row], column + block.start))
+        self._found.append((rows[row], (column + block.start).astype(np.int32)))
 
 
 def _by_share(queries: Codes, items: Codes, counts: Sequence[int]) -> list[int]:
