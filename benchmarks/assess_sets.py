@@ -1,23 +1,26 @@
 """Sets for `pose2id.study.assess` to be made and tried on: features with identities and cameras, in families.
 
-Real ones: Omniglot by three encoders (and pixels of the embedded set), printed letters in many fonts, digits by hand
-(scikit-learn), spoken digits; drawn ones: the synthetic people; and identities made in feature space, of many kinds.
-Each as given, with noise, and projected at random.
+Real ones: Omniglot by three encoders (and pixels of the embedded set), printed letters in many fonts, glyphs of eleven
+scripts, digits by hand and patches of two photographs (scikit-learn), spoken digits; drawn ones: the synthetic people;
+and identities made in feature space, of many kinds. Most by untrained encoders, and by a linear one that was trained on
+half of the identities and is tried on the others. Each as given, with noise, and projected at random.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from conftest import load_omniglot
 from features import reid_like
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import affine_transform
 
 from pose2id.datasets import load_demo
 
@@ -226,6 +229,95 @@ def spoken(repository: str) -> Iterator[Case]:
     )
 
 
+def trained(cases: Iterable[Case], width: int = 48) -> Iterator[Case]:
+    """Linear discriminants of half of the identities, on the other half."""
+    for case in cases:
+        rng = np.random.default_rng(0)
+        names = rng.permutation(np.unique(case.ids))
+        seen = np.isin(case.ids, names[: len(names) // 2])
+        x = case.features.astype(float)
+        x = pca(x, 300) if x.shape[1] > 400 else x
+        x = x - x[seen].mean(axis=0)
+        who = np.unique(case.ids[seen], return_inverse=True)[1]
+        means = np.zeros((who.max() + 1, x.shape[1]))
+        np.add.at(means, who, x[seen])
+        means /= np.bincount(who)[:, None]
+        within = np.cov((x[seen] - means[who]).T, bias=True)
+        within += 0.1 * np.eye(len(within)) * np.trace(within) / len(within)
+        whiten = np.linalg.inv(np.linalg.cholesky(within)).T
+        axes = np.linalg.svd(means @ whiten, full_matrices=False)[2][:width].T
+        cams = np.unique(case.cams, return_inverse=True)[1]
+        yield split(case.family, f"{case.name}, trained", (x @ whiten @ axes)[~seen], case.ids[~seen], cams[~seen])
+
+
+def warp(picture: np.ndarray, rng: np.random.Generator, size: int, angle: float, scale: float, shift: float):
+    """The middle of a picture, a little turned, scaled and moved."""
+    turn, factors = rng.normal(0, angle), np.exp(rng.normal(0, scale, 2))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * factors
+    offset = np.array(picture.shape) / 2 - matrix @ np.full(2, size / 2) + rng.normal(0, shift, 2)
+    return affine_transform(picture, matrix, offset, output_shape=(size, size), order=1)
+
+
+def encoded(family: str, pictures: np.ndarray, ids: np.ndarray, cams: np.ndarray, seed: int) -> Iterator[Case]:
+    flat = pictures.reshape(len(pictures), -1)
+    rows = {
+        "pixels": pca(flat - flat.mean(axis=1, keepdims=True), 64),
+        "edges": gradients(pictures),
+        "filters": filtered(pictures, seed),
+    }
+    for name, x in rows.items():
+        yield split(family, f"{family}, {name}", x, ids, cams)
+
+
+def patches() -> Iterator[Case]:
+    """An identity is a place in a photograph, a camera its contrast."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [image.mean(axis=2) / 255 for image in load_sample_images().images]
+    rng = np.random.default_rng(5)
+    pictures, ids, cams = [], [], []
+    for place in range(400):
+        photograph = photographs[place % 2]
+        y, x = (int(rng.integers(40, length - 40)) for length in photograph.shape)
+        for _ in range(int(rng.integers(3, 14))):
+            cam = int(rng.integers(4))
+            contrast, light = ((1, 0), (0.7, 0.1), (1.3, -0.1), (0.8, -0.05))[cam]
+            picture = warp(photograph[y - 36 : y + 36, x - 36 : x + 36], rng, 32, 0.15, 0.12, 2.5)
+            pictures.append(np.clip(picture * contrast + light + rng.normal(0, 0.04, picture.shape), 0, 1))
+            ids.append(place)
+            cams.append(cam)
+    yield from encoded("patches", np.array(pictures), np.array(ids), np.array(cams), 1)
+
+
+def glyphs(folders: list[Path]) -> Iterator[Case]:
+    """An identity is a character of a script, drawn in several weights, turned and scaled."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(7)
+    pictures, ids, cams = [], [], []
+    for script, (first, last) in SCRIPTS.items():
+        paths = sorted(path for folder in folders for path in folder.glob(f"Noto*{script}-*.ttf"))
+        fonts = [ImageFont.truetype(str(path), 34) for path in paths]
+        for number in filter(lambda n: chr(n).isalpha(), range(first, last) if fonts else ()):
+            for time in range(int(rng.integers(4, 16))):
+                image = Image.new("L", (56, 56))
+                font = fonts[int(rng.integers(len(fonts)))]
+                ImageDraw.Draw(image).text((28, 28), chr(number), 255, font, "mm")
+                pictures.append(warp(np.asarray(image) / 255.0, rng, 40, 0.12, 0.1, 1.5))
+                ids.append(number)
+                cams.append(time % 5)
+    if pictures:
+        yield from encoded("glyphs", np.array(pictures), np.array(ids), np.array(cams), 3)
+
+
+SCRIPTS = {
+    "Devanagari": (0x905, 0x939), "Ethiopic": (0x1200, 0x1246), "Georgian": (0x10D0, 0x10F0),
+    "Armenian": (0x531, 0x556), "Hebrew": (0x5D0, 0x5EA), "Tamil": (0xB85, 0xBB9), "Thai": (0xE01, 0xE2E),
+    "Cherokee": (0x13A0, 0x13D0), "Sinhala": (0xD85, 0xDC6), "Myanmar": (0x1000, 0x1021),
+    "CanadianAboriginal": (0x1401, 0x1440),
+}  # fmt: skip
+
+
 def people(seed: int = 0) -> Iterator[Case]:
     from PIL import Image
 
@@ -307,14 +399,17 @@ def every_case(
     degraded: tuple[str, ...] = DEGRADED,
 ) -> Iterator[Case]:
     """All sets; those whose folders are not named are left out."""
-    sources: list[Any] = [omniglot(folder)] if folder else []
-    sources += [embedded(), digits(), people(seed)]
-    sources += [letters(fonts)] if fonts else []
-    sources += [spoken(sounds)] if sounds else []
-    for source in sources:
-        for case in source:
-            smaller = "characters" in case.name
-            for how in degraded:
-                if not smaller or how in ("-", "noise 1", "16 dimensions"):
-                    yield degrade(case, how)
+    sources: list[list[Case]] = [list(omniglot(folder))] if folder else []
+    sources += [list(embedded()), list(digits())]
+    both = [patches(), people(seed), *([letters(fonts), glyphs(fonts)] if fonts else [])]
+    both += [spoken(sounds)] if sounds else []
+    for source in map(list, both):
+        sources += [source, list(trained(source))]
+    if folder:
+        sources.append(list(trained(case for case in sources[0] if case.name == "weak")))
+    for case in itertools.chain(*sources):
+        smaller = "characters" in case.name
+        for how in degraded:
+            if not smaller or how in ("-", "noise 1", "16 dimensions"):
+                yield degrade(case, how)
     yield from (degrade(case, "-") for case in made(made_sets, seed) if len(case.ids) - case.n_query >= 200)

@@ -134,7 +134,7 @@ def test_the_verdict_without_labels_is_that_of_assess(tmp_path):
     page = text_of(write_report(*plain, tmp_path / "a.html", AFTER, labelled=False, count=1))
     verdict = re.search(r'id="verdict">(.*?)</p>', page, re.S)[1]
     assert "the recommended setting helps, the published setting helps" in verdict
-    assert "perhaps 95% are of one identity (70% to 100%" in verdict
+    assert "perhaps 98% are of one identity (71% to 100%" in verdict
     assert "cannot say" not in verdict
 
 

@@ -26,36 +26,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Verdict", "assess"]
 
-# Without labels. Made on the sets of benchmarks/assess_sets.py; docs/results.md has the table of right and wrong.
-TIGHT: dict[str, float] = {"jaccard": 0.36, "closed": 0.65, "kept": 0.5, "linked": 0.55}
-"""Mutual neighbours share lists, close triangles, are found again by half of the dimensions, and are no exception."""
-ROOMY: dict[str, float] = {"jaccard": 0.26, "closed": 0.55, "kept": 0.4, "linked": 0.5, "dimension": 17}
-"""Or somewhat less of it, in many directions: few directions make any lists overlap."""
-LINKED = 0.66
-"""In the second case at most so many rows are linked: where there are no groups, more are."""
+# Without labels. Fitted by benchmarks/test_assess.py; docs/results.md has the table of right and wrong.
+WEIGHTS: dict[str, dict[str, float]] = {
+    "published": {"excess": 17.3, "published": 16.6, "recommended": 10.4, "": -1.7},
+    "recommended": {"excess": 16.5, "surplus": -5.9, "recommended": 21.4, "": 0.35},
+}
+"""Log odds that mAP gains, by statistics and a constant."""
+HELPS: dict[str, tuple[float, int]] = {"published": (1.5, 1000), "recommended": (3.1, 480)}
+"""Log odds and rows from which on "helps" is said: above all of the wrong ones, in sets of at least so many rows."""
+HURTS, FEWEST, LOOSE = -2.0, 480, 0.12
+""""Hurts" is said of the published setting from these log odds down, where lists agree less than that above chance."""
+LINKED: dict[str, float] = {"helps": 0.58, "hurts": 0.55}
+"""Share of linked rows below which some rows are near to all others, and nothing is said."""
 CAMERAS = 0.2
 """Above this excess of mutual neighbours of one camera nothing is said: they tell the camera, not who it is."""
-FEWEST: dict[str, int] = {"published": 1000, "recommended": 500}
-"""Rows below which nothing is said."""
-CROWDED = 0.7
-"""Below this groups have fewer than five rows, which the published setting mixes with other groups."""
-GUESSES: dict[str, tuple[float, float, float]] = {
-    "helps": (0.95, 0.7, 1.0),
-    "lost": (0.25, 0.0, 0.75),
-    "open": (0.7, 0.0, 1.0),
-}
-"""Precision (middle, low, high): where it helps, where half the dimensions keep less than `LOST`, and elsewhere."""
-LOST = 0.3
+PRECISION: tuple[float, float, float] = (12.8, -1.5, 2.7)
+"""Of the log odds that a mutual pair is right: by `excess`, a constant, and the reach of the interval."""
+SLACK = 0.02
+"""Added to the interval at both ends: without any groups the precision is nothing, which has no log odds."""
 
 # With labels.
 KNOWN = 0.5
 """Share of rows with labels from which on settings are tried."""
 WRONG, DOUBTFUL = 0.25, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
-SURE = 2.6
-"""Standard errors that a change must exceed, 99 %: the own split of a user differs by more than chance."""
+SURE, MARGIN = 2.6, 0.001
+"""Standard errors by which a change must exceed zero, or nearly: the queries of a user differ by more than chance."""
 COARSE = 0.01
-"""A standard error of mAP above this says nothing; then the features are asked."""
+"""A standard error of mAP above this says little; then the features are asked as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,8 @@ class Verdict:
     pairs : int
         Mutual pairs with both labels known that the precision was counted on; 0: it is estimated.
     gains : dict of str to (float, float)
-        With enough labels: change of mAP on a random split of the rows, and its standard error over identities.
+        With enough labels: change of mAP where rows are searched among the others, and its standard error over
+        identities.
     statistics : dict of str to float
         What was measured without labels.
     """
@@ -93,7 +92,7 @@ class Verdict:
         lines = [f"mutual neighbours of one identity: {self.precision:.0%} ({low:.0%} to {high:.0%}), {how}"]
         for name, word in self.verdicts.items():
             gain = self.gains.get(name)
-            measured = "" if gain is None else f": mAP {100 * gain[0]:+.2f} ± {100 * gain[1]:.2f} on a random split"
+            measured = "" if gain is None else f": mAP {100 * gain[0]:+.2f} ± {100 * gain[1]:.2f} within these rows"
             lines.append(f"{name}: {word}{measured}")
         return "\n".join([*lines, "said of mAP; rank-1 may fall where mAP rises"])
 
@@ -174,8 +173,7 @@ def assess(
     cameras = None if cams is None else take_labels(cams, len(rows), "cams")
     found = measure_features(rows, cameras, seed=seed, engine=engine)
     verdicts = judge_features(found)
-    low_high = GUESSES["helps" if verdicts["published"] == "helps" else "lost" if found.kept < LOST else "open"]
-    verdict = Verdict(low_high[0], low_high[1:], verdicts, statistics=dict(found._asdict()))
+    verdict = Verdict(*estimate_precision(found), verdicts, statistics=dict(found._asdict()))
     if ids is None:
         return verdict
     labels, known = take_known(ids, len(rows))
@@ -191,28 +189,44 @@ def assess(
     return replace(verdict, precision=precision, interval=interval, verdicts=words, pairs=pairs, gains=gains)
 
 
+def estimate_precision(found: Statistics) -> tuple[float, tuple[float, float]]:
+    """The precision without labels, and its interval."""
+    slope, constant, reach = PRECISION
+    middle = slope * found.excess + constant
+    low, estimate, high = (1 / (1 + math.exp(-odds)) for odds in (middle - reach, middle, middle + reach))
+    return estimate, (max(0.0, low - SLACK), min(1.0, high + SLACK))
+
+
 def judge_features(found: Statistics) -> dict[str, str]:
     """The verdicts without labels."""
-    values = found._asdict()
-    tight = all(values[name] >= least for name, least in TIGHT.items())
-    roomy = found.linked <= LINKED and all(values[name] >= least for name, least in ROOMY.items())
-    good = (tight or roomy) and found.cameras <= CAMERAS
-    helps = {
-        "published": good and found.rows >= FEWEST["published"] and found.crowded >= CROWDED,
-        "recommended": good and found.rows >= FEWEST["recommended"],
-        "views": False,
-    }
-    return {name: "helps" if yes else "unclear" for name, yes in helps.items()}
+    values = found._asdict() | {"": 1.0}
+    words = dict.fromkeys(SETTINGS, "unclear")
+    for name, weights in WEIGHTS.items():
+        odds = sum(weight * values[key] for key, weight in weights.items())
+        least, rows = HELPS[name]
+        if found.cameras > CAMERAS:
+            continue
+        if odds >= least and found.rows >= rows and found.linked >= LINKED["helps"]:
+            words[name] = "helps"
+        loose = found.rows >= FEWEST and found.linked >= LINKED["hurts"] and found.excess < LOOSE
+        if name == "published" and odds <= HURTS and loose:
+            words[name] = "hurts"
+    return words
 
 
 def judge_gain(name: str, word: str, interval: tuple[float, float], gain: tuple[float, float] | None) -> str:
     """The verdict with labels: by the measured gain, else by the precision, else the one without labels, `word`."""
     change, error = gain or (0.0, math.inf)
+    error = max(error, MARGIN)
+    if abs(change) > error and SURE * error < abs(change) + MARGIN:
+        return "helps" if change > 0 else "hurts"
     if error <= COARSE:
-        return "helps" if change > SURE * error else "hurts" if change < -SURE * error else "unclear"
+        return "unclear"
     if name == "published" and interval[1] < WRONG:
         return "hurts"
-    return word if interval[1] >= DOUBTFUL and change >= 0 else "unclear"
+    helps = word == "helps"
+    fits = change >= 0 and interval[1] >= DOUBTFUL if helps else change <= 0 and interval[0] < DOUBTFUL
+    return word if fits else "unclear"
 
 
 def judge_answers(verdict: Verdict, right: int, count: int) -> Verdict:
