@@ -46,9 +46,9 @@ def measure(case, partial):
         rng = np.random.default_rng(0)
         names = rng.permutation(np.unique(gallery.ids))
         rest = (rng.random(len(gallery.ids)) < 0.4, np.isin(gallery.ids, names[len(names) // 3 :]))
-        for which, unknown in zip(("labels of 60 % of the rows", "labels of a third of the identities"), rest, strict=True):
+        for which, unknown in zip(("60 % of the rows", "a third of the identities"), rest, strict=True):
             ids = np.where(unknown, -1, gallery.ids)
-            said[f"with {which}"] = assess(gallery.features, gallery.cams, ids).verdicts
+            said[f"with labels of {which}"] = assess(gallery.features, gallery.cams, ids).verdicts
     return {
         "source": SOURCES.get(case.family, case.family),
         "name": case.name,
@@ -140,7 +140,7 @@ def make_tables(records, report):
         found, made = ([r for r in some if (r["source"] in MADE) == yes] for yes in (False, True))
         wrong[table] = sum(tell("all but made", found, name) for name in NAMES)
         for name in NAMES:
-            tell("made", made, name)
+            tell("all made", made, name)
     return wrong
 
 

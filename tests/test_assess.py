@@ -212,9 +212,11 @@ def test_verdicts_without_labels(change, published, recommended):
     [
         ("published", "unclear", (0.8, 0.9), (0.02, 0.005), "helps"),
         ("published", "helps", (0.8, 0.9), (-0.02, 0.005), "hurts"),
-        ("published", "helps", (0.8, 0.9), (0.009, 0.005), "unclear"),
-        ("published", "helps", (0.8, 0.9), (0.01, 0.02), "helps"),  # too coarse: the features are asked
+        ("published", "unclear", (0.8, 0.9), (0.009, 0.005), "unclear"),
+        ("published", "helps", (0.8, 0.9), (0.009, 0.005), "helps"),  # the features are asked
+        ("published", "helps", (0.8, 0.9), (0.01, 0.02), "helps"),
         ("published", "helps", (0.8, 0.9), (-0.01, 0.02), "unclear"),  # but not against what was measured
+        ("published", "unclear", (0.1, 0.24), (0.001, 0.005), "unclear"),
         ("published", "unclear", (0.1, 0.24), None, "hurts"),
         ("recommended", "unclear", (0.1, 0.24), None, "unclear"),
         ("published", "helps", (0.3, 0.59), None, "unclear"),

@@ -5,7 +5,7 @@
 - `verdicts`: `assess`, whether it will help: the precision of the mutual neighbours, and a verdict on each setting.
 - `agreement`: what features say of their neighbours without labels.
 - `counting`: what labels say of them.
-- `splits`: settings tried on a random split.
+- `splits`: settings tried on the rows of one set, as queries and as gallery.
 """
 
 from pose2id.study.choice import GRID, Choice, Trial, choose

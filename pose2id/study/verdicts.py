@@ -52,8 +52,6 @@ WRONG, DOUBTFUL = 0.25, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
 SURE, MARGIN = 2.6, 0.001
 """Standard errors by which a change must exceed zero, or nearly: the queries of a user differ by more than chance."""
-COARSE = 0.01
-"""A standard error of mAP above this says little; then the features are asked as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +108,10 @@ def assess(
     """Say whether centralization will help on these features, with labels of any part of the rows or without.
 
     Neighbour centralization helps where most *mutual neighbours* are of one identity, and harms where they are not.
-    With labels that is counted, and the settings are tried on a random split of the rows. Without, it is estimated
-    from how lists of neighbours agree; then "helps" is said only where that was always right on many sets, "hurts"
-    never, and "unclear" often.
+    With labels that is counted, and the settings are tried: some rows are a set of queries and are searched among the
+    others. Without, it is estimated from how lists of neighbours agree, compared with rows that spread alike but have
+    no groups, and from whether centralized halves of the dimensions agree more or less. Then a verdict is given only
+    where such verdicts were right on many sets, and "unclear" in more than half of all cases.
 
     Parameters
     ----------
@@ -127,7 +126,7 @@ def assess(
     generated : as for `pose2id.centralize`, optional
         Features of generated images, for the verdict on "views", which needs labels.
     seed : int
-        Of the rows that are drawn, and of the split.
+        Of the rows that are drawn, and of the halves.
     engine : str
         Who searches neighbours, as for `pose2id.knn_graph`.
 
@@ -148,10 +147,13 @@ def assess(
     identities have hundreds of rows. The interval with labels is Wilson's, for as many independent pairs as their
     spread over identities amounts to; without labels it is the range seen on other sets.
 
-    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too. A few
-    dozen labels are worth more than any of it.
+    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too. Nor does
+    it see how many rows an identity has: with two or three each, the published setting may lose where all is clear. A
+    few dozen labels are worth more than any of it.
 
-    Above 16,000 rows, settings are tried on the rows of some identities only.
+    The queries are at most four rows of an identity, each of another camera, as test sets have them; where yours have
+    others, changes will differ. Settings are tried only where a usual identity has four rows or more, and above 8,000
+    rows on those of some identities.
 
     Examples
     --------
@@ -215,14 +217,15 @@ def judge_features(found: Statistics) -> dict[str, str]:
 
 
 def judge_gain(name: str, word: str, interval: tuple[float, float], gain: tuple[float, float] | None) -> str:
-    """The verdict with labels: by the measured gain, else by the precision, else the one without labels, `word`."""
+    """The verdict with labels: by the gain if it is sure, else by the precision, else `word`, the one without labels.
+
+    `word` stands only where neither speaks against it.
+    """
     change, error = gain or (0.0, math.inf)
     error = max(error, MARGIN)
     if abs(change) > error and SURE * error < abs(change) + MARGIN:
         return "helps" if change > 0 else "hurts"
-    if error <= COARSE:
-        return "unclear"
-    if name == "published" and interval[1] < WRONG:
+    if gain is None and name == "published" and interval[1] < WRONG:
         return "hurts"
     helps = word == "helps"
     fits = change >= 0 and interval[1] >= DOUBTFUL if helps else change <= 0 and interval[0] < DOUBTFUL
