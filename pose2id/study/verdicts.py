@@ -48,7 +48,7 @@ SLACK = 0.02
 # With labels.
 KNOWN = 0.5
 """Share of rows with labels from which on settings are tried."""
-WRONG, DOUBTFUL = 0.25, 0.6
+WRONG, DOUBTFUL = 0.17, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
 SURE, MARGIN = 2.6, 0.001
 """Standard errors by which a change must exceed zero, or nearly: the queries of a user differ by more than chance."""
@@ -143,7 +143,7 @@ def assess(
     Notes
     -----
     Of mAP, not of rank-1, which may fall by points where mAP rises. Of precision alone a verdict follows only at its
-    lower end: below a quarter the published setting never gained. High precision is not enough, for instance where
+    lower end: below a sixth the published setting never gained. High precision is not enough, for instance where
     identities have hundreds of rows. The interval with labels is Wilson's, for as many independent pairs as their
     spread over identities amounts to; without labels it is the range seen on other sets.
 
