@@ -224,6 +224,8 @@ def test_verdicts_without_labels(change, published, recommended):
         ("published", "unclear", (0.8, 0.9), (0.013, 0.005), "helps"),
         ("published", "unclear", (0.8, 0.9), (0.011, 0.005), "unclear"),
         ("published", "unclear", (0.8, 0.9), (-0.0009, 0.0001), "unclear"),  # too little to tell
+        ("published", "unclear", (0.3, 0.4), (-0.016, 0.005), "hurts"),
+        ("published", "unclear", (0.3, 0.4), (-0.015, 0.005), "unclear"),  # a set gained by 0.2 after -0.9 ± 0.3
         ("published", "hurts", (0.3, 0.7), (-0.01, 0.02), "hurts"),
         ("published", "hurts", (0.3, 0.7), (0.01, 0.02), "unclear"),
         ("published", "hurts", (0.65, 0.9), None, "unclear"),

@@ -50,8 +50,9 @@ KNOWN = 0.5
 """Share of rows with labels from which on settings are tried."""
 WRONG, DOUBTFUL = 0.17, 0.6
 """Precision below which the published setting never gained, and below which it often lost."""
-SURE, MARGIN = 2.6, 0.001
-"""Standard errors by which a change must exceed zero, or nearly: the queries of a user differ by more than chance."""
+SURE, MARGIN = {"helps": 2.6, "hurts": 3.3}, 0.001
+"""Standard errors by which a change must exceed zero, or nearly: the queries of a user differ by more than chance, and
+galleries that lack some rows gain less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +224,9 @@ def judge_gain(name: str, word: str, interval: tuple[float, float], gain: tuple[
     """
     change, error = gain or (0.0, math.inf)
     error = max(error, MARGIN)
-    if abs(change) > error and SURE * error < abs(change) + MARGIN:
-        return "helps" if change > 0 else "hurts"
+    measured = "helps" if change > 0 else "hurts"
+    if abs(change) > error and SURE[measured] * error < abs(change) + MARGIN:
+        return measured
     if gain is None and name == "published" and interval[1] < WRONG:
         return "hurts"
     helps = word == "helps"
