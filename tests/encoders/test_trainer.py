@@ -404,13 +404,16 @@ def test_a_trunk_to_begin_with(tmp_path):
 
 
 def test_the_loss_falls(tmp_path):
-    """On people that a colour tells apart."""
+    """On people that a colour tells apart, at a rate that rises and falls."""
     rng = np.random.default_rng(0)
     images = (rng.integers(0, 60, (16, 16, 16, 3)) + 50 * np.arange(4).repeat(4)[:, None, None, None]).astype(np.uint8)
     settings = EncoderSettings(steps=25, identities=4, shots=3, erase=0)
     fit(tmp_path, settings, "global", images=images, ids=np.arange(4).repeat(4), masks=None)
     losses = [float(line.split(",")[1]) for line in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+    rates = [float(line.split(",")[2]) for line in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
+    falling = 1e-3 * (1 + np.cos(np.pi * np.arange(25) / 25))
+    assert rates == pytest.approx([falling[0] / 2, *falling[1:]])  # it rises for a tenth of the steps, 2
 
 
 def test_how_far_it_is(tmp_path, monkeypatch):
