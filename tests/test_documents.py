@@ -195,6 +195,12 @@ def test_the_scores_of_the_results_page_were_measured() -> None:
     assert shown - recorded == set()
 
 
+def test_the_rows_of_the_lecture_were_measured() -> None:
+    page = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
+    shown = {row for row in table_rows(page.partition("\n## Measured\n")[2]) if set("".join(row)) > set("-:")}
+    assert shown - recorded_rows() == set()
+
+
 def test_workflows_and_hooks_call_targets_that_there_are() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for path in (ROOT / ".pre-commit-config.yaml", *sorted(ROOT.glob(".github/workflows/*.yml"))):

@@ -84,10 +84,14 @@ def align(stripes: torch.Tensor) -> torch.Tensor:
     """
     n, h, _ = stripes.shape
     cells = (euclidean(stripes.flatten(0, 1)) / 2).tanh().view(n, h, n, h)
-    rows = [row.unbind(0) for row in cells.permute(1, 3, 0, 2).unbind(0)]  # cell (i, j) of all pairs, (N, N)
+    return shortest_ways(cells.permute(1, 3, 0, 2))
+
+
+def shortest_ways(cells: torch.Tensor) -> torch.Tensor:
+    """The least sums (...) of cells (H, H2, ...) on a way from the first to the last, by steps right and down."""
     ways: list[torch.Tensor] = []  # the shortest to each cell of a row
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
+    for i, row in enumerate(cells.unbind(0)):
+        for j, cell in enumerate(row.unbind(0)):
             if i and j:
                 ways[j] = torch.minimum(ways[j], ways[j - 1]) + cell  # from above, from the left
             elif i:
