@@ -35,6 +35,7 @@ def pytest_addoption(parser):
     group.addoption("--fonts", metavar="FOLDER", action="append", help="folder with DejaVu, Liberation or Noto fonts")
     group.addoption("--spoken", metavar="REPOSITORY", help="clone of Jakobovski/free-spoken-digit-dataset")
     group.addoption("--full", action="store_true", help="also the sizes of Market-1501 (minutes)")
+    group.addoption("--work", metavar="FOLDER", help="where test_encoders.py keeps trained encoders and finished rows")
     group.addoption("--record", metavar="NAME", help="write the tables to benchmarks/results/DATE-NAME.md")
 
 
