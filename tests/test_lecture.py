@@ -113,6 +113,9 @@ def test_refined_parts_pool_as_the_head_does(monkeypatch):
     monkeypatch.setattr(lecture, "RPP", lambda *given, **sizes: heads.append(RPP(*given, **sizes)) or heads[-1])
     maps = lecture.cut_locations(SEEN.image)
     shares = torch.from_numpy(lecture.refine_stripes(maps))
+    stripes = functional.adaptive_avg_pool2d(maps, (6, 1))[0, :, :, 0].T  # (P, C)
+    apart = (maps - stripes.view(6, 48, 1, 1)).square().sum(1)
+    torch.testing.assert_close(shares, (-lecture.SURE * apart).softmax(0))
     expected = 6 / 128 * torch.einsum("phw,nchw->npc", shares, maps)
     torch.testing.assert_close(heads[0].pool(maps), expected)
 
