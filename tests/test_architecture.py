@@ -59,7 +59,9 @@ ONE_FILE = {
     "matplotlib": "pose2id.plots.drawing",
     "oml": "pose2id.integrations.oml",
     "onnxruntime": "pose2id.onnx",
+    "psycopg": "pose2id.gallery.database",
     "sklearn": "pose2id.integrations.sklearn",
+    "sqlalchemy": "pose2id.gallery.database",
     "torchmetrics": "pose2id.integrations.torchmetrics",
 }
 

@@ -19,6 +19,8 @@ EXTRAS = {
     "report": {"jinja2", "pillow"},
     "plots": {"matplotlib", "pillow"},
     "dask": {"dask"},
+    "gallery": {"filelock", "sqlalchemy"},
+    "postgresql": {"filelock", "psycopg", "sqlalchemy"},
     "completion": {"shtab"},
 }
 # Not faiss-gpu: the two faiss wheels install into the same folder, and faiss-cpu exists on every platform.

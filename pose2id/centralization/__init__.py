@@ -13,16 +13,24 @@ Two steps, each optional, in this order: add the mean of features of *generated*
 The search itself is the room `pose2id.neighbors`.
 """
 
-from pose2id.centralization.arguments import check_parameters
+from pose2id.centralization.arguments import check_parameters, take_generated
 from pose2id.centralization.fusion import FusedRows
-from pose2id.centralization.mutual import mutual_neighbors
-from pose2id.centralization.queries import centralize_queries, gallery_radius, prepare_gallery, pull_toward
+from pose2id.centralization.mutual import add_mutual_neighbors, mutual_neighbors
+from pose2id.centralization.queries import (
+    add_counted,
+    centralize_queries,
+    gallery_radius,
+    prepare_gallery,
+    pull_toward,
+)
 from pose2id.centralization.sets import centralize
 from pose2id.centralization.sweep import SearchedSet
 
 __all__ = [
     "FusedRows",
     "SearchedSet",
+    "add_counted",
+    "add_mutual_neighbors",
     "centralize",
     "centralize_queries",
     "check_parameters",
@@ -30,4 +38,5 @@ __all__ = [
     "mutual_neighbors",
     "prepare_gallery",
     "pull_toward",
+    "take_generated",
 ]

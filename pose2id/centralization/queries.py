@@ -10,7 +10,7 @@ import torch
 from pose2id.arrays import ArrayT, cached_blocks, check_same_kind, take_features, work_dtype
 from pose2id.centralization.arguments import check_parameters, take_generated
 from pose2id.centralization.fusion import FusedRows, check_fits
-from pose2id.centralization.mutual import add_weighted
+from pose2id.centralization.mutual import Take, add_weighted
 from pose2id.distances import scale_to_unit
 from pose2id.neighbors import find_neighbors
 from pose2id.threads import fit_threads
@@ -143,6 +143,15 @@ def pull_toward(
         near, distances = find_neighbors(rows, gallery, k1, *alike, engine=engine, progress=progress)
         counted[queries.nonzero] = torch.where((near >= 0) & (distances <= radius[near.clamp(min=0)]), near, -1)
     del searched
+    add_counted(queries, counted, take, alpha, out)
+    return out
+
+
+def add_counted(queries: FusedRows, counted: torch.Tensor, take: Take, alpha: float, out: torch.Tensor) -> None:
+    """Write to `out` (Q, D) each query plus the gallery rows `counted` (Q, k1), -1 for none, which `take` gives.
+
+    Sums run in float64 in the order of `counted`; they are scaled to length 1 if the queries are.
+    """
     for block in cached_blocks(out):
         sums, counts = queries.take(block), counted[block] >= 0
         add_weighted(sums, sums.clone(), take, counted[block], counts, alpha)
@@ -152,4 +161,3 @@ def pull_toward(
         out[block] = sums
         if not queries.normalize:
             check_fits(out[block])
-    return out
