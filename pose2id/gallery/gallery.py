@@ -175,7 +175,7 @@ class Gallery:
         ...     version = gallery.add(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]]), ["a", "b", "c"])
         ...     version = gallery.remove(["c"])
         ...     found = gallery.search(np.array([[0.8, 0.6]]), top=1)
-        ...     gallery.features().round(3).tolist(), found.keys
+        ...     gallery.features().astype(float).round(3).tolist(), found.keys
         ([[0.894, 0.447], [0.894, 0.447]], [['a']])
         >>> folder.cleanup()
         """
