@@ -55,6 +55,14 @@ def test_the_embedded_set_is_helped(labelled, gallery):
     assert without.statistics["excess"] == pytest.approx(0.41, abs=0.03)
 
 
+def test_one_camera_leaves_the_recommended_setting_no_neighbours(gallery):
+    """With neighbours of other cameras only nothing changes, however clear the groups are."""
+    features, _, ids, _ = gallery
+    one = np.zeros(len(ids), int)
+    assert assess(features, one).verdicts == {"published": "helps", "recommended": "unclear", "views": "unclear"}
+    assert assess(features, one, ids).verdicts["recommended"] == "unclear"
+
+
 def test_noise_is_not_helped(gallery):
     _, cams, ids, _ = gallery
     noise = np.random.default_rng(0).standard_normal((len(ids), 32)).astype(np.float32)

@@ -176,6 +176,8 @@ def assess(
     cameras = None if cams is None else take_labels(cams, len(rows), "cams")
     found = measure_features(rows, cameras, seed=seed, engine=engine)
     verdicts = judge_features(found)
+    if cameras is not None and len(np.unique(cameras)) == 1:  # there are no neighbours of other cameras
+        verdicts["recommended"] = "unclear"
     verdict = Verdict(*estimate_precision(found), verdicts, statistics=dict(found._asdict()))
     if ids is None:
         return verdict
