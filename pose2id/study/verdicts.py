@@ -148,9 +148,9 @@ def assess(
     identities have hundreds of rows. The interval with labels is Wilson's, for as many independent pairs as their
     spread over identities amounts to; without labels it is the range seen on other sets.
 
-    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too. Nor does
-    it see how many rows an identity has: with two or three each, the published setting may lose where all is clear. A
-    few dozen labels are worth more than any of it.
+    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too, and so are
+    the frames of one track, which only `cams` give away. Nor does it see how many rows an identity has: with two or
+    three each, the published setting may lose where all is clear. A few dozen labels are worth more than any of it.
 
     The queries are at most four rows of an identity, each of another camera, as test sets have them; where yours have
     others, changes will differ. Settings are tried only where a usual identity has four rows or more, and above 8,000
