@@ -136,7 +136,7 @@ def gather(
     report("neighbours")
     if not gallery.has_parts and labelled:
         rows, _ = take_features(gallery.features)
-        contents.counted = count_right(rows, take_known(gallery.ids, len(rows))[0], engine=engine)
+        contents.counted = count_right(rows, take_known(gallery.ids, len(rows))[0], nobody=True, engine=engine)
     elif not gallery.has_parts:
         contents.estimated = estimated or assess(gallery.features, gallery.cams, engine=engine)
     contents.cameras = _count_neighbors(gallery, after, labelled=labelled, engine=engine)

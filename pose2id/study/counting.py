@@ -59,10 +59,14 @@ def count_right(
     rows: torch.Tensor,
     labels: npt.NDArray[np.int64],
     *,
+    nobody: bool = False,
     seed: int = 0,
     engine: str = "auto",
 ) -> Counted:
-    """Count the mutual neighbours that are of one identity; `labels` as `take_known` gives them."""
+    """Count the mutual neighbours that are of one identity; `labels` as `take_known` gives them.
+
+    Rows without a label are of somebody unknown, or with `nobody` of nobody: then they are left out, and that is all.
+    """
     directions, nonzero = scale_rows(rows)
     known = labels != JUNK
     at = torch.from_numpy(known).to(nonzero.device)[nonzero].nonzero().flatten()
@@ -85,9 +89,9 @@ def count_right(
     right = one == other
     count = count_independent(right, one, other)
     precision, (low, high) = float(right.mean()), wilson(float(right.mean()), count)
-    if known.all():
+    if nobody or known.all():
         return Counted(precision, (low, high), len(right), chosen=False)
-    least, most = (1 - end / known.mean() for end in wilson(wrong, total * count / len(right))[::-1])
+    least, most = (1 - end / float(known.mean()) for end in wilson(wrong, total * count / len(right))[::-1])
     chosen = precision > most
     precision = max(0.0, 1 - wrong / float(known.mean())) if chosen else precision
     return Counted(precision, (max(0.0, min(low, least)), high), len(right), chosen)

@@ -148,8 +148,8 @@ def assess(
     identities have hundreds of rows. The interval with labels is Wilson's, for as many independent pairs as their
     spread over identities amounts to; without labels it is the range seen on other sets.
 
-    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too, and so are
-    the frames of one track, which only `cams` give away. Nor does it see how many rows an identity has: with two or
+    The estimate cannot know whether tight groups are identities: people in one uniform are a tight group too, and so
+    are the frames of one track, which only `cams` give away. Nor does it see how many rows an identity has: with two or
     three each, the published setting may lose where all is clear. A few dozen labels are worth more than any of it.
 
     The queries are at most four rows of an identity, each of another camera, as test sets have them; where yours have
