@@ -142,6 +142,8 @@ def _probe(new: Path, error: Exception) -> None:
 
 
 def _check_free(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ValueError(f"{os.fspath(path)} is a device, a pipe or a socket, which is never replaced; name a file")
     if not overwrite and target.exists():
         raise ValueError(f"{os.fspath(path)} exists already; name another or pass overwrite=True")
 

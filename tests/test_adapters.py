@@ -64,6 +64,7 @@ def test_knn_finds_twins_and_not_itself():
         ((ROWS, 3), "reference must be given"),
         ((ROWS, 41, ROWS), "k must be at most 40 here, received 41"),
         ((ROWS, 40, ROWS, True), "k must be at most 39 here, received 40"),
+        ((ROWS, 2, ROWS[:, :5]), r"equally many columns, received \(40, 6\) and \(40, 5\)"),
         ((ROWS, 2, ROWS[:5], True), "reference must begin with the queries, received 5 rows for 40"),
     ],
 )

@@ -94,6 +94,22 @@ def test_containers_and_runs_agree(gallery):
     assert longer.precision == first.precision  # length does not matter
 
 
+class Series:
+    """What pandas has: a column, which is no Sequence."""
+
+    def __init__(self, values):
+        self.values = list(values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, at):
+        return self.values[at]
+
+    def __iter__(self):
+        return iter(self.values)
+
+
 def test_unknown_labels_in_every_form(gallery):
     _, _, ids, _ = gallery
     known = np.arange(300) % 3 > 0
@@ -104,6 +120,8 @@ def test_unknown_labels_in_every_form(gallery):
         [str(who) if seen else None for who, seen in zip(ids[:300], known, strict=True)],
         [str(who) if seen else "-1" for who, seen in zip(ids[:300], known, strict=True)],
         torch.from_numpy(np.where(known, ids[:300], np.nan)),
+        Series(np.where(known, ids[:300], np.nan)),
+        [str(who) if seen else (-1, None, math.nan)[who % 3] for who, seen in zip(ids[:300], known, strict=True)],
     ]
     for form in forms:
         codes, seen = take_known(form, 300)

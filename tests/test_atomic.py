@@ -46,6 +46,19 @@ def put_folder(target, content=NEW, **options):
 PUT = {"file": put_file, "folder": put_folder}
 
 
+@posix
+@pytest.mark.parametrize("kind", PUT)
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_devices_and_pipes_are_never_replaced(tmp_path, kind, overwrite):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match=f"{name} is a device, a pipe or a socket, which is never replaced"):
+            PUT[kind](tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def held(target):
     """What is there: None, or the one content of the file, or of all files of the folder."""
     if target.is_file():

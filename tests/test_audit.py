@@ -87,6 +87,9 @@ def test_pairs_without_pictures_are_passed_over(folder):
     assert audit.missing
     with pytest.raises(ValueError, match=r"needs photographs, b\d+.png and others are not below"):
         prepare_audit(make_gallery(), [f"b{row}.png" for row in range(40)], folder)
+    (folder / "damaged.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"needs photographs, damaged.png and others below .* cannot be read"):
+        prepare_audit(make_gallery(), ["damaged.png"] * 40, folder)
 
 
 def test_verdicts_follow_the_answers():
@@ -285,7 +288,7 @@ def test_keys_and_buttons_answer(page):
     page.press("Backspace")
     assert page.run("answers.slice(0, 5)") == ["yes", "no", "yes", None, None]
     page.run("document.querySelector('[data-answer=no]').focus()")
-    page.press("Enter")
+    page.press("Enter", held=3)
     page.press("y")  # with a button in focus too
     assert page.run("order.map(at => answers[at])") == ["yes", "no", "yes", "no", "yes"]
     page.run("filter.focus({preventScroll: true})")

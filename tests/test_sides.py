@@ -27,6 +27,12 @@ def test_each_side_has_its_own_generated_features_and_cameras():
         np.testing.assert_array_equal(side, centralize(rows, made, exclude=excluded, **settings))
     one = Sides(gallery_generated=views["gallery_generated"]).centralize(query, gallery, *cams)
     np.testing.assert_array_equal(one[0], centralize(query))
+    # Frameworks hold tensors, feature files arrays.
+    tensors = torch.from_numpy(query), torch.from_numpy(gallery)
+    for made in (views, {name: list(rows.swapaxes(0, 1)) for name, rows in views.items()}):
+        mixed = Sides(**settings, **made, exclude="cams", engine="exact").centralize(*tensors, *cams)
+        for side, expected in zip(mixed, found, strict=True):
+            np.testing.assert_array_equal(side.numpy(), expected)
 
 
 class Evaluator:
@@ -47,6 +53,7 @@ class Evaluator:
         ({"engine": "exat"}, ValueError, "did you mean 'exact'"),
         ({"exclude": np.arange(3)}, ValueError, "None or 'cams', received 'ndarray'; the framework holds the cameras"),
         ({"exclude": "camids"}, ValueError, "received 'camids'"),
+        ({"gallery_generated": "views.npy"}, TypeError, "gallery_generated must be .* received str"),
     ],
 )
 def test_wrong_settings_are_refused_before_features_are_extracted(centralized, settings, error, words):
@@ -74,6 +81,26 @@ def test_what_was_exchanged_is_put_back_after_an_error():
         with pytest.raises(OSError, match="disk"), replaced(target, "evaluate", lambda evaluate, _: evaluate()):
             one.evaluate()
         assert dict(vars(target)) == before
+
+
+@pytest.mark.parametrize("of_class", [True, False])
+def test_blocks_that_end_in_another_order_leave_nothing(of_class):
+    class Counter:
+        def count(self):
+            return ["plain"]
+
+    counter = Counter()
+    one, two = (
+        replaced(Counter if of_class else counter, "count", lambda count, _, text=text: [text, *count()])
+        for text in ("one", "two")
+    )
+    one.__enter__()
+    two.__enter__()
+    assert counter.count() == ["two", "one", "plain"]
+    one.__exit__(None, None, None)  # as blocks of two threads may
+    assert counter.count() == ["two", "plain"]
+    two.__exit__(None, None, None)
+    assert counter.count() == ["plain"]
 
 
 def test_the_innermost_exchange_comes_first():

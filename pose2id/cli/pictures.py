@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def find_photographs(arguments: argparse.Namespace, files: Sequence[FeatureFile]
     found = []
     for root, file in zip(find_folders(arguments, files), files, strict=True):
         paths = [root / str(path) for path in file.paths]
-        if paths and not paths[0].is_file():
+        if paths and not os.path.isfile(paths[0]):  # noqa: PTH113 -- Path.is_file raises an error for a very long name
             raise ValueError(
                 f"{paths[0]} is not a file; --images must be the folder that 'paths' in {file.path} are relative to, "
                 f"such as {str(file.paths[0])!r}"

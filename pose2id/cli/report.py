@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def _note_missing(arguments: argparse.Namespace, folders: Sequence[Path], files:
     lacking = []
     for root, file in zip(folders, files, strict=False):
         paths = [root / str(path) for path in file.paths]
-        if paths and not any(path.is_file() for path in paths):
+        if paths and not any(map(os.path.isfile, paths)):  # Path.is_file raises an error for a very long name
             lacking.append((file.path, paths[0]))
     if lacking and not arguments.quiet:
         where = " and ".join(str(path) for path, _ in lacking)

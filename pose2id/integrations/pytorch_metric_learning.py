@@ -98,6 +98,11 @@ class CentralizedKNN:
                 "reference must be given, received None; for an InferenceModel train FaissKNN on "
                 "pose2id.centralize(references)"
             )
+        if query.shape[1:] != reference.shape[1:]:
+            raise ValueError(
+                f"query and reference must have equally many columns, received {tuple(query.shape)} and "
+                f"{tuple(reference.shape)}"
+            )
         if ref_includes_query and len(query) > len(reference):
             raise ValueError(f"reference must begin with the queries, received {len(reference)} rows for {len(query)}")
         if k > len(reference) - ref_includes_query:

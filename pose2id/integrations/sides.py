@@ -10,7 +10,11 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import torch
+
 from pose2id.centralization import centralize, check_parameters
+from pose2id.validation import is_tensor
 
 _MISSING = object()
 
@@ -60,16 +64,30 @@ class Sides:
             raise ValueError(
                 f"exclude must be None or 'cams', received {shown!r}; the framework holds the cameras itself"
             )
+        for name in ("query_generated", "gallery_generated"):
+            views = getattr(self, name)
+            if views is not None and not (is_tensor(views) or isinstance(views, np.ndarray | list | tuple)):
+                raise TypeError(f"{name} must be a (N, M, D) array or tensor, received {type(views).__name__}")
 
     def centralize(self, query: Any, gallery: Any, query_cams: Any, gallery_cams: Any) -> tuple[Any, Any]:
         """The rows of both sides, centralized; cameras count with `exclude="cams"` only."""
         settings: dict[str, Any] = {name: getattr(self, name) for name in ("eta", "k1", "k2", "alpha", "normalize")}
         sides = ((query, self.query_generated, query_cams), (gallery, self.gallery_generated, gallery_cams))
+        settings["engine"] = self.engine
         query, gallery = (
-            centralize(rows, views, exclude=cams if self.exclude else None, engine=self.engine, **settings)
+            centralize(rows, _as_rows(views, rows), exclude=cams if self.exclude else None, **settings)
             for rows, views, cams in sides
         )
         return query, gallery
+
+
+def _as_rows(views: Any, rows: Any) -> Any:
+    """Generated features as an array of the kind of `rows`: frameworks hold tensors, feature files numpy arrays."""
+    if views is None or not is_tensor(rows):
+        return views
+    if isinstance(views, list | tuple):
+        return [torch.as_tensor(each, device=rows.device) for each in views]
+    return torch.as_tensor(views, device=rows.device)
 
 
 @contextmanager
@@ -107,15 +125,24 @@ def replaced(target: Any, name: str, method: Callable[..., Any]) -> Iterator[Non
         kind = target.__name__ if isinstance(target, type | ModuleType) else type(target).__name__
         raise TypeError(f"{kind} has no method {name}, so it is not what this adapter is for")
 
+    ended = False
+
     def of_class(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method(partial(before, self), self, *args, **kwargs)
+        return before(self, *args, **kwargs) if ended else method(partial(before, self), self, *args, **kwargs)
+
+    def of_object(*args: Any, **kwargs: Any) -> Any:
+        return before(*args, **kwargs) if ended else method(before, target, *args, **kwargs)
 
     own = vars(target).get(name, _MISSING)
-    setattr(target, name, of_class if isinstance(target, type) else partial(method, before, target))
+    new = of_class if isinstance(target, type) else of_object
+    setattr(target, name, new)
     try:
         yield
     finally:
-        if own is _MISSING:
+        ended = True  # another block that began within this one, as in another thread, may end later and bring it back
+        if vars(target).get(name) is not new:
+            pass
+        elif own is _MISSING:
             delattr(target, name)
         else:
             setattr(target, name, own)

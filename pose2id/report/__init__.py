@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import shlex
+import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.resources import files
@@ -159,6 +160,9 @@ def write_report(
             f"{_count(len(pictures.missing), 'picture is', 'pictures are')} not below {pictures.where}, such as "
             f"{pictures.missing[0]}."
         )
+    if pictures.damaged:
+        amount = _count(len(pictures.damaged), "picture", "pictures")
+        contents.notes.append(f"{amount} cannot be read, such as {pictures.damaged[0]}.")
     page = template.render(
         title=title,
         verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None, audited=audit is not None),
@@ -190,6 +194,13 @@ def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
     path = Path(output)
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"output {path} exists already; name another or pass --overwrite")
+    if path.exists():
+        if not path.is_file():
+            raise ValueError(f"output {path} is a device, a pipe or a socket, which is never replaced; name a file")
+        with path.open("rb") as stream:
+            start = stream.read(256).lstrip().lower()
+        if start and not start.startswith((b"<!doctype html", b"<html")):
+            raise ValueError(f"output {path} is a file that is no page, which a page does not replace; name another")
     if not path.parent.is_dir():
         raise ValueError(f"output {path} must be in an existing folder, {path.parent} is none")
     return path
@@ -211,7 +222,7 @@ def _tell_audit(audit: Audit | None) -> str:
     words = f"All {words}." if shown == audit.total else f"{shown:,} of the {words}, drawn at random."
     words += " Centralizing adds the features of such rows to each other: does that mix people?"
     if audit.missing:
-        words += f" Left out are pairs whose pictures are not there, such as {audit.missing[0]}."
+        words += f" Left out are pairs whose pictures are not there, or damaged, such as {audit.missing[0]}."
     return words
 
 
@@ -305,10 +316,11 @@ def _describe(
         if one.precision:
             before, after = one.precision["before"], one.precision["after"]
             words = f"average precision {100 * before:.1f} → {100 * after:.1f}"
+            words = "no right answer in the gallery" if math.isnan(before) else words
         found.append(
             {
                 "name": own,
-                "search": own.lower(),
+                "search": unicodedata.normalize("NFC", own).lower(),
                 "direction": "" if one.gain is None else "up" if one.gain > 0 else "down" if one.gain < 0 else "",
                 "words": words,
                 "picture": pictures.number(None if query_paths is None else str(query_paths[one.query])),

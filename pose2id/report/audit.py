@@ -66,7 +66,7 @@ class Audit:
         What the features are known by: rows, columns, a hash.
     seed : int
     missing : list of str
-        Photographs that are not there, so that their pairs were passed over.
+        Photographs that are not there or damaged, so that their pairs were passed over.
     shown : list of dict
         Of each pair the names, and the numbers of its pictures in `uris`.
     uris : list of str
@@ -200,11 +200,13 @@ def prepare_audit(
             f"an audit needs photographs, {pictures.missing[0]} and others are not below {pictures.where}; images must "
             "be the folder that 'paths' are relative to"
             if pictures.missing
+            else f"an audit needs photographs, {pictures.damaged[0]} and others below {pictures.where} cannot be read"
+            if pictures.damaged
             else f"an audit needs mutual neighbours, the gallery of {len(mutual):,} rows has none"
         )
     shown, uris = _describe(chosen, gallery, paths, pictures, generated)
     estimated = assess(gallery.features, gallery.cams, engine=engine)
-    return Audit(chosen, given, len(pairs), estimated, identity, seed, pictures.missing, shown, uris)
+    return Audit(chosen, given, len(pairs), estimated, identity, seed, pictures.missing + pictures.damaged, shown, uris)
 
 
 def identify_set(gallery: FeatureSet) -> dict[str, Any]:

@@ -33,6 +33,8 @@ MEASURED = 500
 """Queries at most whose distances are counted, evenly among all: enough for the shape, and fast."""
 MAPPED, CLOUD = 10, 25
 """Identities on the map, and rows of each."""
+CAMERAS = 50
+"""Of which neighbours are told."""
 PAIRS = 2**26
 """Query x gallery pairs up to which the table has re-ranked rows: they need the matrix."""
 
@@ -139,7 +141,11 @@ def gather(
         contents.counted = count_right(rows, take_known(gallery.ids, len(rows))[0], nobody=True, engine=engine)
     elif not gallery.has_parts:
         contents.estimated = estimated or assess(gallery.features, gallery.cams, engine=engine)
-    contents.cameras = _count_neighbors(gallery, after, labelled=labelled, engine=engine)
+    contents.cameras, left_out = _count_neighbors(gallery, after, labelled=labelled, engine=engine)
+    if left_out:
+        contents.notes.append(
+            f"The table of neighbours has the {CAMERAS} cameras with most rows, not {left_out:,} more."
+        )
     return contents
 
 
@@ -301,11 +307,13 @@ def find_mutual(
     return mutual
 
 
-def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, engine: str) -> list[dict[str, Any]]:
-    """Of the gallery, camera by camera: how many rows have mutual neighbours, how many, whose."""
+def _count_neighbors(
+    gallery: FeatureSet, after: Setting, *, labelled: bool, engine: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Of the gallery, camera by camera: how many rows have mutual neighbours, how many, whose; and cameras left out."""
     n = len(gallery.features)
     if not min(after.k1, after.k2) or n < 2 or gallery.has_parts:
-        return []
+        return [], 0
     exclude = gallery.exclude(other_cameras=after.other_cameras)
     mutual = find_mutual(gallery.features, after.k1, after.k2, exclude=exclude, engine=engine)
     cams = np.zeros(n, int) if gallery.cams is None else np.asarray(gallery.cams)
@@ -313,7 +321,9 @@ def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, eng
     stats = []
     row, at = np.nonzero(mutual >= 0)
     other = mutual[row, at]
-    for camera in [*np.unique(cams), None]:
+    names, counts = np.unique(cams, return_counts=True)
+    most = np.sort(np.argsort(-counts, kind="stable")[:CAMERAS])  # tracks may be given as cameras: thousands
+    for camera in [*names[most], None]:
         own = np.ones(n, bool) if camera is None else cams == camera
         mine = own[row]
         asked = mine & known[row] & known[other]
@@ -327,7 +337,7 @@ def _count_neighbors(gallery: FeatureSet, after: Setting, *, labelled: bool, eng
                 "right": _share(ids[row[asked]] == ids[other[asked]]) if labelled else math.nan,
             }
         )
-    return stats[-1:] if gallery.cams is None else stats
+    return (stats[-1:], 0) if gallery.cams is None else (stats, len(names) - len(most))
 
 
 def _share(found: Any) -> float:

@@ -28,7 +28,8 @@ class Pictures:
         self.roots = [Path(folder) for folder in folders]
         self.size = size
         self.uris: list[str] = []
-        self.missing: list[str] = []
+        self.missing: list[str] = []  # not below the folder
+        self.damaged: list[str] = []
         self._numbers: dict[Path, int | None] = {}
 
     @property
@@ -47,12 +48,18 @@ class Pictures:
                 self._numbers[full] = self._add(full, root)
             except (ValueError, OSError):
                 self._numbers[full] = None
-                self.missing.append(path)
+                (self.damaged if self._is_there(full, root) else self.missing).append(path)
         return self._numbers[full]
 
+    @staticmethod
+    def _is_there(path: Path, root: Path) -> bool:
+        # Path.resolve raises RuntimeError for a link that leads to itself, Path.is_file OSError for a very long name.
+        there = os.path.isfile(path)  # noqa: PTH113
+        return there and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
     def _add(self, path: Path, root: Path) -> int:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{path} leaves the folder")
+        if not self._is_there(path, root):
+            raise ValueError(f"{path} is no file below {root}")
         picture = read_image(path)
         picture.thumbnail(self.size)
         stream = io.BytesIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,16 +24,21 @@ def take_known(ids: Any, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     values = ids
     if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "fO":
         values = ids.tolist()
+    elif not is_tensor(ids) and not isinstance(ids, np.ndarray | str | bytes | Mapping) and hasattr(ids, "__len__"):
+        values = list(ids)  # also of a pandas.Series, which is no Sequence
     there = np.ones(n, bool)
-    if isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == n:
-        there = np.array(
-            [not (x is None or (isinstance(x, float | np.floating) and math.isnan(x))) for x in values], bool
-        )
+    if isinstance(values, list) and len(values) == n:
+        there = np.array([not _is_unknown(x) for x in values], bool)
         values = [_take_whole(x) for x, given in zip(values, there, strict=True) if given]
     labels = take_labels(values, int(there.sum()), "ids")
     codes = np.full(n, JUNK, np.int64)
     codes[there] = np.where(equal_label(labels, JUNK), JUNK, np.unique(labels, return_inverse=True)[1].reshape(-1))
     return codes, codes != JUNK
+
+
+def _is_unknown(label: Any) -> bool:
+    number = isinstance(label, int | float | np.integer | np.floating)
+    return label is None or (number and bool(label == JUNK or label != label))
 
 
 def _take_whole(label: Any) -> Any:
@@ -94,7 +99,7 @@ def count_right(
     least, most = (1 - end / float(known.mean()) for end in wilson(wrong, total * count / len(right))[::-1])
     chosen = precision > most
     precision = max(0.0, 1 - wrong / float(known.mean())) if chosen else precision
-    return Counted(precision, (max(0.0, min(low, least)), high), len(right), chosen)
+    return Counted(precision, (float(max(0.0, min(low, least))), high), len(right), chosen)
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:

@@ -72,11 +72,12 @@ class Page:
             self._take()
         return folder / self._saving
 
-    def press(self, key):
-        """Press a key: one of KEYS, or a letter."""
+    def press(self, key, held=0):
+        """Press a key: one of KEYS, or a letter; `held` until it was repeated so often."""
         names = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper()))}
         text = {"text": "\r"} if key == "Enter" else {} if key in KEYS else {"text": key}
-        self._ask("Input.dispatchKeyEvent", {"type": "keyDown", **names, **text})
+        for repeat in range(1 + held):
+            self._ask("Input.dispatchKeyEvent", {"type": "keyDown", **names, **text, "autoRepeat": repeat > 0})
         self._ask("Input.dispatchKeyEvent", {"type": "keyUp", **names})
 
     def resize(self, width, height, media="screen", dark=False):
