@@ -251,7 +251,7 @@ def _judge(contents: Contents, *, labelled: bool, cams: bool, audited: bool) -> 
         return words
     low, high = counted.interval
     share = f"{counted.precision:.0%} are of one identity ({low:.0%} to {high:.0%})"
-    return f"{words} Of the gallery's mutual neighbours {share}."
+    return f"{words} Of the gallery's mutual neighbours (k1 = k2 = 2) {share}."
 
 
 def _judge_without(contents: Contents, *, cams: bool, audited: bool) -> str:
@@ -262,7 +262,7 @@ def _judge_without(contents: Contents, *, cams: bool, audited: bool) -> str:
     if found is not None:
         low, high = found.interval
         words = (
-            f"Of the gallery's mutual neighbours perhaps {found.precision:.0%} are of one identity "
+            f"Of the gallery's mutual neighbours (k1 = k2 = 2) perhaps {found.precision:.0%} are of one identity "
             f"({low:.0%} to {high:.0%} on other sets whose neighbours agreed like these). "
         )
         verdicts = [(name, found.verdicts[name]) for name in ("recommended", "published")]

@@ -53,7 +53,7 @@ def draw_histogram(part: dict[str, Any], name: str) -> dict[str, Any]:
         colour, dashed = {"right": ("b", False), "wrong": ("c", True), "nearest": ("b", False)}[kind]
         lines.append({"colour": colour, "dashed": dashed, "path": path + f"V{BOTTOM:.1f}Z"})
     ticks = [(LEFT + (RIGHT - LEFT) * value / part["top"], f"{value:g}") for value in (0, 0.5, 1, 1.5, 2)]
-    what = "Distances of right pairs (solid) and of wrong ones (dashed)"
+    what = "Distances of right pairs (solid) and of wrong ones (dashed), scaled to the same area"
     if "nearest" in part["series"]:
         what = "Distance of each query to its nearest gallery row"
     means = []
@@ -61,7 +61,7 @@ def draw_histogram(part: dict[str, Any], name: str) -> dict[str, Any]:
         width = part["top"] / len(shares)
         mean = sum(share * width * (at + 0.5) for at, share in enumerate(shares))
         means.append(f"{kind}: {mean:.2f} on average" if any(shares) else f"{kind}: none")
-    caption = f"{what}, {name}; each kind adds up to the same area. {'; '.join(means)}."
+    caption = f"{what}, {name}. {'; '.join(means)}."
     return {"lines": lines, "ticks": ticks, "caption": caption, "words": caption}
 
 
