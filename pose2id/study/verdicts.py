@@ -123,7 +123,7 @@ def assess(
     ids : (N,) integers or strings, optional
         Identities; -1, "-1", None or NaN where unknown. Rows, or identities with all of their rows, should be drawn at
         random. Which of these it was shows in how many neighbours have labels; as long as it does not, the interval
-        reaches down to what the second would mean.
+        reaches down to what the second would mean. Junk labelled -1 counts as unknown too, and may lower the precision.
     generated : as for `pose2id.centralize`, optional
         Features of generated images, for the verdict on "views", which needs labels.
     seed : int
