@@ -11,7 +11,7 @@ RECENT := .venv-integrations
 NUMPY1 := .venv-integrations-numpy1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest test-integrations lint docs bench
+.PHONY: demo test test-oldest test-integrations test-postgresql lint docs bench
 
 demo: $(READY)
 	$(BIN)/pose2id demo
@@ -51,6 +51,12 @@ $(RECENT)/ready $(NUMPY1)/ready: pyproject.toml constraints.txt
 		--editable . --group $(GROUP)
 	$(if $(ALONE),$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --no-deps --group $(ALONE))
 	@touch $@
+
+# Galleries in a real PostgreSQL server, which the package pgserver brings; elsewhere these tests are skipped.
+test-postgresql: export OMP_NUM_THREADS = 1
+test-postgresql: $(READY)
+	$(PIP) install --constraint constraints.txt --group postgresql
+	$(BIN)/python -m pytest tests/test_gallery.py -k postgresql
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -184,12 +184,14 @@ class Law(RuleBasedStateMachine):
 def run_law(where, examples, steps=8):
     machine = type("OwnLaw", (Law,), {"where": where})
     case = machine.TestCase
-    case.settings = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+    profile = settings.get_profile(settings.get_current_profile_name())
+    count = max(1, examples * profile.max_examples // 14)
+    case.settings = settings(profile, max_examples=count, stateful_step_count=steps)
     case().runTest()
 
 
 def test_the_law_on_sqlite(tmp_path):
-    run_law(lambda _: tmp_path / f"{os.urandom(8).hex()}.gallery", examples=10)
+    run_law(lambda _: tmp_path / f"{os.urandom(8).hex()}.gallery", examples=5)
 
 
 def test_the_law_on_postgresql(server):
@@ -201,7 +203,7 @@ def work(target, who, barrier):
     torch.set_num_threads(1)
     with Gallery.open(target) as opened:
         barrier.wait()
-        for turn in range(3):
+        for turn in range(2):
             keys = [f"{who}-{turn}-{number}" for number in range(6)]
             opened.add(people(6, seed=10 * who + turn, each=2), keys)
             opened.remove(keys[:2])
@@ -220,8 +222,8 @@ def test_several_writers_at_once(target):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
     with Gallery.open(target) as opened:
-        assert len(opened) == 4 * 3 * 4
-        assert opened.version == 4 * 9
+        assert len(opened) == 4 * 2 * 4
+        assert opened.version == 4 * 6
         assert_law(opened)
         assert opened.verify() == []
 
@@ -241,7 +243,7 @@ def test_a_reader_sees_one_version(target):
         assert_law(reader)
 
 
-@pytest.mark.parametrize("width", [2, 3, 5, 33])
+@pytest.mark.parametrize("width", [2, 3, 33])
 def test_generated_features_are_those_of_centralize(tmp_path, width):
     rows, generated = people(300, width), people(900, width, seed=1).reshape(300, 3, width)
     with Gallery.open(tmp_path / "a", eta=0.25, k1=3, alpha=1.0) as opened:
@@ -274,6 +276,7 @@ def test_a_kill_leaves_the_state_before_or_after(tmp_path, action):
     first = tmp_path / "first"
     with Gallery.open(first, k1=3) as opened:
         opened.add(people(12), names(12))
+        before = opened.features()
     shutil.rmtree(tmp_path / "first.cache")
 
     def act(path, moments=None):
@@ -297,13 +300,15 @@ def test_a_kill_leaves_the_state_before_or_after(tmp_path, action):
         shutil.copy(first, path)
         assert fork(lambda path=path, moment=moment: act(path, Moments(moment))) == -9
         with Gallery.open(path) as opened:
-            assert opened.verify() == []
+            assert moment % 4 or opened.verify() == []
             seen.add(opened.version)
             if opened.version == 2:
                 assert opened.features().tobytes() == after.tobytes()
             else:
                 assert opened.keys() == names(12)
-                act(path)  # and goes on
+                assert opened.features().tobytes() == before.tobytes()
+            if opened.version == 1 and moment % 8 == 0:  # and goes on
+                act(path)
                 assert opened.features().tobytes() == after.tobytes()
     assert seen == {1, 2}
 
@@ -328,7 +333,7 @@ def test_a_full_disk_changes_nothing(tmp_path):
         assert opened.version == 1
 
 
-def test_a_lost_connection_is_one_line_and_changes_nothing(server, monkeypatch):
+def test_postgresql_lost_is_one_line_and_changes_nothing(server, monkeypatch):
     import psycopg
 
     target = new_schema(server)

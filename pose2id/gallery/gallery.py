@@ -49,26 +49,54 @@ EMPTY: Mapping[str, Any] = {}
 
 
 class Found(NamedTuple):
-    """What a search found."""
+    """What a search found.
 
-    keys: list[list[str]]  # for each query, nearest first; shorter where there are fewer rows
-    distances: NDArray[np.float32]  # (Q, top), Euclidean; inf where there is none
+    Attributes
+    ----------
+    keys : list of list of str
+        For each query, nearest first; shorter where there are fewer rows.
+    distances : (Q, top) float32
+        Euclidean; inf where there is no row.
+    """
+
+    keys: list[list[str]]
+    distances: NDArray[np.float32]
 
 
 class Neighborhood(NamedTuple):
-    """The neighbours of some rows, by their fused features."""
+    """The neighbours of some rows, by their fused features.
 
-    keys: list[list[str]]  # of each row the max(k1, k2) nearest, nearest first
-    distances: NDArray[np.float32]  # (K, max(k1, k2)); inf where there is none
-    mutual: list[list[str]]  # the mutual neighbours, which were added, in order of insertion
+    Attributes
+    ----------
+    keys : list of list of str
+        Of each row the max(k1, k2) nearest, nearest first.
+    distances : (K, max(k1, k2)) float32
+        Euclidean; inf where there is none.
+    mutual : list of list of str
+        The mutual neighbours, which were added, in order of insertion.
+    """
+
+    keys: list[list[str]]
+    distances: NDArray[np.float32]
+    mutual: list[list[str]]
 
 
 class Changes(NamedTuple):
-    """What changed in a gallery since an older version."""
+    """What changed in a gallery since an older version.
+
+    Attributes
+    ----------
+    version : int
+        The version now.
+    changed : list of str
+        Keys of new rows, and of rows whose centralized row or labels changed, in order of insertion.
+    removed : list of str
+        Keys that were removed and are not there any more.
+    """
 
     version: int
-    changed: list[str]  # keys of new rows, and of rows whose centralized row or labels changed, in order of insertion
-    removed: list[str]  # keys that were removed and are not there any more
+    changed: list[str]
+    removed: list[str]
 
 
 class _Change:

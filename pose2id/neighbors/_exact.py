@@ -16,6 +16,8 @@ The result depends on the rows only: ascending by the float64 distance rounded t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from tqdm import tqdm
 
@@ -84,9 +86,8 @@ def _search_tiles(asked: Search, *, farthest: bool = False) -> _filter.Found | N
 
 def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
     """Both stages in float for the named rows of `queries`; writes their rows of `indices` and `distances`."""
-    base, k, dtype = asked.base, asked.k, distances.dtype
+    base, dtype = asked.base, distances.dtype
     frame = Frame(base, asked.queries)
-    keep = 1 - slack(base.shape[1], dtype)
     undecided = []
     silent = not asked.progress
     with full_precision(base.device), tqdm(total=len(rows), desc="neighbours", unit="row", disable=silent) as bar:
@@ -94,19 +95,35 @@ def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, dista
             part = rows[start : start + ROW_TILE]
             tile = frame.centre_rows(asked.queries[part], dtype)
             lower, found = _candidates(asked, part, tile, frame)
-            # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
-            beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
-            if len(base) - asked.within > k + SPARE:
-                beyond = lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
-            else:
-                beyond = torch.full_like(beyond, torch.inf).to(dtype)
-            found = torch.where(torch.isfinite(lower), found, -1)
-            indices[part], distances[part] = measure(asked, part, found, frame.scale)
-            undecided.append(part[~((beyond > distances[part, -1]) | torch.isinf(beyond))])
+            undecided.append(_decide(asked, part, tile, frame, lower, found, indices, distances))
             bar.update(len(part))
     left = torch.cat(undecided)
     if len(left):
         sweep(asked, left, indices, distances, frame)
+
+
+def _decide(
+    asked: Search,
+    part: torch.Tensor,
+    tile: torch.Tensor,
+    frame: Frame,
+    lower: torch.Tensor,
+    found: torch.Tensor,
+    indices: torch.Tensor,
+    distances: torch.Tensor,
+) -> torch.Tensor:
+    """Measure the candidates of the queries `part`, and write their rows of the result; those that stay undecided."""
+    base, dtype = asked.base, distances.dtype
+    # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
+    keep = 1 - slack(base.shape[1], dtype)
+    beyond = lower.amax(dim=1).double() + squared_norms(tile) * keep - underflow(dtype, base.shape[1])
+    if len(base) - asked.within > asked.k + SPARE:
+        beyond = lower_distances(beyond, base.shape[1], frame.scale).to(dtype)
+    else:
+        beyond = torch.full_like(beyond, torch.inf).to(dtype)
+    found = torch.where(torch.isfinite(lower), found, -1)
+    indices[part], distances[part] = measure(asked, part, found, frame.scale)
+    return part[~((beyond > distances[part, -1]) | torch.isinf(beyond))]
 
 
 def _candidates(
@@ -122,7 +139,7 @@ def _candidates(
     for start in range(0, len(asked.base), COLUMN_TILE):
         refit_threads()
         stop = min(start + COLUMN_TILE, len(asked.base))
-        bound = _lower_bounds(asked, rows, tile, frame, start, stop)
+        bound, _ = _lower_bounds(asked, rows, tile, frame, start, stop)
         near, at = bound.topk(min(count, stop - start), dim=1, largest=False, sorted=False)
         best, where = torch.cat([best, near], dim=1), torch.cat([where, at + start], dim=1)
         if best.shape[1] > count:
@@ -133,19 +150,21 @@ def _candidates(
 
 def _lower_bounds(
     asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame, start: int, stop: int
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower bounds of the squared distances of the queries `rows` to base[start:stop], less their own norms.
 
-    (rows, columns); inf for pairs that do not count. `tile` holds the rows in the frame.
+    (rows, columns); inf for pairs that do not count. `tile` holds the rows in the frame. And the largest squared norm
+    of base[start:stop] there.
     """
     columns = frame.centre_rows(asked.base[start:stop], tile.dtype)
-    floor = (squared_norms(columns) * (1 - slack(columns.shape[1], tile.dtype))).to(tile.dtype)
+    norms = squared_norms(columns)
+    floor = (norms * (1 - slack(columns.shape[1], tile.dtype))).to(tile.dtype)
     bound = torch.addmm(floor[None], tile, columns.T, alpha=-2)
     if asked.within:
         here = ((rows >= start) & (rows < stop)).nonzero().flatten()
         bound[here, rows[here] - start] = torch.inf
     alike = asked.labelled_alike(rows, slice(start, stop))
-    return bound if alike is None else bound.masked_fill_(alike, torch.inf)
+    return bound if alike is None else bound.masked_fill_(alike, torch.inf), norms.amax()
 
 
 def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -211,35 +230,113 @@ def sweep(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: t
     settle_ties(rows, len(base), indices, distances, begin, measure, **sizes, progress=asked.progress)
 
 
-def pairs_within(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All pairs whose distance is at most the `radius` (N,) of the base row: queries, base rows, distances.
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries, base rows and distances of pairs, sorted by base row, then query."""
 
-    Sorted by base row, then query. Products rule pairs out, float64 differences decide.
+
+def pairs_within(asked: Search, radius: torch.Tensor) -> Pairs:
+    """All pairs whose distance is at most the `radius` (N,) of the base row."""
+    return _enter(asked, radius, None)
+
+
+def search_entered(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Pairs]:
+    """What `search` gives, and `pairs_within`, from the same products."""
+    indices, distances = asked.no_neighbors()
+    return indices, distances, _enter(asked, radius, (indices, distances))
+
+
+def _enter(asked: Search, radius: torch.Tensor, nearest: tuple[torch.Tensor, torch.Tensor] | None) -> Pairs:
+    """All pairs within the radius; writes the nearest of every query too, where there is somewhere to write.
+
+    Products rule pairs out, float64 differences decide.
     """
-    base, width = asked.base, asked.base.shape[1]
-    dtype, device = work_dtype(base.dtype), base.device
+    base, dtype, device = asked.base, work_dtype(asked.base.dtype), asked.base.device
     radius, frame = radius.to(dtype), Frame(base, asked.queries)
-    found = [(torch.empty(2, 0, dtype=torch.int64, device=device), torch.empty(0, dtype=dtype, device=device))]
-    starts = range(0, len(asked.queries), ROW_TILE)
+    pairs = [(torch.empty(2, 0, dtype=torch.int64, device=device), torch.empty(0, dtype=dtype, device=device))]
+    undecided = [torch.empty(0, dtype=torch.int64, device=device)]
+    starts = range(0, len(asked.queries) if len(base) else 0, ROW_TILE)
     with full_precision(device):
         for first in tqdm(starts, desc="entered", unit="tile", disable=not asked.progress):
             rows = torch.arange(first, min(first + ROW_TILE, len(asked.queries)), device=device)
             tile = frame.centre_rows(asked.queries[first : first + ROW_TILE], dtype)
-            own = squared_norms(tile)[:, None] * (1 - slack(width, dtype)) - underflow(dtype, width)
-            for start in range(0, len(base), COLUMN_TILE):
-                refit_threads()
-                stop = min(start + COLUMN_TILE, len(base))
-                bound = _lower_bounds(asked, rows, tile, frame, start, stop)
-                lower = lower_distances(bound.double() + own, width, frame.scale).to(dtype)
-                # inf in `bound` says that a pair does not count; `lower` may also be inf for want of room in float32.
-                pair = ((lower <= radius[start:stop]) & (bound < torch.inf)).nonzero().T
-                pair = pair + torch.tensor([[first], [start]], device=device)
-                distances = pair_distances(asked.queries, base, pair[0], pair[1], frame.scale).to(dtype)
-                inside = distances <= radius[pair[1]]
-                found.append((pair[:, inside], distances[inside]))
-    queries, columns = torch.cat([pair for pair, _ in found], dim=1)
+            best = _Best(asked.k + SPARE)
+            for start, bound, inside in _entered_tiles(asked, rows, tile, frame, radius):
+                if nearest is not None:
+                    best.take(bound, start)
+                pair = inside.nonzero().T + torch.tensor([[first], [start]], device=device)
+                lengths = pair_distances(asked.queries, base, pair[0], pair[1], frame.scale).to(dtype)
+                near = lengths <= radius[pair[1]]
+                pairs.append((pair[:, near], lengths[near]))
+            if nearest is not None:
+                undecided.append(_decide(asked, rows, tile, frame, best.bounds, best.where, *nearest))
+    left = torch.cat(undecided)
+    if nearest is not None and len(left):
+        sweep(asked, left, *nearest, frame)
+    queries, columns = torch.cat([pair for pair, _ in pairs], dim=1)
     order = (columns * len(asked.queries) + queries).argsort()
-    return queries[order], columns[order], torch.cat([distances for _, distances in found])[order]
+    return queries[order], columns[order], torch.cat([lengths for _, lengths in pairs])[order]
+
+
+def _entered_tiles(
+    asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame, radius: torch.Tensor
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Tiles of the base: the first column, `_lower_bounds`, and which pairs may be within the radius."""
+    width, dtype = tile.shape[1], tile.dtype
+    norms = squared_norms(tile)
+    own = norms * (1 - slack(width, dtype)) - underflow(dtype, width)
+    # A pair is out if bound + own, the lower bound of its squared distance, is above the squared radius. All of it is
+    # rounded to the working dtype, for which `margin` has room, in units of the largest number that occurs.
+    margin = 16 * torch.finfo(dtype).eps
+    rounding = 1 + 2 * (width + 8) * 2.0**-52
+    for start in range(0, len(asked.base), COLUMN_TILE):
+        refit_threads()
+        stop = min(start + COLUMN_TILE, len(asked.base))
+        bound, largest = _lower_bounds(asked, rows, tile, frame, start, stop)
+        far = (radius[start:stop].double().clamp(min=0) * frame.scale).square() * rounding
+        far += margin * (far.masked_fill(far.isinf(), 0).amax() + 2 * (norms.amax() + largest))
+        far.masked_fill_(radius[start:stop] < 0, -torch.inf)  # no pair counts
+        inside = bound <= far.to(dtype)[None] - own.to(dtype)[:, None]
+        # inf in `bound` says that a pair does not count.
+        yield start, bound, inside if asked.query_labels is None else inside & (bound < torch.inf)
+
+
+class _Best:
+    """The smallest `count` of all that was taken, (Q, at most count); only what can be among them is looked at."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.bounds = self.where = torch.empty(0)
+
+    def take(self, bound: torch.Tensor, start: int) -> None:
+        """Take a tile (Q, columns) whose first column is `start`."""
+        if self.bounds.shape[-1] < self.count:
+            near, at = bound.topk(min(self.count, bound.shape[1]), dim=1, largest=False, sorted=False)
+            self._join(slice(None), near, at + start)
+            return
+        row, column = (bound < self.bounds.amax(dim=1, keepdim=True)).nonzero(as_tuple=True)
+        if not len(row):
+            return
+        rows, counts = torch.unique_consecutive(row, return_counts=True)
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        line = torch.arange(len(rows), device=row.device).repeat_interleave(counts)
+        near = bound.new_full((len(rows), int(counts.max())), torch.inf)
+        where = torch.zeros(near.shape, dtype=torch.int64, device=row.device)
+        near[line, place], where[line, place] = bound[row, column], column + start
+        self._join(rows, near, where)
+
+    def _join(self, rows: slice | torch.Tensor, near: torch.Tensor, where: torch.Tensor) -> None:
+        if self.bounds.ndim == 1:
+            self.bounds, self.where = near, where
+            return
+        together = torch.cat([self.bounds[rows], near], dim=1)
+        places = torch.cat([self.where[rows], where], dim=1)
+        if together.shape[1] > self.count:
+            together, at = together.topk(self.count, dim=1, largest=False, sorted=False)
+            places = places.gather(1, at)
+        if isinstance(rows, slice):
+            self.bounds, self.where = together, places
+        else:
+            self.bounds[rows], self.where[rows] = together, places
 
 
 def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:

@@ -193,8 +193,13 @@ def find_entered(
         raise ValueError(
             f"radius must have one entry for each of the {len(base)} rows of the base, received {tuple(radius.shape)}"
         )
-    near = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
+    check_engine(engine)
     asked = Search(queries, base, k, query_labels, base_labels, progress=progress)
+    # "auto" needs no estimate: `exact` finds both from the same products, another engine only one of them.
+    if engine in ("auto", "exact"):
+        indices, distances, pairs = _exact.search_entered(asked, radius)
+        return Entered(indices, distances, *pairs)
+    near = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
     return Entered(*near, *_exact.pairs_within(asked, radius))
 
 
