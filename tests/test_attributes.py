@@ -339,6 +339,15 @@ def test_filter(apr, array_kind, threshold):
         assert np.array_equal(kept.toarray(), expected)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_at_threshold_1_nothing_is_dropped(kind):
+    """Not where a rounded softmax is a little above 1 either."""
+    above = np.nextafter(kind(1), kind(2))
+    rows = np.array([[above, 0], [0, above]], kind)
+    assert attribute_filter(rows, rows, [2], threshold=1).toarray().all()
+    assert attribute_filter(rows, rows, [2], threshold=0.999).toarray().tolist() == [[True, False], [False, True]]
+
+
 def test_the_direction_of_the_threshold(apr):
     n, rows = int(apr["n_query"]), apr["probabilities"]
     shares = [attribute_filter(rows[:n], rows[n:], MARKET1501, threshold=t).nnz / (n * 25) for t in (0, 0.7, 0.99, 1)]

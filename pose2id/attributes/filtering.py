@@ -93,7 +93,7 @@ def attribute_filter(
     sides = []
     for array, name in ((query_probabilities, "query_probabilities"), (gallery_probabilities, "gallery_probabilities")):
         classes, confidence = predict(array, name, counts)
-        sides.append(np.where(confidence > threshold, classes + 1, 0).astype(np.int16))
+        sides.append(np.where(np.minimum(confidence, 1) > threshold, classes + 1, 0).astype(np.int16))
     queries, items = sides
     pairs = _Search(queries, items, counts).find()
     kept = sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(queries), len(items)))

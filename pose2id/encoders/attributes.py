@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_sizes
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.trunk import Trunk
+from pose2id.validation import check_number
 
 
 class APR(Encoder):
@@ -46,7 +47,7 @@ class APR(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, attributes: Sequence[int], weight: float = 8.0) -> None:
         super().__init__(classes, trunk)
-        self.counts, self.weight = list(attributes), weight
+        self.counts, self.weight = check_sizes(attributes, "attributes"), check_number(weight, "weight")
         total = sum(self.counts)
         self.recognise = nn.ModuleList(nn.Linear(trunk.channels, count) for count in self.counts)
         self.reweight = nn.Linear(total, total)  # V and b of the re-weighting module

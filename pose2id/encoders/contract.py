@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 from pose2id.encoders.trunk import Trunk
+from pose2id.validation import check_count
+
+LARGEST = 4096
+"""Of any size: what a folder may ask for before its weights are looked at."""
 
 
 class Encoded(NamedTuple):
@@ -103,6 +107,8 @@ class Encoder(nn.Module):
     """What `forward` cannot do without: of "keypoints" and "masks"; "attributes" for `loss`."""
     pairwise: ClassVar[bool] = False
     """Whether it compares pairs, `compare`, which costs too much for more than a shortlist."""
+    sized: ClassVar[bool] = False
+    """Whether it has the size `size`, height and width, and takes no other pictures."""
     stage: str | None = None
     """The name of the stage that is trained; None when it is done."""
     image_size: tuple[int, int] | None = None
@@ -148,3 +154,16 @@ class Encoder(nn.Module):
     def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Only of pairwise encoders: distances (n,) of n pairs, from what `forward` gives as `maps`, (n, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} compares features, not pairs of maps")
+
+
+def check_size(value: object, name: str, least: int = 1) -> int:
+    """One of a system's sizes: an integer from `least` to `LARGEST`."""
+    return check_count(value, name, least, LARGEST)
+
+
+def check_sizes(values: object, name: str, count: int | None = None, least: int = 1) -> tuple[int, ...]:
+    """A size that is a list of such integers, at least one, or as many as `count` says."""
+    if not isinstance(values, list | tuple) or not values or count not in (None, len(values)):
+        words = "integers" if count is None else f"{count} integers"
+        raise TypeError(f"{name} must be a list of {words}, received {values!r}")
+    return tuple(check_size(value, f"each of {name}", least) for value in values)

@@ -12,7 +12,7 @@ import torch
 
 from pose2id.atomic import write_folder
 from pose2id.documents import parse_json, read_json
-from pose2id.encoders.contract import Encoder
+from pose2id.encoders.contract import Encoder, check_size
 from pose2id.encoders.systems import find_system, name_system
 from pose2id.encoders.trunk import Trunk
 from pose2id.errors import one_line
@@ -22,8 +22,8 @@ from pose2id.validation import check_count, check_path, take_path
 
 WEIGHTS, DESCRIPTION = "encoder.safetensors", "encoder.json"
 _FORM, _VERSION = "pose2id encoder", 1
-_WIDEST, _MOST = 4096, 10_000_000
-"""Channels of a trunk, and identities: what a folder may ask for before its weights are looked at."""
+_MOST = 10_000_000
+"""Identities: what a folder may ask for before its weights are looked at."""
 
 
 def make_encoder(
@@ -61,7 +61,7 @@ def make_encoder(
     kind, given = find_system(system), dict(sizes or {})
     if isinstance(channels, str | bytes) or not hasattr(channels, "__len__") or len(channels) != 3:
         raise ValueError(f"channels must be three integers, the widths of the trunk's stages, received {channels!r}")
-    widths = [check_count(width, "each of channels", 1, _WIDEST) for width in channels]
+    widths = [check_size(width, "each of channels") for width in channels]
     try:
         given = parse_json(json.dumps(given).encode())
     except (TypeError, ValueError) as error:

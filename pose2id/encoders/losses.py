@@ -55,6 +55,8 @@ def mine_triplets(distances: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Ten
     Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017.
     """
     same = ids[:, None] == ids
+    if bool(same.all()):
+        raise ValueError("ids must hold at least two identities: a triplet needs somebody else, received one or none")
     farthest = distances.detach().masked_fill(~same, -math.inf).argmax(1)
     nearest = distances.detach().masked_fill(same, math.inf).argmin(1)
     return farthest, nearest

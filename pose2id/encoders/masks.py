@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import mask_visibility, pool_masks
-from pose2id.validation import check_count
 
 GROUPS = ((1,), (2, 3, 4), (5,), (6,))
 """Head; torso and arms; legs; feet: of `pose2id.synthetic.PARTS`, from 1. A bag, 7, belongs to the foreground only."""
@@ -55,9 +54,13 @@ class SPReID(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, groups: Sequence[Sequence[int]] = GROUPS) -> None:
         super().__init__(classes, trunk)
-        self.groups = [[check_count(channel, "each channel of groups", 1) for channel in group] for group in groups]
-        if not self.groups or not all(self.groups):
+        if not isinstance(groups, list | tuple) or not all(
+            isinstance(group, list | tuple) for group in [groups, *groups]
+        ):
+            raise TypeError(f"groups must be a list of lists of channels, received {groups!r}")
+        if not groups or not all(groups):
             raise ValueError(f"groups must be at least one group of at least one channel, received {groups!r}")
+        self.groups = [[check_size(channel, "each channel of groups") for channel in group] for group in groups]
         self.classify = Classifier(3 * trunk.channels, classes)
 
     def forward(

@@ -7,6 +7,7 @@ on from a checkpoint ends with the weights that it would have had; on the CPU th
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pose2id.atomic import clear_leftovers
-from pose2id.encoders.contract import Batch, Encoder
+from pose2id.encoders.contract import Batch, Encoder, check_sizes
 from pose2id.encoders.folders import WEIGHTS, load_encoder, make_encoder, save_encoder
 from pose2id.encoders.pictures import Pictures
 from pose2id.encoders.recipe import EncoderSettings, Part, plan_stages
@@ -149,9 +150,11 @@ def train_encoder(
         raise ValueError(f"output {folder} must be a folder, it is a file")
     if settings.tensorboard:
         require("tensorboard", "train", "EncoderSettings.tensorboard")
-    sizes = dict(sizes or {})
-    if "attributes" in find_system(system).needs:
-        sizes.setdefault("attributes", (pictures.attributes.max(0, initial=0) + 1).tolist())
+    kind, sizes = find_system(system), dict(sizes or {})
+    if kind.sized:
+        sizes.setdefault("size", list(images.shape[1:3]))
+    if "attributes" in kind.needs:
+        _check_attributes(sizes, pictures)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         encoder = make_encoder(system, len(pictures.people), channels=tuple(channels), sizes=sizes)
@@ -180,6 +183,16 @@ def check_needs(system: str, given: set[str]) -> None:
         words = f"; given are {', '.join(sorted(given))}" if given else ""
         raise ValueError(
             f"system {system} needs {' and '.join(missing)} of every picture{words}; give them, or train another system"
+        )
+
+
+def _check_attributes(sizes: dict[str, Any], pictures: Pictures) -> None:
+    """The size `attributes`, found in the pictures where it is not given; ValueError for classes that it lacks."""
+    found = (pictures.attributes.max(0, initial=0) + 1).tolist()
+    counts = check_sizes(sizes.setdefault("attributes", found), "attributes")
+    if len(counts) != len(found) or any(map(operator.lt, counts, found)):
+        raise ValueError(
+            f"attributes must be numbers of classes of at least {found}, those in the pictures, received {list(counts)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The trunk that all systems share, small enough for a CPU, and the baseline: its mean over the whole picture."""
+"""The trunk that all systems share, small enough for a CPU."""
 
 from __future__ import annotations
 

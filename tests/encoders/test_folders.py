@@ -1,6 +1,7 @@
 """Encoders as folders: what comes back, and what is refused."""
 
 import copy
+import inspect
 import json
 import pickle
 
@@ -121,6 +122,42 @@ def test_what_is_no_encoder_is_refused(made, spoil, words):
         load_encoder(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+BAD = {
+    int: (0, -1, 1.5, "6", True, None, [4], 5000),
+    tuple: (3, "ab", None, [], [0], [4, 2.5], [True, 2], {"a": 1}, ["a"], [4, 5000]),
+    float: (-1, "6", True, None, [1.0]),
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_size_is_checked_by_its_name(system):
+    """Of systems that torch would answer in words of its own, with any kind of error, or not at all."""
+    options = [
+        each
+        for each in inspect.signature(SYSTEMS[system].__init__).parameters.values()
+        if each.kind == each.KEYWORD_ONLY
+    ]
+    needed = {"attributes": [2, 3]} if system == "apr" else {}
+    for option in options:
+        kind = tuple if option.default is inspect.Parameter.empty else type(option.default)
+        for value in BAD[kind]:
+            with pytest.raises((TypeError, ValueError), match=rf"{option.name} must be .*received"):
+                make_encoder(system, 3, channels=(8, 8, 16), sizes={**needed, option.name: value})
+    for name in ("bins", "size"):
+        if name in {each.name for each in options if isinstance(each.default, tuple)}:
+            with pytest.raises(TypeError, match=f"{name} must be a list of 2 integers"):
+                make_encoder(system, 3, sizes={name: [14, 14, 14]})
+
+
+def test_squares_that_do_not_fit():
+    encoder = make_encoder("dsr", 3, channels=(8, 8, 16)).eval()
+    maps = encoder(torch.zeros(1, 3, 32, 16)).maps
+    with pytest.raises(
+        ValueError, match=r"squares must fit into maps of \(8, 4\), .* received \(2, 4, 6\); pass smaller"
+    ):
+        encoder.compare(maps, maps)
 
 
 def test_no_folder(tmp_path):

@@ -183,6 +183,13 @@ def test_alignedreid_mines_by_the_global_distance():
     assert abs(mean(aligned, aligned) - mean(aligned, whole)) > 0.01
 
 
+@pytest.mark.parametrize("system", [AlignedReID, ICNN, SCPNet, GatedLSTM])
+def test_triplets_need_somebody_else(make, system):
+    batch = toy_batch()
+    with pytest.raises(ValueError, match="ids must hold at least two identities"):
+        make(system).loss(batch._replace(ids=torch.zeros_like(batch.ids)))
+
+
 def test_icnn_has_a_global_branch(make):
     encoder, batch = make(ICNN), toy_batch()
     whole = encoder.embed(encoder.trunk(batch.images).mean((2, 3)))

@@ -286,6 +286,13 @@ def test_every_system_is_trained_and_comes_back(tmp_path, system):
             assert torch.equal(value, getattr(other, name)), name
             assert value.isfinite().all(), name
     assert one.maps is not None if trained.pairwise else one.features is not None or one.parts is not None
+    none = encode_images(
+        trained, images[:0], maps=True, **{k: v if k == "part_names" else v[:0] for k, v in given.items()}
+    )
+    for name, value in one._asdict().items():
+        found = getattr(none, name)
+        assert (value is None) == (found is None), name
+        assert value is None or found.shape == (0, *value.shape[1:]), name
 
 
 def test_what_a_run_leaves_behind(whole):
@@ -428,6 +435,34 @@ def test_tensorboard_is_asked_for_only_if_wanted(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install.*'pose2id\[train\]'"):
         fit(tmp_path / "run", replace(SETTINGS, tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("system", ["idla", "personnet"])
+def test_layers_that_fit_one_size_take_that_of_the_pictures(tmp_path, system):
+    """Of sides that no map divides too; others are refused, and told which it takes."""
+    settings = EncoderSettings(steps=1, identities=2, workers=0)
+    arrays = {**make_arrays(people=2, size=(30, 17)), "masks": None}
+    trained = fit(tmp_path, settings, system, **arrays)
+    assert load_encoder(tmp_path / "encoder").sizes == {"size": [30, 17]}
+    with pytest.raises(ValueError, match=r"images must be of \(30, 17\), .*, received \(32, 16\)"):
+        trained(torch.zeros(1, 3, 32, 16))
+    small = {**make_arrays(people=2, size=(16, 12)), "masks": None}
+    with pytest.raises(ValueError, match="each of size must be an integer >= 13, received 12"):
+        fit(tmp_path / "small", settings, system, **small)
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("counts", [[2, 1], [2], [2, 3, 2]])
+def test_attributes_that_a_size_does_not_have(tmp_path, counts):
+    given = {
+        **make_arrays(people=2),
+        "masks": None,
+        "attributes": [[0, 1], [1, -1]] * 3,
+        "sizes": {"attributes": counts},
+    }
+    with pytest.raises(ValueError, match=r"attributes must be .* at least \[2, 2\], .* received \[2"):
+        fit(tmp_path / "run", system="apr", **given)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_sizes
 from pose2id.encoders.losses import MARGIN, Classifier, euclidean, identity_loss, mine_triplets
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import location_pyramid
@@ -51,7 +51,7 @@ class DSR(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, squares: Sequence[int] = (2, 4, 6)) -> None:
         super().__init__(classes, trunk)
-        self.squares = tuple(squares)
+        self.squares = check_sizes(squares, "squares")
         self.classify = Classifier(trunk.channels, classes)
         self.occlusion = nn.Linear(trunk.channels, 1)  # the foreground probability of a location
 
@@ -67,6 +67,11 @@ class DSR(Encoder):
 
     def locate(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns (n, C, M) of length 1 of the locations of all sizes, and the weights (n, M) of sum 1."""
+        if max(self.squares) > min(maps.shape[2:]):
+            raise ValueError(
+                f"squares must fit into maps of {tuple(maps.shape[2:])}, a quarter of the pictures, received "
+                f"{self.squares}; pass smaller ones, or larger pictures"
+            )
         columns = location_pyramid(maps, self.squares)
         foreground = torch.sigmoid(self.occlusion(columns.transpose(1, 2))[:, :, 0])
         return functional.normalize(columns, dim=1), foreground / foreground.sum(1, keepdim=True)

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size, check_sizes
 from pose2id.encoders.losses import pair_rows
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import neighborhood_differences
 
 SIZE = 5
 """Side of a neighbourhood."""
+SMALLEST = 13
+"""Side of a picture whose map has the four rows that the layers across patches need."""
 
 
 class IDLA(Encoder):
@@ -33,7 +35,7 @@ class IDLA(Encoder):
     width : int
         Of the hidden layer.
     size : (int, int)
-        Height and width of the pictures.
+        Height and width of the pictures; the trainer takes those that it is given.
 
     References
     ----------
@@ -50,17 +52,20 @@ class IDLA(Encoder):
     """
 
     pairwise: ClassVar[bool] = True
+    sized: ClassVar[bool] = True
 
     def __init__(
         self, classes: int, trunk: Trunk, *, channels: int = 25, width: int = 64, size: tuple[int, int] = (64, 32)
     ) -> None:
         super().__init__(classes, trunk)
+        channels, width = check_size(channels, "channels"), check_size(width, "width")
+        self.size = check_sizes(size, "size", 2, SMALLEST)
         self.embed = self._make_embedding(trunk.channels, channels)  # tied: one for both pictures
         # patch summary: what is different at a location, 5 x 5 numbers a channel, as one number a channel
         self.summarise = nn.ModuleList(nn.Conv2d(channels, channels, SIZE, SIZE) for _ in range(2))
         # across patches
         self.relate = nn.ModuleList(self._make_relation(channels) for _ in range(2))
-        height, breadth = size[0] // 4, size[1] // 4
+        height, breadth = (-(-side // 4) for side in self.size)  # of the trunk's map
         with torch.no_grad():
             locations = self.relate[0](torch.zeros(1, channels, height, breadth)).numel()
         self.hidden = nn.Linear(2 * locations, width)
@@ -79,6 +84,11 @@ class IDLA(Encoder):
         masks: torch.Tensor | None = None,  # noqa: ARG002
     ) -> Encoded:
         """Maps (N, channels, H, W), for `compare`."""
+        if images.shape[2:] != self.size:
+            raise ValueError(
+                f"images must be of {self.size}, height and width, as the encoder's size says, received "
+                f"{tuple(images.shape[2:])}"
+            )
         return Encoded(maps=self.embed(self.trunk(images)))
 
     def summaries(self, first: torch.Tensor, second: torch.Tensor) -> list[torch.Tensor]:

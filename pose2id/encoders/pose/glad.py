@@ -7,7 +7,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import part_boxes, pool_boxes
@@ -50,6 +50,7 @@ class GLAD(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, size: int = 64) -> None:
         super().__init__(classes, trunk)
+        size = check_size(size, "size")
         self.embed = nn.ModuleList(nn.Linear(trunk.channels, size, bias=False) for _ in BRANCHES)
         self.classify = nn.ModuleList(Classifier(size, classes) for _ in BRANCHES)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import euclidean, triplet_loss
 from pose2id.encoders.pose.joints import draw_heatmaps
 from pose2id.encoders.trunk import Trunk
@@ -51,6 +51,7 @@ class PABP(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, appearance: int = 64, pose: int = 16) -> None:
         super().__init__(classes, trunk)
+        appearance, pose = check_size(appearance, "appearance"), check_size(pose, "pose")
         # (N, C, H, W) to (N, appearance, H, W)
         conv = nn.Conv2d(trunk.channels, appearance, 1, bias=False)
         self.appearance = nn.Sequential(conv, nn.BatchNorm2d(appearance), nn.ReLU())
@@ -70,7 +71,7 @@ class PABP(Encoder):
         heat = draw_heatmaps(given, (images.shape[2], images.shape[3]), (maps.shape[2], maps.shape[3]))
         pose, appearance = self.pose(heat.to(maps.dtype)), self.appearance(maps)
         features = bilinear_pool(appearance, pose)  # (N, pose * appearance)
-        return Encoded(features, features.view(len(features), pose.shape[1], -1), maps=maps)
+        return Encoded(features, features.unflatten(1, (pose.shape[1], -1)), maps=maps)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The term "triplet"."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.pose.warps import Piece, warp_pieces
 from pose2id.encoders.trunk import Trunk
@@ -62,6 +62,7 @@ class PDC(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, hidden: int = 8) -> None:
         super().__init__(classes, trunk)
+        hidden = check_size(hidden, "hidden")
         width = trunk.channels
         self.warps = nn.ModuleList(PartTransformer(hidden) for _ in PIECES)
         self.part_stage = copy.deepcopy(trunk.stages[-1])  # the trunk's own is the global branch's

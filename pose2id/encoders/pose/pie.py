@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.pose.joints import take_joints
 from pose2id.encoders.pose.warps import Piece, warp_pieces
@@ -68,6 +68,7 @@ class PIE(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, size: int = 128) -> None:
         super().__init__(classes, trunk)
+        size = check_size(size, "size")
         self.box_trunk = copy.deepcopy(trunk)
         self.fuse = nn.Linear(2 * trunk.channels + JOINTS, size)
         self.classify = Classifier(size, classes)

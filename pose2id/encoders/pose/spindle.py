@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size, check_sizes
 from pose2id.encoders.losses import Classifier, identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import part_boxes, pool_boxes
@@ -58,7 +58,8 @@ class Spindle(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, size: int = 64, bins: Sequence[int] = (4, 4)) -> None:
         super().__init__(classes, trunk)
-        self.bins = (bins[0], bins[1])
+        size, (height, width) = check_size(size, "size"), check_sizes(bins, "bins", 2)
+        self.bins = height, width
         # FEN up to where regions are pooled: (N, C, H, W) to (N, size, H, W), not negative.
         conv = nn.Conv2d(trunk.channels, size, 1, bias=False)
         self.reduce = nn.Sequential(conv, nn.BatchNorm2d(size), nn.ReLU())
@@ -93,7 +94,8 @@ class Spindle(Encoder):
         reduced = self.reduce(maps)  # (N, size, H, W)
         pooled = pool_boxes(reduced, boxes, extent, size=self.bins)  # (N, 7, size, h, w)
         kinds = (("large", slice(None, MACRO)), ("limb", slice(MACRO, None)))
-        found = [self.tails[name](pooled[:, at].flatten(0, 1)).unflatten(0, (len(images), -1)) for name, at in kinds]
+        regions = [(name, pooled[:, at]) for name, at in kinds]  # (N, 3 or 4, size, h, w)
+        found = [self.tails[name](one.flatten(0, 1)).unflatten(0, one.shape[:2]) for name, one in regions]
         parts = torch.cat(found, 1) * seen[:, :, None]  # (N, 7, size); 0, the least, where there is no joint
         return maps, parts, seen, self.fuse(parts, self.tails["whole"](reduced))
 

@@ -52,6 +52,8 @@ def warp_pieces(
     points, confidence = take_joints(keypoints.to(images.dtype))
     height, width = images.shape[2:]
     canvas, seen = torch.zeros_like(images), []
+    if not len(images):  # of which torch cuts nothing
+        return canvas, canvas.new_zeros(0, len(pieces), dtype=torch.bool)
     for number, piece in enumerate(pieces):
         top, bottom = (round(row * height / 16) for row in piece.rows)
         left, right = (round(column * width / 8) for column in piece.columns)

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
-from pose2id.validation import check_count
 
 
 class AlignedReID(Encoder):
@@ -47,7 +46,7 @@ class AlignedReID(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 8, width: int = 64) -> None:
         super().__init__(classes, trunk)
-        self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
+        self.stripes, width = check_size(stripes, "stripes"), check_size(width, "width")
         self.classify = Classifier(trunk.channels, classes)  # global branch: (N, C) to (N, classes)
         # Local branch: (N, C, H, W), the maximum of each stripe, (N, P, C) to (N, P, width).
         self.norm = nn.Sequential(nn.BatchNorm2d(trunk.channels), nn.ReLU())

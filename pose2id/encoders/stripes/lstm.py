@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import euclidean, mine_triplets
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
-from pose2id.validation import check_count
 
 MARGIN = 1.0
 """By so much two people should be apart; rows have length 1, so that no two are farther apart than 2."""
@@ -55,7 +54,7 @@ class GatedLSTM(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 8, width: int = 64) -> None:
         super().__init__(classes, trunk)
-        self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
+        self.stripes, width = check_size(stripes, "stripes"), check_size(width, "width")
         self.summarize = nn.Linear(trunk.channels, trunk.channels, bias=False)  # (n, P, C), what a gate compares
         self.spread = nn.Parameter(torch.full((trunk.channels,), SPREAD))
         self.read = nn.LSTM(trunk.channels, width, batch_first=True)  # (n, P, C) to (n, P, width)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import identity_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import concatenate_parts, pool_stripes
-from pose2id.validation import check_count
 
 
 class PCB(Encoder):
@@ -42,7 +41,7 @@ class PCB(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 6, width: int = 64) -> None:
         super().__init__(classes, trunk)
-        self.stripes, width = check_count(stripes, "stripes", 1), check_count(width, "width", 1)
+        self.stripes, width = check_size(stripes, "stripes"), check_size(width, "width")
         # A 1 x 1 convolution, the same for all stripes: g (N, C, P) to h (N, width, P).
         self.reduce = nn.Sequential(nn.Conv1d(trunk.channels, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
         self.classify = nn.ModuleList(nn.Linear(width, classes) for _ in range(self.stripes))

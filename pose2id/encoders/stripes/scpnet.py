@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pose2id.encoders.contract import Batch, Encoded, Encoder
+from pose2id.encoders.contract import Batch, Encoded, Encoder, check_size
 from pose2id.encoders.losses import Classifier, euclidean, identity_loss, triplet_loss
 from pose2id.encoders.trunk import Trunk
 from pose2id.parts import pool_stripes
-from pose2id.validation import check_count
 
 PULL = 10.0
 """The weight, lambda, of what pulls channels to stripes."""
@@ -45,7 +44,7 @@ class SCPNet(Encoder):
 
     def __init__(self, classes: int, trunk: Trunk, *, stripes: int = 4) -> None:
         super().__init__(classes, trunk)
-        self.stripes = check_count(stripes, "stripes", 1)
+        self.stripes = check_size(stripes, "stripes")
         # One 1 x 1 convolution for each group, together: (N, C, H, W) to (N, P C, H, W).
         self.expand = nn.Sequential(
             nn.Conv2d(trunk.channels, self.stripes * trunk.channels, 1, bias=False),
@@ -66,7 +65,7 @@ class SCPNet(Encoder):
     def group(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps (N, C, H, W) to the groups of channels (N, P, C), means over the whole picture."""
         groups: torch.Tensor = self.expand(maps).mean((2, 3))
-        return groups.view(len(groups), self.stripes, -1)
+        return groups.view(len(groups), self.stripes, groups.shape[1] // self.stripes)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms "identity" and "triplet" of the groups, "pull" of groups to stripes; each a sum over groups."""
