@@ -208,6 +208,15 @@ def test_small_sets(tmp_path, q, g, people):
     assert f"{q} {'query' if q == 1 else 'queries'} against {g} gallery row{'s' if g > 1 else ''}." in page
 
 
+@pytest.mark.parametrize(("other", "cameras", "told"), [(True, 1, True), (True, 2, False), (False, 1, False)])
+def test_a_setting_that_finds_no_other_camera_is_told(other, cameras, told):
+    query, gallery = make_sets(4, 12, 3)
+    sets = [FeatureSet(side.features, side.ids, np.arange(len(side.ids)) % cameras) for side in (query, gallery)]
+    setting = Setting("x", k1=2, k2=2, other_cameras=other)
+    found = report_contents.gather(*sets, setting, labelled=False, reranked=False, count=1)
+    assert any("--all-cams" in note for note in found.notes) == told
+
+
 def test_parts(tmp_path):
     rng = np.random.default_rng(0)
     sets = []

@@ -89,6 +89,11 @@ def gather(
     `estimated` is what `assess` says without labels, where that is known already.
     """
     contents = Contents()
+    if after.other_cameras and all(len(np.unique(np.asarray(side.cams))) == 1 for side in (query, gallery)):
+        contents.notes.append(
+            "Each side is of one camera, so no row has a neighbour of another, and nothing changes; --all-cams takes "
+            "neighbours of all cameras."
+        )
     before = Setting("before", normalize=not query.has_parts)
     options: dict[str, Any] = {"engine": engine, "progress": progress}
     report("centralizing")
