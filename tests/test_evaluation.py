@@ -791,3 +791,10 @@ def test_cameras_of_a_protocol_of_ones_own():
             call()
     with pytest.raises(ValueError, match=r"co_located must be pairs of cameras \(1, 2\), received \(\(2, 3\),\)"):
         Protocol("doors", "", same_camera_is_junk=True, cameras=(1, 2), co_located=((2, 3),))
+
+
+@pytest.mark.parametrize(("q", "g"), [(20, 0), (0, 20), (0, 0)])
+def test_sides_without_rows_have_no_match(q, g):
+    rows, labels = np.ones((20, 4), np.float32), np.arange(20)
+    with pytest.raises(ValueError, match=f"received {q} queries and {g} gallery items without any"):
+        evaluate_features(rows[:q], rows[:g], labels[:q], labels[:g])

@@ -324,6 +324,15 @@ def test_links_that_lead_nowhere_and_damaged_pictures_are_left_out(tmp_path, cap
     assert "output pipe is a device, a pipe or a socket, which is never replaced" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_a_side_without_rows_is_named(tmp_path, labelled, side):
+    sets = dict(zip(("query", "gallery"), make_sets(), strict=True))
+    sets[side] = FeatureSet(*(array[:0] for array in (sets[side].features, sets[side].ids, sets[side].cams)))
+    with pytest.raises(ValueError, match=f"{side} must have at least one row, received none"):
+        write_report(**sets, output=tmp_path / "a.html", setting=AFTER, labelled=labelled)
+
+
 def test_very_many_cameras_are_cut(tmp_path):
     query, gallery = make_sets()
     many = FeatureSet(gallery.features, gallery.ids, np.repeat(np.arange(70), [2] * 10 + [1] * 60))

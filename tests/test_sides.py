@@ -1,6 +1,8 @@
 """What adapters of evaluators share, and what they refuse; with the frameworks they run in tests/integrations."""
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,7 +91,7 @@ def test_blocks_that_end_in_another_order_leave_nothing(of_class):
         def count(self):
             return ["plain"]
 
-    counter = Counter()
+    counter, count = Counter(), vars(Counter)["count"]
     one, two = (
         replaced(Counter if of_class else counter, "count", lambda count, _, text=text: [text, *count()])
         for text in ("one", "two")
@@ -101,6 +103,40 @@ def test_blocks_that_end_in_another_order_leave_nothing(of_class):
     assert counter.count() == ["two", "plain"]
     two.__exit__(None, None, None)
     assert counter.count() == ["plain"]
+    assert "count" not in vars(counter)
+    assert vars(Counter)["count"] is count
+
+
+metrics = SimpleNamespace(compute_distance_matrix=torch.cdist)  # what the file of an engine imports
+
+
+def test_engines_of_several_threads_do_not_meet():
+    rows = torch.tensor(rng.standard_normal((30, 6)))
+
+    class Engine:
+        def parse_data_for_eval(self, data):
+            return data, None, torch.zeros(len(data))
+
+        def _evaluate(self):
+            sides = [self.parse_data_for_eval(part)[0] for part in (rows[:10], rows[10:])]
+            together.wait()
+            distances = metrics.compute_distance_matrix(*sides)
+            together.wait()
+            return distances
+
+    def run(settings):
+        engine = Engine()
+        with torchreid.centralized(engine, **settings):
+            return engine._evaluate()
+
+    together = threading.Barrier(2)
+    settings = [{}, {"k1": 3, "k2": 3, "alpha": 4}]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(run, settings))
+    for distances, each in zip(found, settings, strict=True):
+        expected = torch.cdist(*(centralize(part, **each) for part in (rows[:10], rows[10:])))
+        torch.testing.assert_close(distances, expected)
+    assert metrics.compute_distance_matrix is torch.cdist
 
 
 def test_the_innermost_exchange_comes_first():

@@ -227,7 +227,7 @@ class DistinctTiles:
         values = torch.empty(shape, dtype=tiles.dtype, device=tiles.device)
         for block in row_blocks(values):
             rows = query_first[block].repeat_interleave(shape[1])
-            values[block] = tiles.measure(rows, item_first.repeat(len(query_first[block]))).view(-1, shape[1])
+            values[block] = tiles.measure(rows, item_first.repeat(len(query_first[block]))).view_as(values[block])
         return cls(values, query, item)
 
     def tile(self, block: slice, _: torch.dtype) -> tuple[torch.Tensor, None]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from pose2id.centralization import centralize, check_parameters
 from pose2id.validation import is_tensor
 
 _MISSING = object()
+_LOCK = Lock()
+_ENDED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""Of blocks that have ended what their methods had replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,27 +130,32 @@ def replaced(target: Any, name: str, method: Callable[..., Any]) -> Iterator[Non
         kind = target.__name__ if isinstance(target, type | ModuleType) else type(target).__name__
         raise TypeError(f"{kind} has no method {name}, so it is not what this adapter is for")
 
-    ended = False
-
     def of_class(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return before(self, *args, **kwargs) if ended else method(partial(before, self), self, *args, **kwargs)
+        if new in _ENDED:
+            return before(self, *args, **kwargs)
+        return method(partial(before, self), self, *args, **kwargs)
 
     def of_object(*args: Any, **kwargs: Any) -> Any:
-        return before(*args, **kwargs) if ended else method(before, target, *args, **kwargs)
+        return before(*args, **kwargs) if new in _ENDED else method(before, target, *args, **kwargs)
 
-    own = vars(target).get(name, _MISSING)
     new = of_class if isinstance(target, type) else of_object
-    setattr(target, name, new)
+    with _LOCK:
+        before = getattr(target, name)
+        own = vars(target).get(name, _MISSING)
+        setattr(target, name, new)
     try:
         yield
     finally:
-        ended = True  # another block that began within this one, as in another thread, may end later and bring it back
-        if vars(target).get(name) is not new:
-            pass
-        elif own is _MISSING:
-            delattr(target, name)
-        else:
-            setattr(target, name, own)
+        # Blocks of several threads end in any order: one that is not the last to have begun stays, and does nothing.
+        with _LOCK:
+            _ENDED[new] = own
+            if vars(target).get(name) is new:
+                while own in _ENDED:
+                    own = _ENDED[own]
+                if own is _MISSING:
+                    delattr(target, name)
+                else:
+                    setattr(target, name, own)
 
 
 def imported(owner: Any, name: str, member: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ def centralized(engine: Any, /, **settings: Any) -> Iterator[None]:
     sides = Sides(**settings)
 
     def evaluate(before: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        thread = get_ident()
         cams: list[Any] = []
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # features as the engine holds them, and centralized
 
@@ -83,6 +85,8 @@ def centralized(engine: Any, /, **settings: Any) -> Iterator[None]:
             return parsed
 
         def measure(before: Callable[..., Any], _: Any, input1: Any, input2: Any, *args: Any, **kwargs: Any) -> Any:
+            if get_ident() != thread:  # another engine's: the function is of a module
+                return before(input1, input2, *args, **kwargs)
             if not pairs:  # query and gallery; for re-ranking the same tensors come again, each with itself
                 count = len(input1)
                 if len(cams) != count + len(input2):

@@ -192,7 +192,9 @@ def write_report(
 def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """A path that a page may be written to: no file in the way unless `overwrite`, in a folder that is there."""
     path = Path(output)
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise ValueError(f"output {path} is a folder; name a file in it")
+    if path.exists() and not overwrite:
         raise ValueError(f"output {path} exists already; name another or pass --overwrite")
     if path.exists():
         if not path.is_file():

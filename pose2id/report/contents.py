@@ -88,6 +88,9 @@ def gather(
     `after` is the setting that is compared with features as they are; `labelled` says whether `ids` mean anything;
     `estimated` is what `assess` says without labels, where that is known already.
     """
+    for name, data in (("query", query), ("gallery", gallery)):
+        if not len(data.features):
+            raise ValueError(f"{name} must have at least one row, received none")
     contents = Contents()
     if after.other_cameras and all(len(np.unique(np.asarray(side.cams))) == 1 for side in (query, gallery)):
         contents.notes.append(
