@@ -125,7 +125,7 @@ def replaced(target: Any, name: str, method: Callable[..., Any]) -> Iterator[Non
     >>> Evaluator().evaluate(2)
     2
     """
-    before = getattr(target, name, None)
+    before: Any = getattr(target, name, None)
     if not callable(before):
         kind = target.__name__ if isinstance(target, type | ModuleType) else type(target).__name__
         raise TypeError(f"{kind} has no method {name}, so it is not what this adapter is for")
