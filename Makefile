@@ -31,7 +31,7 @@ test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST_BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	$(OLDEST_BIN)/python -m uv --quiet pip install --python $(OLDEST) --resolution lowest-direct $(TORCH) \
-		--only-binary :all: --no-binary pose2id --editable '.[completion,faiss-cpu,gallery,ipg,plots,poses,postgresql,report]' --group test
+		--only-binary :all: --no-binary pose2id --editable '.[completion,dask,faiss-cpu,gallery,ipg,plots,poses,postgresql,report]' --group test
 	$(OLDEST_BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' -W default::DeprecationWarning
 
 # The adapters with the frameworks themselves, in the versions that pyproject.toml names. Those that no registry has are read
@@ -77,5 +77,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --constraint constraints.txt --editable '.[completion,faiss-cpu,gallery,ipg,plots,poses,postgresql,report]' --group dev
+	@$(PIP) install --constraint constraints.txt --editable '.[completion,dask,faiss-cpu,gallery,ipg,plots,poses,postgresql,report]' --group dev
 	@touch $@

@@ -55,6 +55,8 @@ FRONT = {
 }
 # Each optional package is imported in one file, that others ask.
 ONE_FILE = {
+    "dask": "pose2id.distributed.sources",
+    "distributed": "pose2id.distributed.sources",
     "faiss": "pose2id.neighbors._faiss",
     "matplotlib": "pose2id.plots.drawing",
     "oml": "pose2id.integrations.oml",
@@ -63,6 +65,7 @@ ONE_FILE = {
     "sklearn": "pose2id.integrations.sklearn",
     "sqlalchemy": "pose2id.gallery.database",
     "torchmetrics": "pose2id.integrations.torchmetrics",
+    "zarr": "pose2id.distributed.sources",
 }
 
 

@@ -14,8 +14,8 @@ The search itself is the room `pose2id.neighbors`.
 """
 
 from pose2id.centralization.arguments import check_parameters, take_generated
-from pose2id.centralization.fusion import FusedRows
-from pose2id.centralization.mutual import add_mutual_neighbors, mutual_neighbors
+from pose2id.centralization.fusion import FusedRows, check_fits
+from pose2id.centralization.mutual import add_mutual_neighbors, mutual_neighbors, mutual_sums
 from pose2id.centralization.queries import (
     add_counted,
     centralize_queries,
@@ -33,9 +33,11 @@ __all__ = [
     "add_mutual_neighbors",
     "centralize",
     "centralize_queries",
+    "check_fits",
     "check_parameters",
     "gallery_radius",
     "mutual_neighbors",
+    "mutual_sums",
     "prepare_gallery",
     "pull_toward",
     "take_generated",

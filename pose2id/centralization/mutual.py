@@ -88,15 +88,32 @@ def add_mutual_neighbors(
             at = (mutual[block] >= 0).any(dim=1).nonzero().flatten() + block.start
             if len(at):
                 near = mutual[at].sort(dim=1).values
-                own = ahead.take(at)
-                sums = torch.zeros_like(own)
-                add_weighted(sums, own, fused.take, near, (near >= 0) & (near < at[:, None]), alpha)
-                sums += own
-                add_weighted(sums, own, ahead.take, near, near > at[:, None], alpha)
+                before, after = (near >= 0) & (near < at[:, None]), near > at[:, None]
+                sums = mutual_sums(ahead.take(at), near, before, after, fused.take, ahead.take, alpha)
                 out.index_copy_(0, at, (scale_to_unit(sums) if fused.normalize else sums).to(out.dtype))
             if not fused.normalize:
                 check_fits(out[block])
             bar.update(block.stop - block.start)
+
+
+def mutual_sums(
+    own: torch.Tensor,
+    near: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    take_before: Take,
+    take_after: Take,
+    alpha: float,
+) -> torch.Tensor:
+    """Rows (b, D), float64, with their mutual neighbours `near` (b, k), sorted by index: those `before` them first.
+
+    `before` and `after`, (b, k) bool, say which of `near` have a lower and which a higher index than the row.
+    """
+    sums = torch.zeros_like(own)
+    add_weighted(sums, own, take_before, near, before, alpha)
+    sums += own
+    add_weighted(sums, own, take_after, near, after, alpha)
+    return sums
 
 
 def add_weighted(

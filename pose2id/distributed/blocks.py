@@ -1,0 +1,258 @@
+"""What tasks do: fuse a block of rows, search a pair of blocks, tell who is mutual, add. Plain functions of arrays.
+
+Nothing here knows Dask, and every function is pure: the same blocks give the same bits, wherever and however often it
+runs. So a worker may die and its tasks be done again elsewhere. The numbers are those of one machine, since distances
+depend on two rows only, ties go to the lower *global* index, and sums run in order of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pose2id.arrays import cached_blocks, take_features, work_dtype
+from pose2id.centralization import FusedRows, check_fits, mutual_sums, take_generated
+from pose2id.distances import scale_to_unit
+from pose2id.neighbors import find_neighbors
+from pose2id.validation import encode_labels
+
+SEARCHED = 2**24
+"""Bytes of rows that are searched in one another at once: what a search needs beside them is some times as much."""
+
+Floats = npt.NDArray[np.floating[Any]]
+Indices = npt.NDArray[np.int64]
+
+
+class Block(NamedTuple):
+    """Fused rows (b, D) in the working dtype, the index of the first in the whole set, and labels (b,) or None."""
+
+    rows: Floats
+    first: int
+    labels: npt.NDArray[Any] | None
+
+
+class Table(NamedTuple):
+    """Neighbours of a block's rows: indices in the whole set (b, k) and distances (b, k), as `Neighbors` has them."""
+
+    indices: Indices
+    distances: Floats
+
+
+class Answer(NamedTuple):
+    """Mutual neighbours of a block: `at` (m,) its own rows, `neighbors` (m,) in the whole set, rows[of[m]] theirs."""
+
+    at: Indices
+    neighbors: Indices
+    of: Indices
+    rows: Floats
+
+
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """A tensor for reading, whether or not the array may be written to."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def fuse_block(
+    features: Any,
+    generated: Any = None,
+    labels: npt.NDArray[Any] | None = None,
+    *,
+    first: int,
+    eta: float = 0.0,
+    normalize: bool = False,
+) -> Block:
+    """Check and fuse the rows of one block, which begins at row `first` of the whole set."""
+    name = f"features[{first}:{first + len(features)}]"
+    rows, kind = take_features(features, name)
+    views = [] if generated is None else take_generated(generated, rows, kind, name)
+    fused = FusedRows(rows, views if eta else [], eta, normalize=normalize)
+    memory = torch.empty(rows.shape, dtype=work_dtype(rows.dtype))
+    fused.write(memory, searched=False)
+    if not fused.in_memory:
+        for block in cached_blocks(memory):
+            memory[block] = fused.take(block)
+    return Block(memory.numpy(), first, labels)
+
+
+def empty_table(rows: int, k: int, dtype: Any) -> Table:
+    """No neighbours."""
+    return Table(np.full((rows, k), -1, np.int64), np.full((rows, k), np.inf, dtype))
+
+
+def search_pair(
+    left: Block, right: Block, *, k: int, engine: str, zeros: bool, device: str = "cpu"
+) -> tuple[Table, Table]:
+    """The k nearest rows of `right` for every row of `left`, and the other way round; of one block, the same twice."""
+    found = search_block(left, right, k, engine, zeros=zeros, within=left.first == right.first, device=device)
+    if left.first == right.first:
+        return found, found
+    return found, search_block(right, left, k, engine, zeros=zeros, within=False, device=device)
+
+
+def search_block(
+    queries: Block, base: Block, k: int, engine: str, *, zeros: bool, within: bool, device: str = "cpu"
+) -> Table:
+    """The k nearest rows of `base` for every query, a piece of both at a time, by the index in the whole set.
+
+    Without `zeros` rows of zeros have no neighbours and are none. `within` says that both are one block.
+    """
+    table = empty_table(len(queries.rows), k, queries.rows.dtype)
+    for rows in _pieces(queries):
+        near = Table(table.indices[rows], table.distances[rows])
+        for columns in _pieces(base):
+            one = within and rows.start == columns.start
+            found = _search_piece(_cut(queries, rows), _cut(base, columns), k, engine, zeros, one, device)
+            near = merge_tables([near, found])
+        table.indices[rows], table.distances[rows] = near
+    return table
+
+
+def _pieces(block: Block) -> list[slice]:
+    """Slices of a block of at most `SEARCHED` bytes."""
+    n = len(block.rows)
+    step = max(1, SEARCHED // max(1, block.rows[:1].nbytes))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _cut(block: Block, rows: slice) -> Block:
+    labels = None if block.labels is None else block.labels[rows]
+    return Block(block.rows[rows], block.first + rows.start, labels)
+
+
+def _search_piece(queries: Block, base: Block, k: int, engine: str, zeros: bool, within: bool, device: str) -> Table:
+    table = empty_table(len(queries.rows), k, queries.rows.dtype)
+    rows = [as_tensor(block.rows) for block in (queries, base)]
+    at = [torch.arange(len(part)) if zeros else _nonzero(part) for part in rows]
+    if not all(map(len, at)):
+        return table
+    codes: list[torch.Tensor | None] = [None, None]
+    if queries.labels is not None and base.labels is not None:
+        names = ("exclude", "exclude")
+        codes = [torch.from_numpy(part) for part in encode_labels([queries.labels, base.labels], names)]
+        codes = [part[kept].to(device) for part, kept in zip(codes, at, strict=True) if part is not None]
+    rows = [part if len(kept) == len(part) else part[kept] for part, kept in zip(rows, at, strict=True)]
+    rows = [part.to(device) for part in rows]
+    near, distances = find_neighbors(rows[0], rows[1], k, codes[0], codes[1], within=within, engine=engine)
+    near, distances = near.cpu(), distances.cpu()
+    at[1] += base.first
+    table.indices[at[0].numpy()] = torch.where(near >= 0, at[1][near.clamp(min=0)], -1).numpy()
+    table.distances[at[0].numpy()] = distances.numpy()
+    return table
+
+
+def _nonzero(rows: torch.Tensor) -> torch.Tensor:
+    return ((rows != 0).any(dim=1)).nonzero().flatten()
+
+
+def merge_tables(tables: Sequence[Table]) -> Table:
+    """The best k of all columns by (distance, index); a neighbour that several tables hold counts once."""
+    k = tables[0].indices.shape[1]
+    indices = np.concatenate([table.indices for table in tables], axis=1)
+    distances = np.concatenate([table.distances for table in tables], axis=1)
+    indices = np.where(indices < 0, np.iinfo(np.int64).max, indices)
+    order = np.argsort(indices, axis=1, kind="stable")
+    indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+    twice = indices[:, 1:] == indices[:, :-1]
+    distances[:, 1:][twice] = np.inf
+    indices[:, 1:][twice] = np.iinfo(np.int64).max
+    order = np.lexsort((indices, distances), axis=1)[:, :k]
+    indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+    return Table(np.where(indices == np.iinfo(np.int64).max, -1, indices), distances)
+
+
+def merge_sides(pairs: Sequence[tuple[Table, Table] | Table], sides: Sequence[int]) -> Table:
+    """Merge one side, 0 or 1, of each pair of blocks; -1: what is a table itself."""
+    tables: list[Any] = [pair if side < 0 else pair[side] for pair, side in zip(pairs, sides, strict=True)]
+    return merge_tables(tables)
+
+
+def ask(table: Table, *, first: int, starts: Sequence[int], k1: int) -> list[tuple[Indices, Indices]]:
+    """Which rows the k1 nearest of a block lie in, for every block: own rows and neighbours, by the whole set's index.
+
+    `starts` holds the first row of every block.
+    """
+    row, slot = (table.indices[:, :k1] >= 0).nonzero()
+    neighbors = table.indices[row, slot]
+    block = np.searchsorted(starts, neighbors, side="right") - 1
+    order = np.argsort(block, kind="stable")
+    ends = np.searchsorted(block[order], np.arange(len(starts) + 1))
+    row, neighbors = row[order] + first, neighbors[order]
+    return [(row[a:b], neighbors[a:b]) for a, b in pairwise(ends)]
+
+
+def answer(
+    block: Block, table: Table, questions: Sequence[tuple[Indices, Indices]], *, firsts: Sequence[int], k2: int
+) -> list[Answer]:
+    """For the questions of each block, which begin at `firsts`: those that are mutual, with the rows of this block."""
+    return [
+        answer_rows(block.rows, table.indices[:, :k2], row, neighbor, row - first, neighbor - block.first)
+        for (row, neighbor), first in zip(questions, firsts, strict=True)
+    ]
+
+
+def answer_rows(rows: Floats, held: Indices, row: Indices, neighbor: Indices, at: Indices, place: Indices) -> Answer:
+    """The mutual ones of the pairs `row`, `neighbor` (m,), which the asking block holds `at`, and this at `place`.
+
+    `held` (b, k2) are the nearest of this block's `rows` (b, D).
+    """
+    mutual = (held[place] == row[:, None]).any(axis=1)
+    wanted, of = np.unique(place[mutual], return_inverse=True)
+    return Answer(at[mutual], neighbor[mutual], of, rows[wanted])
+
+
+def add_block(block: Block, answers: Sequence[Answer], *, alpha: float, normalize: bool, dtype: torch.dtype) -> Floats:
+    """The rows of a block with their mutual neighbours added, as an array (b, D) in `dtype`."""
+    indices = np.arange(block.first, block.first + len(block.rows))
+    rows: Floats = add_rows(as_tensor(block.rows), indices, answers, alpha, normalize=normalize, dtype=dtype).numpy()
+    return rows
+
+
+def add_rows(
+    rows: torch.Tensor,
+    indices: Indices,
+    answers: Sequence[Answer],
+    alpha: float,
+    *,
+    normalize: bool,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Fused rows (b, D) whose `indices` in the whole set are (b,), with their mutual neighbours in that order added."""
+    out = torch.empty(rows.shape, dtype=dtype)
+    nothing = np.empty(0, np.int64)
+    at = np.concatenate([nothing, *(each.at for each in answers)])
+    neighbors = np.concatenate([nothing, *(each.neighbors for each in answers)])
+    source = np.concatenate([nothing, *(np.full(len(each.at), m) for m, each in enumerate(answers))])
+    of = np.concatenate([nothing, *(each.of for each in answers)])
+    order = np.lexsort((neighbors, at))
+    at, neighbors, source, of = at[order], neighbors[order], source[order], of[order]
+    counts = np.bincount(at, minlength=len(rows))
+    ends = np.concatenate([[0], counts.cumsum()])
+
+    def take(places: torch.Tensor) -> torch.Tensor:
+        taken = torch.empty(len(places), rows.shape[1], dtype=torch.float64)
+        number = places.numpy()
+        for m in np.unique(source[number]):
+            here = (source[number] == m).nonzero()[0]
+            taken[torch.from_numpy(here)] = torch.from_numpy(answers[m].rows[of[number[here]]]).double()
+        return taken
+
+    for part in cached_blocks(rows):
+        out[part] = rows[part].double()
+        has = counts[part].nonzero()[0] + part.start
+        if len(has):
+            slots = ends[has][:, None] + np.arange(counts[has].max())
+            chosen = slots < ends[has + 1][:, None]
+            slots = np.where(chosen, slots, 0)
+            before = chosen & (neighbors[slots] < indices[has][:, None])
+            earlier, later = torch.from_numpy(before), torch.from_numpy(chosen & ~before)
+            own = rows[torch.from_numpy(has)].double()
+            sums = mutual_sums(own, torch.from_numpy(slots), earlier, later, take, take, alpha)
+            out[torch.from_numpy(has)] = (scale_to_unit(sums) if normalize else sums).to(dtype)
+        if not normalize:
+            check_fits(out[part])
+    return out
