@@ -18,7 +18,7 @@ EXTRAS = {
     "onnx": {"onnxruntime", "pillow"},
     "report": {"jinja2", "pillow"},
     "plots": {"matplotlib", "pillow"},
-    "dask": {"dask"},
+    "dask": {"dask", "distributed", "zarr"},
     "gallery": {"filelock", "sqlalchemy"},
     "postgresql": {"filelock", "psycopg", "sqlalchemy"},
     "completion": {"shtab"},
