@@ -11,6 +11,7 @@ import logging
 import mmap
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from pose2id.errors import one_line
 MAGIC = b"pose2id rows 1\n\0"
 HEADER = struct.Struct("<16s32s32sqqqII")  # magic, gallery, stamp, version, rows, columns, checksums of ids and rows
 PAGE = 4096
-PIECE = 2**22
-"""Bytes that are written or checked at once."""
+PIECE = 2**24
+"""Bytes that are checked at once."""
 FEWEST = 4096
 """A file is not written anew for fewer rows beside it."""
 
@@ -77,6 +78,11 @@ class RowStore:
                 rows[at] = part.index_select(0, torch.from_numpy(where[inside] - start))
         return rows
 
+    def release(self) -> None:
+        """Let the system have the memory of what was read from the file; it is read again when it is needed."""
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
     def drop(self, gone: Ids) -> RowStore:
         """Without these ids."""
         kept = ~np.isin(self.ids, gone)
@@ -107,30 +113,27 @@ def no_rows(width: int) -> RowStore:
     return RowStore(none, none, torch.empty(0, width), torch.empty(0, width))
 
 
-def save(path: Path, mark: Mark, rows: RowStore) -> RowStore:
-    """Write all rows to a file; a store that maps it, or `rows` where it could not be written."""
-    step = max(1, PIECE // (4 * rows.width))
-    ids = np.ascontiguousarray(rows.ids, dtype="<i8")
+def save(path: Path, mark: Mark, ids: Ids, width: int, blocks: Iterable[torch.Tensor]) -> RowStore | None:
+    """Write rows, some at a time, to a file; a store that maps it, or None where it could not be written."""
+    names = ids.astype("<i8").tobytes()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with write_file(path) as new, new.open("wb") as stream:
             checksum = 0
             stream.seek(_start(len(ids)))
-            for begin in range(0, len(ids), step):
-                part = rows.take(np.arange(begin, min(begin + step, len(ids)))).numpy().astype("<f4", copy=False)
-                data = np.ascontiguousarray(part).tobytes()
+            for block in blocks:
+                data = block.numpy().astype("<f4", copy=False).tobytes()
                 checksum = zlib.crc32(data, checksum)
                 stream.write(data)
             stream.seek(0)
-            head = (MAGIC, mark.gallery.encode(), mark.stamp.encode(), mark.version, len(ids), rows.width)
-            stream.write(HEADER.pack(*head, zlib.crc32(ids.tobytes()), checksum))
+            head = (MAGIC, mark.gallery.encode(), mark.stamp.encode(), mark.version, len(ids), width)
+            stream.write(HEADER.pack(*head, zlib.crc32(names), checksum))
             stream.seek(PAGE)
-            stream.write(ids.tobytes())
-    except OSError as error:  # it is only a cache
-        log.warning("the cache %s", one_line(error))
-        return rows
-    found = load(path, mark.gallery)
-    return rows if found is None or found[0] != mark else found[1]
+            stream.write(names)
+        return _map(path, mark.gallery, check=False)[1]
+    except (OSError, ValueError, struct.error) as error:  # it is only a cache
+        log.warning("the cache %s is not written: %s", path, one_line(error))
+        return None
 
 
 def _start(count: int) -> int:
@@ -141,28 +144,33 @@ def _start(count: int) -> int:
 def load(path: Path, gallery: str) -> tuple[Mark, RowStore] | None:
     """The rows of a file, and of which version they are; None where there is none, or it is damaged."""
     try:
-        with path.open("rb") as stream:
-            head = stream.read(HEADER.size)
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        magic, name, stamp, version, count, width, ids_sum, rows_sum = HEADER.unpack(head)
-        if magic != MAGIC or name.decode("ascii") != gallery or count < 1 or width < 1:
-            raise ValueError("it is of another gallery or kind")
-        start = _start(count)
-        if len(mapped) != start + 4 * count * width:
-            raise ValueError("it has another size than its first page says")
-        view = memoryview(mapped)
-        checksum = 0
-        for begin in range(start, len(mapped), PIECE):
-            checksum = zlib.crc32(view[begin : begin + PIECE], checksum)
-        if zlib.crc32(view[PAGE : PAGE + 8 * count]) != ids_sum or checksum != rows_sum:
-            raise ValueError("its checksum is wrong")
-        mark = Mark(gallery, version, stamp.decode("ascii"))
+        return _map(path, gallery, check=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, struct.error) as error:
         log.warning("the cache %s is not used, it is made anew: %s", path, one_line(error))
         return None
-    ids = np.frombuffer(mapped, "<i8", count, PAGE).astype(np.int64)
-    array = np.frombuffer(mapped, "<f4", count * width, start).reshape(count, width)
-    base = take_array(array, "rows")[0]
-    return mark, RowStore(ids, np.arange(count), base, torch.empty(0, width), 0, mapped)
+
+
+def _map(path: Path, gallery: str, *, check: bool) -> tuple[Mark, RowStore]:
+    """As `load`; raises for a file that is none or damaged."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER.size)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    magic, name, stamp, version, count, width, ids_sum, rows_sum = HEADER.unpack(head)
+    if magic != MAGIC or name.decode("ascii") != gallery or count < 1 or width < 1:
+        raise ValueError("it is of another gallery or kind")
+    start = _start(count)
+    if len(mapped) != start + 4 * count * width:
+        raise ValueError("it has another size than its first page says")
+    ids, rows = np.frombuffer(mapped, "<i8", count, PAGE), np.frombuffer(mapped, "<f4", count * width, start)
+    base = take_array(rows.astype(np.float32, copy=False).reshape(count, width), "rows")[0]
+    store = RowStore(ids.astype(np.int64), np.arange(count), base, torch.empty(0, width), 0, mapped)
+    if check:
+        checksum = 0
+        for begin in range(start, len(mapped), PIECE):
+            checksum = zlib.crc32(memoryview(mapped)[begin : begin + PIECE], checksum)
+            store.release()
+        if zlib.crc32(ids.tobytes()) != ids_sum or checksum != rows_sum:
+            raise ValueError("its checksum is wrong")
+    return Mark(gallery, version, stamp.decode("ascii")), store

@@ -63,6 +63,9 @@ class Rows(Protocol):
     def take(self, places: Ids) -> torch.Tensor:
         """The rows at these ascending places, float32 (n, D)."""
 
+    def release(self) -> None:
+        """Say that what was taken is not needed any more."""
+
 
 def no_lists(k: int) -> Lists:
     """The lists of an empty gallery."""
@@ -220,6 +223,7 @@ def _chunks(lists: Lists, rows: Rows, chosen: NDArray[np.bool_] | None = None) -
     for start in range(0, len(places), step or 1):
         part = places[start : start + step]
         yield part, rows.take(part)
+        rows.release()
 
 
 def _name(ids: Ids, found: torch.Tensor) -> Ids:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pose2id.gallery.arguments import search_rows
 from pose2id.gallery.cache import FEWEST, Mark, RowStore, load, no_rows, save
@@ -94,13 +96,32 @@ class Memory:
 
     def _fetch(self, asked: Transaction, head: Head, name: str, store: RowStore, ids: Ids) -> RowStore:
         """The store with these rows, which it does not hold, from the database."""
+
+        def read(part: Ids) -> torch.Tensor:
+            rows = stack(asked, name, part, head)
+            return search_rows(rows, normalize=head.settings.normalize)[0] if name == "fused" else rows.float()
+
+        def merge() -> Iterator[torch.Tensor]:
+            for start in range(0, len(every), PART):
+                part = every[start : start + PART]
+                held = np.isin(part, store.ids)
+                if held.all() or not held.any():
+                    yield store.take(np.searchsorted(store.ids, part)) if held.all() else read(part)
+                    continue
+                rows = torch.empty(len(part), store.width)
+                rows[torch.from_numpy(held)] = store.take(np.searchsorted(store.ids, part[held]))
+                rows[torch.from_numpy(~held)] = read(part[~held])
+                yield rows
+
+        if len(ids) > max(FEWEST, len(store.ids) // 4):  # through a file, since they may be too many for memory
+            every = np.union1d(store.ids, ids)
+            mapped = save(self.folder / name, _mark(head), every, store.width, merge())
+            if mapped is not None:
+                return mapped
         store = store.reserve(len(ids))
         for start in range(0, len(ids), PART):
             part = ids[start : start + PART]
-            rows = stack(asked, name, part, head)
-            if name == "fused":
-                rows = search_rows(rows, normalize=head.settings.normalize)[0]
-            store = store.put(part, rows.float())
+            store = store.put(part, read(part))
         return store
 
     def centralized(self, asked: Transaction, state: State) -> RowStore:
@@ -130,13 +151,21 @@ class Memory:
         if self.state is None:
             return
         head = self.state.head
-        mark = Mark(head.gallery, head.version, head.stamp)
-        if _is_worth_it(self.state.fused, self.folder / "fused", closing=closing):
-            self.state = self.state._replace(fused=save(self.folder / "fused", mark, self.state.fused))
+        self.state = self.state._replace(fused=self._save_one("fused", head, self.state.fused, closing=closing))
         if self._centralized is not None and self._centralized[1] == head.version:
-            store = self._centralized[0]
-            if _is_worth_it(store, self.folder / "centralized", closing=closing):
-                self._centralized = save(self.folder / "centralized", mark, store), head.version
+            store = self._save_one("centralized", head, self._centralized[0], closing=closing)
+            self._centralized = store, head.version
+
+    def _save_one(self, name: str, head: Head, store: RowStore, *, closing: bool) -> RowStore:
+        path = self.folder / name
+        if not _is_worth_it(store, path, closing=closing):
+            return store
+        blocks = (store.take(np.arange(at, min(at + PART, len(store.ids)))) for at in range(0, len(store.ids), PART))
+        return save(path, _mark(head), store.ids, store.width, blocks) or store
+
+
+def _mark(head: Head) -> Mark:
+    return Mark(head.gallery, head.version, head.stamp)
 
 
 def _is_worth_it(store: RowStore, path: Path, *, closing: bool) -> bool:
