@@ -84,6 +84,18 @@ def test_the_command(config, tmp_path, capsys, folder):
     np.testing.assert_allclose(parts["parts"], found.parts.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_features_of_a_system_that_compares_pairs_too(tmp_path, folder):
+    """DSR has a feature of one picture; what it finds by pairs orders a shortlist."""
+    encoder = make_encoder("dsr", 3, channels=(8, 8, 16)).eval()
+    encoder.image_size = 32, 16
+    command = ["extract", "--dataset", "synthetic", str(folder), "--part", "query", "-o", str(tmp_path / "a.npz")]
+    assert cli.main([*command, "--encoder", str(save_encoder(encoder, tmp_path / "encoder"))]) == 0
+    held = np.load(tmp_path / "a.npz")
+    images = np.stack([np.asarray(Image.open(folder / path)) for path in held["paths"]])
+    found = encode_images(encoder, images).features.numpy()
+    np.testing.assert_allclose(held["features"], found, rtol=1e-5, atol=1e-6)
+
+
 def test_parts_of_generated_pictures_too(tmp_path):
     """Those of a photograph stand beside the others, and 0 and 1 come back as bools."""
     paths = {}

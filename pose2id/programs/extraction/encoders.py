@@ -124,11 +124,6 @@ def _load_folder(name: str, device: str, given: list[str], *, parts: bool, poses
     if given:
         raise ValueError(f"{', '.join(given)} are for an .onnx model; encoder {name} knows its own")
     system = name_system(encoder)
-    if encoder.pairwise:
-        raise ValueError(
-            f"encoder {name} ({system}) compares pairs and has no feature of one picture; extract features by another, "
-            "and let it score their nearest rows: pose2id.encoders.Encoder.compare"
-        )
     if "masks" in encoder.needs:
         raise ValueError(
             f"encoder {name} ({system}) needs masks of every picture, which extract does not have; in Python: "
@@ -157,6 +152,11 @@ def _load_folder(name: str, device: str, given: list[str], *, parts: bool, poses
         return {each: value.float() for each, value in made.items() if value is not None}
 
     example = encode([require("PIL.Image", "ipg", PURPOSE).new("RGB", (width, height))])
+    if "features" not in example:
+        raise ValueError(
+            f"encoder {name} ({system}) compares pairs and has no feature of one picture; extract features by another, "
+            "and let it score their nearest rows: pose2id.encoders.Encoder.compare"
+        )
     if parts and "parts" not in example:
         raise ValueError(f"--parts: encoder {name} ({system}) gives one feature of each picture and no parts")
     identity: dict[str, Any] = {"folder": hash_file(Path(name) / folders.WEIGHTS), "parts": parts}
