@@ -98,3 +98,24 @@ def test_reconstruction_learns_which_locations_are_the_person():
     found = reached(make(DSR, squares=(1, 2)), make_batch(), "reconstruction")
     assert {"occlusion.weight", "occlusion.bias", "trunk.stem.0.weight"} <= found
     assert not [name for name in found if name.startswith("classify")]
+
+
+def test_losses_of_dsr():
+    """The triplets that are hardest by the whole picture, by the whole and by reconstruction; both learn."""
+    encoder, batch = make(DSR, squares=(1, 2)).double().eval(), make_batch()
+    batch = batch._replace(images=batch.images.double())
+    torch.nn.init.normal_(encoder.occlusion.weight)
+    maps = encoder.trunk(batch.images)
+    means, same = maps.mean((2, 3)), batch.ids[:, None] == batch.ids
+    whole = torch.cdist(means, means)
+    far, near = whole.masked_fill(~same, -1).argmax(1), whole.masked_fill(same, 99).argmin(1)
+    pairs = [[encoder.compare(maps[i : i + 1], maps[j : j + 1])[0] for i, j in enumerate(to)] for to in (far, near)]
+    expected = torch.stack([torch.relu(one - other + 0.3) for one, other in zip(*pairs, strict=True)]).mean()
+    found = encoder.loss(batch)
+    rows = torch.arange(len(maps))
+    torch.testing.assert_close(found["triplet"], torch.relu(whole[rows, far] - whole[rows, near] + 0.3).mean())
+    torch.testing.assert_close(found["reconstruction"], expected)
+    learnt = encoder.occlusion.weight, encoder.trunk.stem[0].weight
+    gradients = (torch.autograd.grad(each, learnt, retain_graph=True) for each in (found["reconstruction"], expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
