@@ -1,10 +1,13 @@
 """Dask arrays: the numbers of one machine to the last bit, however rows are cut, and with workers that die."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
 import pose2id
 from pose2id import distributed
+from pose2id.cli import main
 from pose2id.distributed import blocks, graphs, pivots, sources
 
 dask = pytest.importorskip("dask", reason="dask is not installed: pip install 'pose2id[dask]'")
@@ -158,3 +161,81 @@ def test_rows_that_are_not_finite_are_named():
     x[50] = np.nan
     with pytest.raises(ValueError, match=r"features\[31:62\] must be finite, .* in 1 row\(s\): 19;"):
         distributed.centralize(da.from_array(x, chunks=(31, 12))).compute()
+
+
+@contextmanager
+def started(**options):
+    """The client of a cluster of this machine."""
+    package = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'pose2id[dask]'")
+    options |= {"threads_per_worker": 1, "dashboard_address": None}
+    with package.LocalCluster(**options) as cluster, package.Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what libraries say of a worker that dies
+def test_a_worker_that_is_killed_changes_nothing(tmp_path):
+    x = make_rows(300)
+    marker = str(tmp_path / "died")
+
+    def load(rows, marker):
+        """The rows; the third block kills the process that reads it first, and whatever that has done by then."""
+        import os
+        import pathlib
+        import signal
+
+        if rows[0, 0] == x[100, 0] and not pathlib.Path(marker).exists():
+            pathlib.Path(marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows
+
+    source = da.from_array(x, chunks=(50, 12)).map_blocks(load, marker, dtype=x.dtype, meta=x[:0])
+    with started(n_workers=2) as client:
+        found = client.compute(distributed.centralize(source, alpha=2.0)).result(120)
+    assert (tmp_path / "died").exists()
+    same(found, pose2id.centralize(x, alpha=2.0))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_goes_from_one_zarr_group_to_another(tmp_path, capsys):
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    x, cams = make_rows(83), np.random.default_rng(0).integers(0, 3, 83)
+    group = zarr.open_group(str(tmp_path / "in.zarr"), mode="w")
+    for name, array in {"features": x, "generated": np.stack([x[::-1], x], axis=1), "cams": cams}.items():
+        group.create_array(name, data=array, chunks=(20, *array.shape[1:]))
+    command = ["centralize", str(tmp_path / "in.zarr"), "-o", str(tmp_path / "out.zarr"), "--exclude-cams"]
+    with started(n_workers=1, processes=False) as client:
+        assert main([*command, "--scheduler", client.scheduler.address]) == 0
+    assert "83 x 12, float32" in capsys.readouterr().out
+    written = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
+    same(written["features"][:], pose2id.centralize(x, np.stack([x[::-1], x], axis=1), exclude=cams))
+    same(written["cams"][:], cams)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x.zarr", "-o", "y.zarr"], "add --scheduler local"),
+        (
+            ["x.npz", "-o", "y.zarr", "--scheduler", "local"],
+            "--scheduler goes with .zarr groups, received the feature file",
+        ),
+        (["x.zarr", "-o", "y.npy", "--scheduler", "local"], "--scheduler goes with .zarr groups, received -o"),
+        (["x.zarr", "-o", "y.zarr", "--scheduler", "local", "--fill"], "--fill does not go with --scheduler"),
+        (["x.zarr", "-o", "y.zarr", "--scheduler", "local"], "x.zarr must be a zarr group"),
+        (["in.zarr", "-o", "y.zarr", "--scheduler", "nowhere"], "scheduler must be 'local' or an address such as"),
+        (["in.zarr", "-o", "y.zarr", "--scheduler", "local", "--exclude-cams"], "needs an array 'cams' in in.zarr"),
+        (["in.zarr", "-o", "in.zarr", "--scheduler", "local"], "exists already"),
+        (["in.zarr", "-o", "y.zarr", "--scheduler", "local", "--engine", "faiss-ivf"], "engine on a cluster must be"),
+        (["empty.zarr", "-o", "y.zarr", "--scheduler", "local"], "must hold an array 'features', it holds none"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words, said, tmp_path, monkeypatch, capsys):
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    monkeypatch.chdir(tmp_path)
+    zarr.open_group("in.zarr", mode="w").create_array("features", data=make_rows(5))
+    zarr.open_group("empty.zarr", mode="w")
+    assert main(["centralize", *words]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1

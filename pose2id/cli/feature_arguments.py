@@ -28,6 +28,12 @@ def add_features(commands: Any) -> None:
         action="store_true",
         help="write raw sums, not scaled to length 1, as the released function gives them",
     )
+    centralize.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="compute on a Dask cluster, from one .zarr group to another: the address of its scheduler, such as "
+        "tcp://host:8786, or 'local' for processes of this machine; features need not fit into memory",
+    )
     add_common(centralize, "features:run_centralize")
 
     density = commands.add_parser("density", help="ID2: how tight identities are, lower is denser")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pose2id.centralization import centralize
+from pose2id.cli import cluster
 from pose2id.cli.inputs import (
     check_alike,
     check_part_options,
@@ -45,6 +46,9 @@ def _check_cams(arguments: argparse.Namespace, file: FeatureFile) -> None:
 
 def run_centralize(arguments: argparse.Namespace) -> None:
     """`pose2id centralize`."""
+    if cluster.wants_cluster(arguments):
+        cluster.run_centralize(arguments)
+        return
     output = check_output(arguments.output, overwrite=arguments.overwrite)
     given = read_alone(arguments)
     file = given.file

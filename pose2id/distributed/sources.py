@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pose2id.errors import require
+from pose2id.errors import one_line, require
+from pose2id.files import LABELS
+from pose2id.threads import find_limits
 from pose2id.validation import take_labels
+
+Report = Callable[[str], None]
 
 SMALLEST = 2**23
 """Bytes of a block, at least: smaller chunks are put together. A task takes the scheduler about a millisecond."""
@@ -74,6 +81,60 @@ def take_source(features: Any, generated: Any = None, exclude: Any = None) -> So
     elif exclude is not None:
         exclude = take_labels(exclude, n, "exclude")
     return Source(features.rechunk((sizes, (width,))), generated, exclude, sizes)
+
+
+def read_zarr(path: str) -> dict[str, Any]:
+    """The arrays of a zarr group by name: `features` and `generated` as Dask arrays, labels as numpy arrays."""
+    group = _open_group(path)
+    arrays = {name: dask_array().from_zarr(group[name]) for name in ("features", "generated") if name in group}
+    if "features" not in arrays:
+        raise ValueError(f"{path} must hold an array 'features', it holds {', '.join(sorted(group.keys())) or 'none'}")
+    return arrays | {name: np.asarray(group[name][:]) for name in LABELS if name in group}
+
+
+def _open_group(path: str) -> Any:
+    zarr = require("zarr", "dask", "pose2id.distributed")
+    try:
+        return zarr.open_group(str(Path(path).resolve()), mode="r")  # workers may stand in another folder
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} must be a zarr group: {one_line(error, 200)}") from error
+
+
+def write_zarr(path: str, features: Any, labels: dict[str, Any], scheduler: str, report: Report) -> None:
+    """Compute `features`, a Dask array, on a cluster and write it and `labels` to a new zarr group.
+
+    `scheduler` is the address of one, or "local" for processes of this machine. `report` is told where to look on.
+    """
+    group = require("zarr", "dask", "pose2id.distributed").open_group(path, mode="w")
+    for name, array in labels.items():
+        group.create_array(name, data=array)
+    rows = max(1, *features.chunks[0])  # equal chunks, each written by one task
+    chunks = rows, features.shape[1]
+    target = group.create_array("features", shape=features.shape, dtype=features.dtype, chunks=chunks)
+    with _connect(scheduler) as client:
+        report(client.dashboard_link)
+        dask_array().store(features.rechunk(chunks), target, lock=False, scheduler=client)
+
+
+@contextmanager
+def _connect(scheduler: str) -> Iterator[Any]:
+    distributed = require("distributed", "dask", "pose2id.distributed")
+    if scheduler == "local":
+        limits = find_limits()
+        with (
+            distributed.LocalCluster(n_workers=limits.threads, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
+        return
+    if "://" not in scheduler:
+        raise ValueError(f"scheduler must be 'local' or an address such as tcp://host:8786, received {scheduler!r}")
+    try:
+        client = distributed.Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"scheduler {scheduler} does not answer: {one_line(error, 200)}") from error
+    with client:
+        yield client
 
 
 def _check_array(array: Any, name: str, ranks: tuple[int, ...], shape: str) -> None:
