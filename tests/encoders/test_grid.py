@@ -91,6 +91,8 @@ def test_reconstruction_is_that_of_the_released_code():
     for shift in range(4):
         found = encoder.compare(maps, maps.roll(-shift, 0))
         torch.testing.assert_close(found.detach(), expected[range(4), [(i + shift) % 4 for i in range(4)]])
+    pair = [maps[:2, :, :3, :3].clone().requires_grad_(), maps[2:, :, :3, :3].clone().requires_grad_()]
+    assert torch.autograd.gradcheck(encoder.compare, pair)  # both pictures learn
 
 
 def test_reconstruction_learns_which_locations_are_the_person():
