@@ -121,3 +121,11 @@ def test_losses_of_dsr():
     gradients = (torch.autograd.grad(each, learnt, retain_graph=True) for each in (found["reconstruction"], expected))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_pairs_of_one_person_are_to_be_near():
+    encoder, batch = make(IDLA, **PAIR_SIZES).eval(), make_batch()
+    maps, (first, second, same) = encoder(batch.images).maps, pair_rows(batch.ids)
+    distances = encoder.compare(maps[first], maps[second])
+    expected = torch.nn.functional.softplus(distances.where(same, -distances)).mean()
+    torch.testing.assert_close(encoder.loss(batch)["verification"], expected)
