@@ -243,6 +243,26 @@ def test_a_reader_sees_one_version(target):
         assert_law(reader)
 
 
+def test_the_first_rows_of_a_second_camera(tmp_path, monkeypatch):
+    """All rows of the first camera have room for all of them; that must not make pairs of all with all."""
+    pairs, original = [], lists.find_entered
+
+    def count(*arguments, **options):
+        entered = original(*arguments, **options)
+        pairs.append(len(entered.rows))
+        return entered
+
+    monkeypatch.setattr(lists, "find_entered", count)
+    with Gallery.open(tmp_path / "a", exclude="cams") as opened:
+        opened.add(people(100), names(100), cams=[1] * 100)
+        opened.add(people(50, seed=1), names(50, 100), cams=[2] * 50)
+        assert_law(opened, [1] * 100 + [2] * 50)
+        opened.add(people(50, seed=2), names(50, 150), cams=[2] * 50)
+        assert_law(opened, [1] * 100 + [2] * 100)
+    assert len(pairs) == 2
+    assert pairs[0] == 0
+
+
 @pytest.mark.parametrize("width", [2, 3, 33])
 def test_generated_features_are_those_of_centralize(tmp_path, width):
     rows, generated = people(300, width), people(900, width, seed=1).reshape(300, 3, width)
@@ -354,6 +374,20 @@ def test_postgresql_lost_is_one_line_and_changes_nothing(server, monkeypatch):
         assert opened.version == 1
         opened.remove(["p0"])  # by a new connection
         assert_law(opened)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_opens_the_gallery_for_itself(tmp_path):
+    with Gallery.open(tmp_path / "a") as opened:
+        opened.add(people(4), names(4))
+
+        def use():
+            with pytest.raises(ValueError, match="open it here again"):
+                opened.remove(["p0"])
+            opened.close()
+
+        assert fork(use) == 0
+        assert opened.keys() == names(4)
 
 
 # The cache.
@@ -636,6 +670,7 @@ def test_one_wrong_row_changes_nothing(target):
             (lambda: opened.add(people(1), ["a"], times=[dt.datetime(2026, 1, 1)]), "time zone"),
             (lambda: opened.remove(["p0", "nobody"]), "1 are not: 'nobody'"),
             (lambda: opened.update(["nobody"], people(1)), "1 are not: 'nobody'"),
+            (lambda: opened.search(people(1), not_cams=["a\0"]), "not_cams must"),
         ]:
             with pytest.raises(ValueError, match=words):
                 call()
@@ -652,6 +687,8 @@ def test_what_is_no_gallery_is_refused(tmp_path):
     connection.close()
     with pytest.raises(ValueError, match="something else"):
         Gallery.open(tmp_path / "other")
+    with pytest.raises(ValueError, match="k1 must be an integer from 0 to 1000"):
+        Gallery.open(tmp_path / "many", k1=1001)
     with pytest.raises(FileNotFoundError, match="there is no gallery"):
         Gallery.open(tmp_path / "none", create=False)
     assert not (tmp_path / "none").exists()

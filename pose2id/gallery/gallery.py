@@ -134,7 +134,7 @@ class Gallery:
         self._database, self._memory = database, Memory(folder)
         self._lock = threading.RLock()
         self._reading: Transaction | None = None
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
 
     @classmethod
     def open(
@@ -163,7 +163,7 @@ class Gallery:
         width : int, optional
             D, the columns of all rows. Otherwise the first rows decide.
         k1, k2, alpha, normalize
-            As for `pose2id.centralize`; for a new gallery 2, 2, 0.0 and True.
+            As for `pose2id.centralize`; for a new gallery 2, 2, 0.0 and True. k1 and k2 are at most 1,000.
         eta : float
             The factor of generated features, 1.0.
         exclude : {None, "cams", "groups"}
@@ -243,8 +243,9 @@ class Gallery:
     def close(self) -> None:
         """Let go of the database; what is kept in memory is written to the cache."""
         with self._lock:
-            if not self._closed:
-                self._memory.save(closing=True)
+            if self._closed or self._process != os.getpid():
+                return
+            self._memory.save(closing=True)
             self._closed = True
             self._memory = Memory(self._memory.folder)
             self._database.close()
@@ -525,8 +526,9 @@ class Gallery:
         """
         rows, _ = take_features(query, "query", "(Q, D)")
         top = check_count(top, "top", 1)
-        given = {"cam": cams, "grp": groups, "not cam": not_cams, "not grp": not_groups}
-        filters = {name: take_texts(values, None, name) for name, values in given.items() if values is not None}
+        columns = {"cams": "cam", "groups": "grp", "not_cams": "not cam", "not_groups": "not grp"}
+        given = zip(columns, (cams, groups, not_cams, not_groups), strict=True)
+        filters = {columns[name]: take_texts(values, None, name) for name, values in given if values is not None}
         times = [
             None if time is None else take_time(time, name) for time, name in ((after, "after"), (before, "before"))
         ]
@@ -680,6 +682,10 @@ class Gallery:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the gallery {self._database.name} is closed")
+        if self._process != os.getpid():  # a connection is of no use, and does harm, after a fork
+            raise ValueError(
+                f"{self._database.name} was opened by the process that started this one; open it here again"
+            )
 
 
 def count_listed(settings: Settings) -> int:

@@ -22,6 +22,10 @@ SPARE = 4
 """Neighbours kept beyond those that the rule asks for."""
 CHUNK = 2**24
 """Elements of the rows that are searched at once."""
+ENGINE = "exact"
+"""It keeps no copy of the rows, and rows of one camera, none of which may be neighbours, do not hold it up."""
+AT_ONCE = 4096
+"""Rows for which is searched again at once."""
 NONE = -1
 
 Ids = NDArray[np.int64]
@@ -102,9 +106,7 @@ def drop(lists: Lists, gone: Ids) -> Lists:
     return kept._replace(near=near, distances=distances)
 
 
-def enter(
-    lists: Lists, rows: Rows, new: Lists, new_rows: torch.Tensor, *, exclude: bool, progress: bool = False
-) -> Lists:
+def enter(lists: Lists, rows: Rows, new: Lists, new_rows: torch.Tensor, *, exclude: bool) -> Lists:
     """The lists with `new` rows put in at their ids. `new` holds no neighbours yet, `new_rows` its searched rows."""
     k = lists.near.shape[1]
     at = new.nonzero.nonzero()[0]
@@ -114,7 +116,7 @@ def enter(
         queries, own = new_rows[torch.from_numpy(at)], new.ids[at]
         labels = torch.from_numpy(new.labels[at]) if exclude else None
         # Among themselves.
-        found, lengths = find_neighbors(queries, queries, k, labels, labels, within=True, progress=progress)
+        found, lengths = find_neighbors(queries, queries, k, labels, labels, within=True, engine=ENGINE)
         best = (_name(own, found), lengths.numpy())
         # Forward, the nearest of the new among the old; backward, the old ones whose lists they enter.
         counts = (lists.near >= 0).sum(axis=1)
@@ -124,15 +126,22 @@ def enter(
         ties = len(lists.ids) > 0 and new.ids[0] < lists.ids[-1]
         inside = last if ties else np.nextafter(last, np.float32(-1))
         inside[counts == 0] = -1
-        radius = np.where(complete & (counts < k), np.float32(np.inf), inside).astype(np.float32)
+        # Lists with room, of which there are many where a second camera comes, take whatever is nearest.
+        hungry = complete & (counts < k)
+        radius = np.where(hungry, np.float32(-1), inside).astype(np.float32)
         pairs: list[tuple[Ids, Ids, NDArray[np.float32]]] = []
         for places, part in _chunks(lists, rows):
             base_labels = torch.from_numpy(lists.labels[places]) if exclude else None
-            entered = find_entered(
-                queries, part, k, torch.from_numpy(radius[places]), labels, base_labels, progress=progress
-            )
+            entered = find_entered(queries, part, k, torch.from_numpy(radius[places]), labels, base_labels)
             best = _merge(best, (_name(lists.ids[places], entered.indices), entered.distances.numpy()), k)
             pairs.append((places[entered.rows.numpy()], own[entered.queries.numpy()], entered.lengths.numpy()))
+            few = np.flatnonzero(hungry[places])
+            if len(few):
+                inside_few = part[torch.from_numpy(few)], queries, k
+                few_labels = None if base_labels is None else base_labels[torch.from_numpy(few)]
+                found, lengths = find_neighbors(*inside_few, few_labels, labels, engine=ENGINE)
+                row, rank = (found >= 0).numpy().nonzero()
+                pairs.append((places[few[row]], own[found.numpy()[row, rank]], lengths.numpy()[row, rank]))
         near[at], distances[at] = best
         if pairs:
             old_near, old_distances = _put(
@@ -142,28 +151,30 @@ def enter(
     return old.join(new._replace(near=near, distances=distances))
 
 
-def refill(lists: Lists, rows: Rows, k: int, *, exclude: bool, progress: bool = False) -> Lists:
+def refill(lists: Lists, rows: Rows, k: int, *, exclude: bool) -> Lists:
     """Search again for the rows whose lists hold fewer than k neighbours while there are more candidates."""
     counts = (lists.near >= 0).sum(axis=1)
     wanted = np.minimum(count_candidates(lists, exclude=exclude), k)
-    at = (counts < wanted).nonzero()[0]
-    width = lists.near.shape[1]
-    if not len(at) or not width:
-        return lists
-    queries, own = rows.take(at), lists.ids[at]
-    labels = torch.from_numpy(lists.labels[at]) if exclude else None
+    short = np.flatnonzero(counts < wanted)
+    near, distances = lists.near.copy(), lists.distances.copy()
+    for start in range(0, len(short), AT_ONCE):
+        at = short[start : start + AT_ONCE]
+        near[at], distances[at] = _search_again(lists, rows, at, exclude=exclude)
+    return lists._replace(near=near, distances=distances)
+
+
+def _search_again(lists: Lists, rows: Rows, at: Ids, *, exclude: bool) -> tuple[Ids, NDArray[np.float32]]:
+    """The full lists of the rows at these places."""
+    width, own = lists.near.shape[1], lists.ids[at]
+    queries, labels = rows.take(at), torch.from_numpy(lists.labels[at]) if exclude else None
     # One more than asked for: as queries of another set, rows find themselves.
     best = (np.full((len(at), width + 1), NONE), np.full((len(at), width + 1), np.inf, np.float32))
     for places, part in _chunks(lists, rows):
         base_labels = torch.from_numpy(lists.labels[places]) if exclude else None
-        found, lengths = find_neighbors(queries, part, width + 1, labels, base_labels, progress=progress)
+        found, lengths = find_neighbors(queries, part, width + 1, labels, base_labels, engine=ENGINE)
         best = _merge(best, (_name(lists.ids[places], found), lengths.numpy()), width + 1)
-    itself = best[0] == own[:, None]
-    order = itself.argsort(axis=1, kind="stable")[:, :width]
-    near, distances = lists.near.copy(), lists.distances.copy()
-    near[at] = np.take_along_axis(best[0], order, axis=1)
-    distances[at] = np.take_along_axis(best[1], order, axis=1)
-    return lists._replace(near=near, distances=distances)
+    order = (best[0] == own[:, None]).argsort(axis=1, kind="stable")[:, :width]
+    return np.take_along_axis(best[0], order, axis=1), np.take_along_axis(best[1], order, axis=1)
 
 
 def mutual(lists: Lists, places: Ids, k1: int, k2: int) -> Ids:
@@ -203,12 +214,12 @@ def find_changed(before: Lists, after: Lists, k1: int, k2: int) -> tuple[Ids, Id
 
 
 def search(
-    queries: torch.Tensor, lists: Lists, rows: Rows, k: int, chosen: NDArray[np.bool_], *, progress: bool = False
+    queries: torch.Tensor, lists: Lists, rows: Rows, k: int, chosen: NDArray[np.bool_]
 ) -> tuple[Ids, NDArray[np.float32]]:
     """Ids and distances of the k nearest of the `chosen` (N,) rows to every query, each (Q, k)."""
     best = (np.full((len(queries), k), NONE), np.full((len(queries), k), np.inf, np.float32))
     for places, part in _chunks(lists, rows, chosen):
-        found, lengths = find_neighbors(queries, part, k, progress=progress)
+        found, lengths = find_neighbors(queries, part, k, engine=ENGINE)
         best = _merge(best, (_name(lists.ids[places], found), lengths.numpy()), k)
     return best
 

@@ -17,6 +17,8 @@ class _Kept:
 KEPT: Any = _Kept()
 """Stands for a setting that is not named: what the gallery keeps, or the default of a new one."""
 
+LARGEST = 1000
+"""The largest k1 and k2: so many neighbours are kept of every row."""
 EXCLUDE = ("cams", "groups")
 DTYPES = ("float32", "float16")
 FIXED = {
@@ -52,8 +54,8 @@ class Settings:
 def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were named, as they are kept."""
     checks: dict[str, Callable[[Any], Any]] = {
-        "k1": lambda value: check_count(value, "k1", 0),
-        "k2": lambda value: check_count(value, "k2", 0),
+        "k1": lambda value: check_count(value, "k1", 0, LARGEST),
+        "k2": lambda value: check_count(value, "k2", 0, LARGEST),
         "alpha": lambda value: check_number(value, "alpha"),
         "eta": lambda value: check_number(value, "eta"),
         "normalize": lambda value: check_flag(value, "normalize"),
