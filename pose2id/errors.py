@@ -15,6 +15,7 @@ __all__ = [
     "MissingExtraError",
     "escape",
     "explain_write",
+    "hide_passwords",
     "is_out_of_memory",
     "nearest",
     "one_line",
@@ -174,6 +175,21 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     'KeyboardInterrupt'
     """
     return escape(" ".join(str(error).split())[:limit])[:limit] or type(error).__name__
+
+
+_PASSWORD = re.compile(r"(:/{1,3}[^\s/:@]*:)\S+@|\b((?:ssl)?password=)[^\s&'\"]+")
+
+
+def hide_passwords(text: str) -> str:
+    """A text without the passwords of URLs, also of ones that are written wrongly.
+
+    Examples
+    --------
+    >>> from pose2id.errors import hide_passwords
+    >>> hide_passwords("cannot read 'postgresql:/me:s3/cret@host/people?password=s3cret&a=b'")
+    "cannot read 'postgresql:/me:***@host/people?password=***&a=b'"
+    """
+    return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def nearest(word: str, names: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -62,6 +62,7 @@ ONE_FILE = {
     "oml": "pose2id.integrations.oml",
     "onnxruntime": "pose2id.onnx",
     "psycopg": "pose2id.gallery.database",
+    "pymilvus": "pose2id.gallery.stores.milvus",
     "sklearn": "pose2id.integrations.sklearn",
     "sqlalchemy": "pose2id.gallery.database",
     "torchmetrics": "pose2id.integrations.torchmetrics",

@@ -21,6 +21,8 @@ EXTRAS = {
     "dask": {"dask", "distributed", "zarr"},
     "gallery": {"filelock", "sqlalchemy"},
     "postgresql": {"filelock", "psycopg", "sqlalchemy"},
+    "milvus": {"filelock", "pymilvus", "sqlalchemy"},
+    "pgvector": {"filelock", "psycopg", "sqlalchemy"},
     "completion": {"shtab"},
 }
 # Not faiss-gpu: the two faiss wheels install into the same folder, and faiss-cpu exists on every platform.

@@ -18,7 +18,7 @@ from pose2id.cli.arguments import build_parser
 from pose2id.cli.options import check_given
 from pose2id.cli.printing import flush, prepare_log, prepare_streams, tell
 from pose2id.cli.signals import EndedError, end_on_signals
-from pose2id.errors import is_out_of_memory, one_line
+from pose2id.errors import hide_passwords, is_out_of_memory, one_line
 from pose2id.ipg import require_packages
 
 NEED_GENERATOR = ("generate", "train", "walkthrough")
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = NEEDS_LESS_OF_PARTS if getattr(arguments, "of_parts", False) else NEEDS_LESS
         if not short and not isinstance(error, BAD_INPUT):
             raise
-        code, words = 2, one_line(error)
+        code, words = 2, hide_passwords(one_line(error))
         if short and (name in advice or str(error)):
             words = ": ".join([f"out of memory ({words})", *filter(None, [advice.get(name)])])
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough

@@ -13,6 +13,7 @@ from pose2id import __version__
 from pose2id.cli.choices import DTYPES, LAYOUTS, PRESETS, SHELLS, SOLVERS
 from pose2id.cli.extract_arguments import add_extract
 from pose2id.cli.feature_arguments import add_features
+from pose2id.cli.gallery_arguments import add_gallery
 from pose2id.cli.options import BATCHES_SAY, PRESETS_SAY, SHARE, Option, Parser, add_common, count
 from pose2id.errors import require
 from pose2id.validation import check_count, check_number
@@ -59,6 +60,7 @@ def build_parser() -> Parser:
     _add_demo(commands)
     add_extract(commands)
     add_features(commands)
+    add_gallery(commands)
     _add_generate(commands)
     _add_poses(commands)
     _add_weights(commands)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from pose2id.errors import escape, suggest
+from pose2id.errors import escape, hide_passwords, suggest
 from pose2id.validation import check_count, check_number
 
 
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        self.exit(2, f"{self.prog}: {escape(message)}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {escape(hide_passwords(message))}; see {self.prog} --help\n")
 
 
 class Option(argparse.Action):

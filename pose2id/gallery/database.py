@@ -38,6 +38,11 @@ def sql() -> Any:
     return require("sqlalchemy", "gallery", "pose2id.gallery")
 
 
+def driver(extra: str, purpose: str) -> Any:
+    """The package psycopg."""
+    return require("psycopg", extra, purpose)
+
+
 @lru_cache
 def tables() -> SimpleNamespace:
     """All tables, by their names without ``pose2id_``."""
@@ -154,7 +159,7 @@ class Database:
             raise ValueError(
                 f"a gallery is a path or begins with postgresql://, received one that begins with {scheme}"
             )
-        require("psycopg", "postgresql", "A gallery in PostgreSQL")
+        driver("postgresql", "A gallery in PostgreSQL")
         try:
             url = sa.make_url(text).set(drivername="postgresql+psycopg")
         except Exception:  # noqa: BLE001  its words may hold the password
@@ -454,6 +459,13 @@ class Transaction:
         column, functions = self._tables.rows.c.time, self._sa.func
         first, last = self._connection.execute(self._sa.select(functions.min(column), functions.max(column))).one()
         return first, last
+
+    def labeled(self, ids: Sequence[int]) -> Iterator[Any]:
+        """id, key, cam, grp, time and whether it is a row of zeros, in ascending order of id; `ids` ascend."""
+        rows = self._tables.rows.c
+        columns = (rows.id, rows.key, rows.cam, rows.grp, rows.time, rows.near.is_(None))
+        for part in _parts(ids):
+            yield from self._all(self._sa.select(*columns).where(rows.id.in_(part)).order_by(rows.id))
 
     # Vectors.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,9 @@ from pose2id.gallery.arguments import (
 from pose2id.gallery.database import Database, Head, Row, Transaction
 from pose2id.gallery.lists import NONE, SPARE, Ids, Lists
 from pose2id.gallery.memory import Memory
+from pose2id.gallery.publishing import Published, publish
 from pose2id.gallery.settings import KEPT, Settings, change_settings, check_settings
+from pose2id.gallery.stores import open_store
 from pose2id.gallery.updates import NOBODY, PART, Come, State, move, stack
 from pose2id.neighbors import find_neighbors
 from pose2id.threads import fit_threads
@@ -587,6 +589,54 @@ class Gallery:
         with self._read() as asked:
             names = ("version", "time", "action", "rows")
             return [dict(zip(names, each, strict=True)) for each in asked.history(since)]
+
+    def publish(self, target: str, *, anew: bool = False, progress: bool = False) -> Published:
+        """Bring a vector database, which serves searches, to the present version.
+
+        What changed since the last time is inserted or replaced there, what was removed is deleted. The target itself
+        remembers which version of which gallery it holds, so there may be several. A publication that was interrupted
+        is finished by the next one. Rows that the target lost are sent again.
+
+        Parameters
+        ----------
+        target : str
+            ``milvus://FILE.db?collection=people`` (milvus-lite), ``milvus://user:password@host:19530/database?...`` (a
+            server; ``secure=true`` for TLS), or ``postgresql://user:password@host/database?table=people`` (pgvector).
+            ``index=hnsw`` makes a new collection or table with an approximate index; otherwise a search there is
+            exact. The collection or table is made if it is not there, and belongs to this gallery alone.
+        anew : bool
+            Write everything, also over another gallery.
+        progress : bool
+            Show a bar on stderr.
+
+        Returns
+        -------
+        Published
+            `version`, and how many rows were `sent` and `removed`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For what is no target; for one that holds another gallery, a version that this gallery never had, or
+            something else altogether.
+        OSError
+            When the target cannot be reached or written.
+        MissingExtraError
+            Without pymilvus (extra `milvus`) or psycopg (extra `pgvector`).
+
+        Notes
+        -----
+        Columns: `id` (in order of insertion), `key`, `cam`, `grp` (the group), `time`, `zero` (a row of zeros, which
+        `search` never finds) and `vector`: the centralized row in float32, bit for bit. Distances are Euclidean; scale
+        queries to length 1 if the gallery normalizes. While it runs, a search there may see rows of both versions, and
+        other threads wait for this object.
+        """
+        check_flag(anew, "anew")
+        check_flag(progress, "progress")
+        with self._lock:
+            self._check_open()
+            with closing(open_store(target)) as store, self._read() as asked:
+                return publish(asked, store, anew=anew, progress=progress)
 
     def stats(self) -> dict[str, Any]:
         """Numbers of the gallery.

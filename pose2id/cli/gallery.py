@@ -1,0 +1,132 @@
+"""`pose2id gallery`: a living gallery, its changes, searches and publications; prints JSON."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from pose2id.cli.gallery_arguments import SETTINGS
+from pose2id.cli.printing import say_json
+from pose2id.documents import read_text
+from pose2id.files import FeatureFile, read_features
+from pose2id.gallery import Gallery
+
+NAMES = ("features", "cams", "groups", "paths", "generated")
+
+
+def run_add(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery add`."""
+    if arguments.keys and len(arguments.features) > 1:
+        raise ValueError("--keys goes with one feature file; call the command once for each")
+    moment = _take_time(arguments.time, "--time")
+    given = {name: value for name in SETTINGS if (value := getattr(arguments, name))}
+    given |= {name: value for name in ("k1", "k2", "alpha", "eta") if (value := getattr(arguments, name)) is not None}
+    if given.pop("no_normalize", False):
+        given["normalize"] = False
+    files = [_read(arguments, path) for path in arguments.features]
+    keys = [_find_keys(arguments, file) for file in files]
+    with Gallery.open(arguments.gallery, **given) as gallery:
+        for file, named in zip(files, keys, strict=True):
+            times = None if moment is None else [moment] * len(named)
+            try:
+                gallery.add(file.features, named, file.cams, file.groups, times, file.generated)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{file.path}: {error}") from error
+        say_json({"version": gallery.version, "rows": len(gallery), "added": sum(map(len, keys))})
+
+
+def _read(arguments: argparse.Namespace, path: str) -> FeatureFile:
+    return read_features(path, ("features",), names=NAMES, side=arguments.side)
+
+
+def _find_keys(arguments: argparse.Namespace, file: FeatureFile) -> list[str]:
+    keys = read_keys(arguments.keys) if arguments.keys else file.paths
+    if keys is None:
+        raise ValueError(f"{file.path} holds no 'paths', by which rows are called; name a file of keys (--keys)")
+    return [str(key) for key in keys]
+
+
+def read_keys(path: str) -> list[str]:
+    """Keys of a text file, one a line, as they are written."""
+    return [key for line in read_text(path).split("\n") if (key := line.removesuffix("\r"))]
+
+
+def _take_time(text: str | None, name: str) -> float | None:
+    """Seconds since 1970."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a date such as 2026-11-30T08:00+01:00, or seconds since 1970, received '{text}'"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _open(arguments: argparse.Namespace) -> Gallery:
+    return Gallery.open(arguments.gallery, create=False)
+
+
+def run_remove(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery remove`."""
+    keys = arguments.removed + (read_keys(arguments.keys) if arguments.keys else [])
+    if not keys:
+        raise ValueError("name the keys that are to be removed, or a file of them (--keys)")
+    with _open(arguments) as gallery:
+        version = gallery.remove(keys)
+        say_json({"version": version, "rows": len(gallery), "removed": len(keys)})
+
+
+def run_expire(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery expire`."""
+    moment = _take_time(arguments.before, "TIME")
+    with _open(arguments) as gallery:
+        keys = gallery.expire(moment)  # type: ignore[arg-type]  # it is required
+        say_json({"version": gallery.version, "rows": len(gallery), "removed": keys})
+
+
+def run_search(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery search`."""
+    file = read_features(arguments.features, ("features",), names=("features", "paths"), side=arguments.side)
+    names = ("cams", "groups", "not_cams", "not_groups", "centralize")
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    options |= {name: _take_time(getattr(arguments, name), f"--{name}") for name in ("after", "before")}
+    with _open(arguments) as gallery, gallery.reading() as version:
+        try:
+            found = gallery.search(file.features, arguments.top, **options)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{file.path}: {error}") from error
+    queries = range(len(found.keys)) if file.paths is None else np.asarray(file.paths).tolist()
+    each = [
+        {"query": query, "keys": keys, "distances": distances[: len(keys)].tolist()}
+        for query, keys, distances in zip(queries, found.keys, found.distances, strict=True)
+    ]
+    say_json({"version": version, "found": each}, indent=None)
+
+
+def run_publish(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery publish`."""
+    with _open(arguments) as gallery:
+        say_json(gallery.publish(arguments.target, anew=arguments.anew, progress=arguments.progress)._asdict())
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """`pose2id gallery verify`."""
+    with _open(arguments) as gallery:
+        wrong = gallery.verify(progress=arguments.progress)
+        say_json({"version": gallery.version, "rows": len(gallery), "wrong": wrong})
+    return 1 if wrong else 0
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery info`."""
+    with _open(arguments) as gallery:
+        say_json(gallery.stats())

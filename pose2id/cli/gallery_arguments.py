@@ -1,0 +1,93 @@
+"""What the commands on a living gallery take; loads nothing that computes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pose2id.cli.choices import SIDES
+from pose2id.cli.options import Option, add_common, count
+from pose2id.validation import check_number
+
+_TIME = "a date such as 2026-11-30 or 2026-11-30T08:00+01:00 (without a zone: UTC), or seconds since 1970"
+SETTINGS = ("k1", "k2", "alpha", "eta", "no_normalize", "exclude", "dtype")
+
+
+def add_gallery(commands: Any) -> None:
+    """The commands on a gallery."""
+    gallery = commands.add_parser("gallery", help="a living gallery: add, remove, search, publish to a vector database")
+    actions = gallery.add_subparsers(dest="action", required=True, metavar="action")
+
+    add = _add_action(
+        actions, "add", "add the rows of feature files, a change for each file; makes the gallery if need be"
+    )
+    _add_files(add, "+", "feature files; 'generated' is used, 'cams' and 'groups' are kept, if a file has them")
+    _add_keys(
+        add, "what the rows are called, instead of the 'paths' in the file: text, a key a line; only with one file"
+    )
+    add.add_argument("--time", metavar="TIME", help=f"of all rows: {_TIME}")
+    for name, kind, check, words in (
+        ("k1", int, count(0), "as for `centralize` (default 2)"),
+        ("k2", int, count(0), "as for `centralize` (default 2)"),
+        ("alpha", float, check_number, "as for `centralize` (default 0)"),
+        ("eta", float, check_number, "as for `centralize` (default 1)"),
+    ):
+        words = f"for a new gallery, {words}; a gallery keeps its settings"
+        add.add_argument(f"--{name}", action=Option, check=check, type=kind, help=words)
+    add.add_argument("--no-normalize", action="store_true", help="for a new gallery: do not scale rows to length 1")
+    add.add_argument(
+        "--exclude", choices=("cams", "groups"), help="for a new gallery: rows with equal ones are never neighbours"
+    )
+    words = "for a new gallery: how rows are kept (default float32)"
+    add.add_argument("--dtype", choices=("float32", "float16"), help=words)
+
+    remove = _add_action(actions, "remove", "remove rows: all that are named or, where one is not there, none")
+    remove.add_argument("removed", metavar="KEY", nargs="*", help="what the rows are called")
+    _add_keys(remove, "more of them: text, a key a line")
+
+    expire = _add_action(actions, "expire", "remove all rows of before a time; those without a time stay")
+    expire.add_argument("before", metavar="TIME", help=_TIME)
+
+    search = _add_action(actions, "search", "find the nearest centralized rows of each row of a feature file")
+    _add_files(search, None, "feature file with the queries")
+    search.add_argument(
+        "--top", action=Option, check=count(1), type=int, default=10, help="rows to find for each query (default 10)"
+    )
+    for name, words in (("cams", "cameras"), ("groups", "groups")):
+        search.add_argument(f"--{name}", nargs="+", metavar="LABEL", help=f"find only rows of these {words}")
+        search.add_argument(f"--not-{name}", nargs="+", metavar="LABEL", help=f"leave out rows of these {words}")
+    search.add_argument("--after", metavar="TIME", help=f"find only rows of this time or later: {_TIME}")
+    search.add_argument("--before", metavar="TIME", help="find only rows of before this time")
+    search.add_argument("--centralize", action="store_true", help="pull each query toward the gallery first")
+
+    publish = _add_action(actions, "publish", "bring a vector database to the gallery's version: what changed is sent")
+    publish.add_argument(
+        "target",
+        metavar="TARGET",
+        help="milvus://FILE.db?collection=NAME, milvus://user:password@host:19530/database?collection=NAME or "
+        "postgresql://user:password@host/database?table=NAME; add index=hnsw for an approximate index (extras milvus, "
+        "pgvector)",
+    )
+    publish.add_argument("--anew", action="store_true", help="write everything, also over another gallery")
+
+    _add_action(actions, "verify", "compute everything anew and compare; exit code 1: something is wrong")
+    _add_action(actions, "info", "numbers and settings of the gallery")
+
+
+def _add_action(actions: Any, name: str, words: str) -> Any:
+    parser = actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}. Prints JSON.")
+    where = "the gallery: a file, or postgresql://user:password@host/database"
+    parser.add_argument("gallery", metavar="PATH", help=where)
+    add_common(parser, f"gallery:run_{name}")
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser, several: str | None, words: str) -> None:
+    how: dict[str, Any] = {} if several is None else {"nargs": several}
+    parser.add_argument("features", metavar="FILE", help=words, **how)
+    words = "which set to take of files that hold both, such as a .mat with query_f and gallery_f"
+    parser.add_argument("--side", choices=SIDES, help=words)
+
+
+def _add_keys(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--keys", metavar="FILE", help=words)

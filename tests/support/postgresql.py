@@ -1,0 +1,27 @@
+"""A real PostgreSQL server, with pgvector, for tests."""
+
+import os
+import tempfile
+import warnings
+from contextlib import contextmanager
+
+
+@contextmanager
+def serve(pgserver):
+    """The URL of a server of the package pgserver, which stops at the end."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the user that the server runs as
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = pgserver.get_server(folder)
+        yield made.get_uri()
+        made.cleanup()
+
+
+def new_schema(url):
+    """The URL of a new schema."""
+    import psycopg
+
+    name = f"s{os.urandom(8).hex()}"
+    with psycopg.connect(url) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{url}&options=-csearch_path%3D{name},public"

@@ -1,0 +1,427 @@
+"""Publishing a gallery: the target equals the gallery, whatever was done in between and wherever it broke off."""
+
+import logging
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from support.postgresql import new_schema, serve
+
+pytest.importorskip("sqlalchemy")
+
+from pose2id.cli import main
+from pose2id.gallery import Gallery, Published, gallery, publishing
+from pose2id.gallery.stores.records import Record
+from pose2id.gallery.stores.targets import take_target
+
+WIDTH = 6
+ODD = ["it's", 'say "x"', "a\nb", "%s %(key)s {}", "; DROP TABLE people; --", "ключ", "鍵", "🗝", " ", "\\N", "\x1b[31m"]
+
+
+class BrokenOffError(Exception):
+    """What a kill is in these tests."""
+
+
+class Memory:
+    """A store that keeps at once what it is told, and breaks off before or after its n-th step."""
+
+    def __init__(self):
+        self.name, self.rows, self.told, self.steps, self.last = "memory", {}, None, [], None
+
+    def _step(self, name):
+        self.steps.append(name)
+        if len(self.steps) == self.last:
+            raise BrokenOffError
+
+    def record(self):
+        return Record.read(self.told)
+
+    def make(self, record):
+        self._step("before make")
+        self.rows, self.told = {}, record.write()
+        self._step("after make")
+
+    def note(self, record):
+        self._step("before note")
+        self.told = record.write()
+        self._step("after note")
+
+    def put(self, rows, vectors):
+        self._step("before put")
+        for number, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
+            assert vector.dtype == np.float32
+            self.rows[row.id] = (*row[1:], vector.tobytes())
+            if not number:
+                self._step("within put")
+        self._step("after put")
+
+    def delete(self, ids):
+        self._step("before delete")
+        for at in ids:
+            self.rows.pop(at, None)
+        self._step("after delete")
+
+    def count(self):
+        return len(self.rows)
+
+    def ids(self):
+        return sorted(self.rows)
+
+    def close(self):
+        pass
+
+
+def rows(n, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, WIDTH)).astype(np.float32)
+
+
+def content(opened):
+    """What a target must hold: by key, the vector's bytes."""
+    return dict(zip(opened.keys(), (row.astype(np.float32).tobytes() for row in opened.features()), strict=True))
+
+
+def held(store):
+    return {row[0]: row[-1] for row in store.rows.values()}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    with Gallery.open(tmp_path / "people.gallery") as made:
+        yield made
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    store = Memory()
+    monkeypatch.setattr(gallery, "open_store", lambda _: store)
+    monkeypatch.setattr(publishing, "MOST", 3)
+    return store
+
+
+def change(opened, seed):
+    """Some adds, removes and updates."""
+    random = np.random.default_rng(seed)
+    there = opened.keys()
+    if len(there) > 3:
+        gone = random.choice(there, 2, replace=False).tolist()
+        opened.remove(gone)
+        opened.add(rows(1, seed + 1), gone[:1])  # a key that comes again
+        opened.update(opened.keys()[:1], rows(1, seed + 2), cams=["new"])
+    opened.add(rows(4, seed + 3), [f"{seed}-{number}" for number in range(4)], cams=[1, 1, 2, 2])
+
+
+# What is sent, with a store that can break off anywhere.
+
+
+def test_only_what_changed_is_sent(opened, memory):
+    assert opened.publish("x") == Published(0, 0, 0)
+    assert memory.told is None
+    opened.add(np.zeros((1, WIDTH), np.float32), ["nobody"], times=[5])
+    opened.add(rows(7), [f"p{number}" for number in range(7)], cams=list("aabbccd"), groups=[1] * 7)
+    assert opened.publish("x") == Published(2, 8, 0)
+    assert held(memory) == content(opened)
+    first, second = memory.rows[1], memory.rows[2]
+    assert first[:5] == ("nobody", None, None, 5.0, True)
+    assert second[:5] == ("p0", "a", "1", None, False)
+    assert opened.publish("x") == Published(2, 0, 0)
+    changed = opened.changes(2)
+    version = opened.remove(["p3"])
+    changed = opened.changes(2)
+    assert opened.publish("x") == Published(version, len(changed.changed), 1)
+    assert held(memory) == content(opened)
+
+
+def test_wherever_it_breaks_off_the_next_one_finishes_it(opened, memory):
+    change(opened, 0)
+    change(opened, 10)
+    opened.publish("x")
+    for seed in (20, 30):  # after the second the target has come from a version of which some rows are newer
+        change(opened, seed)
+        before = (dict(memory.rows), memory.told)
+        memory.steps, memory.last = [], None
+        opened.publish("x")
+        steps = len(memory.steps)
+        assert {"within put", "before note", "after delete"} <= set(memory.steps)
+        for last in range(1, steps + 1):
+            memory.rows, memory.told = dict(before[0]), before[1]
+            memory.steps, memory.last = [], last
+            with pytest.raises(BrokenOffError):
+                opened.publish("x")
+            memory.last = None
+            opened.publish("x")
+            assert held(memory) == content(opened)
+            assert opened.publish("x")[1:] == (0, 0)
+
+
+def test_it_breaks_off_again_and_again_while_the_gallery_changes(opened, memory):
+    change(opened, 0)
+    for round_ in range(1, 12):
+        change(opened, 10 * round_)
+        memory.steps, memory.last = [], round_ % 11 + 1
+        with suppress(BrokenOffError):
+            opened.publish("x")
+    memory.last = None
+    opened.publish("x")
+    assert held(memory) == content(opened)
+
+
+def test_what_was_sent_before_a_kill_is_not_sent_again(opened, memory):
+    opened.add(rows(9), [f"p{number}" for number in range(9)])
+    memory.last = 2 + 5 + 3  # made, a part of three rows noted, and the next one put
+    with pytest.raises(BrokenOffError):
+        opened.publish("x")
+    memory.last = None
+    assert opened.publish("x").sent == 6
+    assert held(memory) == content(opened)
+
+
+def test_a_target_that_lost_rows_gets_them_again(opened, memory):
+    opened.add(rows(9), [f"p{number}" for number in range(9)])
+    opened.publish("x")
+    lost = memory.rows.pop(2), memory.rows.pop(7)
+    memory.rows[99] = lost[0]
+    assert opened.publish("x") == Published(1, 2, 1)
+    assert held(memory) == content(opened)
+    memory.rows, memory.told = {}, None
+    assert opened.publish("x").sent == 9
+
+
+def test_other_galleries_and_other_histories(opened, memory, tmp_path):
+    opened.add(rows(3), ["a", "b", "c"])
+    opened.publish("x")
+    with Gallery.open(tmp_path / "other.gallery") as other:
+        with pytest.raises(ValueError, match="another gallery"):
+            other.publish("x")  # also while it is empty
+        other.add(rows(2), ["d", "e"])
+        with pytest.raises(ValueError, match="another gallery"):
+            other.publish("x")
+        assert other.publish("x", anew=True).sent == 2
+        assert set(held(memory)) == {"d", "e"}
+        told = Record.read(memory.told)
+        memory.told = told._replace(stamp="another").write()
+        with pytest.raises(ValueError, match="restored"):
+            other.publish("x")
+        memory.told = told._replace(goal=9).write()
+        with pytest.raises(ValueError, match="restored"):
+            other.publish("x")
+        assert other.publish("x", anew=True).sent == 2
+
+
+def test_another_width_makes_the_target_anew(opened, memory):
+    opened.add(rows(3), ["a", "b", "c"])
+    opened.publish("x")
+    opened.reembed(np.eye(3, dtype=np.float32), ["a", "b", "c"])
+    assert opened.publish("x").sent == 3
+    assert "after make" in memory.steps
+    assert held(memory) == content(opened)
+
+
+def test_float16_is_published_exactly(tmp_path, memory):
+    with Gallery.open(tmp_path / "half.gallery", dtype="float16") as half:
+        half.add(rows(3), ["a", "b", "c"])
+        half.publish("x")
+        assert held(memory) == content(half)
+
+
+# The stores themselves.
+
+
+@pytest.fixture(scope="session")
+def server():
+    pytest.importorskip("psycopg")
+    pgserver = pytest.importorskip("pgserver", reason="the package pgserver, a PostgreSQL server, is not installed")
+    with serve(pgserver) as url:
+        yield url
+
+
+@pytest.fixture
+def people(server):
+    """A table in a schema of its own."""
+    return new_schema(server)
+
+
+@pytest.fixture
+def milvus(tmp_path):
+    pytest.importorskip("milvus_lite", reason="the package milvus-lite is not installed")
+    return f"milvus://{tmp_path}/served.db?collection=people"
+
+
+@pytest.fixture(params=["milvus", "pgvector"])
+def target(request):
+    if request.param == "milvus":
+        return request.getfixturevalue("milvus")
+    return f"{request.getfixturevalue('people')}&table=people"
+
+
+def ask(target, query=None, top=3):
+    """All rows of a target as tuples, by key; or the keys that it finds, and their distances."""
+    return _ask_milvus(target, query, top) if target.startswith("milvus") else _ask_pgvector(target, query, top)
+
+
+def _ask_milvus(target, query, top):
+    import pymilvus
+
+    read = take_target(target)
+    name, client = read.options["collection"], pymilvus.MilvusClient(read.address)
+    try:
+        if query is not None:
+            found = client.search(name, data=list(query), limit=top, filter="zero == false", output_fields=["key"])
+            return [[hit["entity"]["key"] for hit in each] for each in found]
+        names = ["id", "key", "cam", "grp", "time", "zero", "vector"]
+        got = client.query(name, filter="id >= 0", output_fields=names)
+        return {row["key"]: (*(row[n] for n in names[2:6]), np.float32(row["vector"]).tobytes()) for row in got}
+    finally:
+        client.close()
+
+
+def _ask_pgvector(target, query, top):
+    import psycopg
+    from psycopg import sql
+
+    read = take_target(target)
+    with psycopg.connect("postgresql://" + read.address) as connection:
+        table = sql.Identifier(read.options["table"])
+        there = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
+        connection.execute(
+            f"SELECT set_config('search_path', current_setting('search_path') || ',' || ({there}), false)"
+        )
+        if query is not None:
+            words = "SELECT key FROM {} WHERE NOT zero ORDER BY vector <-> %s::vector, id LIMIT %s"
+            asked = [(str(row.tolist()), top) for row in query]
+            return [[key for (key,) in connection.execute(sql.SQL(words).format(table), each)] for each in asked]
+        words = "SELECT key, cam, grp, time, zero, vector::text FROM {}"
+        got = connection.execute(sql.SQL(words).format(table)).fetchall()
+        return {key: (*rest, np.float32(vector[1:-1].split(",")).tobytes()) for key, *rest, vector in got}
+
+
+def test_a_store_holds_the_gallery_to_the_bit(opened, target, monkeypatch):
+    monkeypatch.setattr(publishing, "MOST", 7)
+    opened.add(rows(40), [f"p{number}" for number in range(40)], cams=["é'"] * 40, times=range(40))
+    opened.add(np.zeros((1, WIDTH), np.float32), ["nobody"])
+    opened.add(np.float32([[1e-40, -1.0, 0, 0, 0, 1e-38]]), ["tiny"])  # what is lost where text is read carelessly
+    opened.add(rows(len(ODD), 1), ODD, cams=ODD, groups=ODD)
+    assert opened.publish(target).sent == 42 + len(ODD)
+    found = ask(target)
+    assert {key: row[-1] for key, row in found.items()} == content(opened)
+    assert found["p3"][:4] == ("é'", None, 3.0, False)
+    assert found["nobody"][:4] == (None, None, None, True)
+    assert all(found[word][:2] == (word, word) for word in ODD)
+    assert opened.publish(target)[1:] == (0, 0)
+    for seed in (100, 200):
+        opened.remove([opened.keys()[2], opened.keys()[-1]])
+        change(opened, seed)
+        opened.publish(target)
+        assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+    query = rows(5, 9)
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    assert ask(target, query, 8) == opened.search(query, 8).keys
+
+
+def test_a_store_that_broke_off_is_finished(opened, target, monkeypatch):
+    monkeypatch.setattr(publishing, "MOST", 4)
+    opened.add(rows(12), [f"p{number}" for number in range(12)])
+    send, parts = publishing._send, []
+
+    def broken(*arguments):
+        parts.append(0)
+        if len(parts) == 3:
+            raise BrokenOffError
+        send(*arguments)
+
+    monkeypatch.setattr(publishing, "_send", broken)
+    with pytest.raises(BrokenOffError):
+        opened.publish(target)
+    opened.remove(["p1"])
+    assert opened.publish(target).version == 2
+    assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+    opened.reembed(np.eye(11, dtype=np.float32), opened.keys())
+    opened.publish(target)
+    assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+
+
+def test_an_approximate_index_holds_the_same(opened, target):
+    opened.add(rows(60), [f"p{number}" for number in range(60)])
+    opened.publish(f"{target}&index=hnsw")
+    assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+    query = rows(4, 9)
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    assert [found[0] for found in ask(target, query, 1)] == [found[0] for found in opened.search(query, 1).keys]
+
+
+@pytest.mark.parametrize("name", ['a"b', "it's; DROP TABLE x", "людиъ", "two\nlines", "%s {} %%"])
+def test_tables_of_any_name(opened, people, name):
+    from urllib.parse import quote
+
+    opened.add(rows(3), ["a", "b", "c"])
+    target = f"{people}&table={quote(name)}"
+    assert opened.publish(target).sent == 3
+    assert set(ask(target)) == {"a", "b", "c"}
+
+
+def test_a_table_of_something_else_is_left_alone(opened, people):
+    import psycopg
+
+    opened.add(rows(3), ["a", "b", "c"])
+    with psycopg.connect(people) as connection:
+        connection.execute("CREATE TABLE mine (id int)")
+        connection.execute("COMMENT ON TABLE mine IS 'pose2id gallery: of my own'")
+    for anew in (False, True):
+        with pytest.raises(ValueError, match="not made by publishing"):
+            opened.publish(f"{people}&table=mine", anew=anew)
+
+
+def test_a_collection_of_something_else_is_left_alone(opened, milvus):
+    import pymilvus
+
+    opened.add(rows(3), ["a", "b", "c"])
+    client = pymilvus.MilvusClient(take_target(milvus).address)
+    client.create_collection("people", dimension=4)
+    client.close()
+    with pytest.raises(ValueError, match="not made by publishing"):
+        opened.publish(milvus, anew=True)
+
+
+# What is said, and what is not.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mysql://u:s3cret@h/d",
+        "milvus://u:s3cret@h:x/d",
+        "postgresql://u:s3/cret@h/d",
+        "postgresql://u:s3@cret@h/d",
+        "postgresql://u:s3?cret@h/d",
+        "postgresql://u:s3#cret@h/d",
+        "postgresql:/u:s3cret@h/d",
+        "milvus://u:s3cret@h:19530/a/b",
+        "milvus://u:s3cret@h:19530?colection=x",
+        "milvus://s3cret@h:19530?collection=1x",
+        "milvus://people.db?index=flat",
+        "postgresql://u:s3cret@h/d?index=flat",
+        "postgresql://u:s3cret@h/d?table=",
+        f"postgresql://u:s3cret@h/d?table={'x' * 64}",
+        "people.db",
+    ],
+)
+def test_targets_that_are_none(opened, text):
+    opened.add(rows(2), ["a", "b"])
+    with pytest.raises(ValueError, match="target|milvus|table|index|collection") as caught:
+        opened.publish(text)
+    assert "cret" not in str(caught.value)
+    assert "s3" not in str(caught.value)
+
+
+def test_passwords_are_not_said(opened, caplog, capfd):
+    pytest.importorskip("psycopg")
+    opened.add(rows(2), ["a", "b"])
+    targets = ["postgresql://me:s3%63ret@127.0.0.1:1/d?table=x", "postgresql://127.0.0.1:1/d?password=s3cret"]
+    caplog.set_level(logging.DEBUG)
+    for text in targets:
+        with pytest.raises(ConnectionError, match=r"postgresql://(me@)?127\.0\.0\.1:1/d") as caught:
+            opened.publish(text)
+        shown = [str(caught.value), repr(caught.value), repr(take_target(text)), caplog.text, *capfd.readouterr()]
+        assert not any("s3cret" in words or "s3%63ret" in words for words in shown)
+    key = take_target("milvus://s3cret@h:19530/d?collection=x")
+    assert "s3cret" not in repr(key)
+    assert key.explain(OSError("token s3cret")) == "milvus://h:19530/d (x): token ***"
