@@ -37,20 +37,8 @@ RNG = np.random.default_rng(0)
 IDS = np.arange(8)
 CENTRES = RNG.standard_normal((8, 6)) * 2
 COMMANDS = (
-    *(
-        "demo",
-        "extract",
-        "centralize",
-        "density",
-        "rerank",
-        "evaluate",
-        "tune",
-        "report",
-        "gallery",
-        "generate",
-        "poses",
-    ),
-    *("weights", "train", "ipg-train"),
+    *("demo", "extract", "centralize", "density", "rerank", "evaluate", "tune", "report", "gallery"),
+    *("generate", "poses", "weights", "train", "ipg-train"),
     "synthetic",
     "doctor",
 )

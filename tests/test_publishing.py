@@ -1,7 +1,10 @@
 """Publishing a gallery: the target equals the gallery, whatever was done in between and wherever it broke off."""
 
+import json
 import logging
 from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -350,8 +353,6 @@ def test_an_approximate_index_holds_the_same(opened, target):
 
 @pytest.mark.parametrize("name", ['a"b', "it's; DROP TABLE x", "людиъ", "two\nlines", "%s {} %%"])
 def test_tables_of_any_name(opened, people, name):
-    from urllib.parse import quote
-
     opened.add(rows(3), ["a", "b", "c"])
     target = f"{people}&table={quote(name)}"
     assert opened.publish(target).sent == 3
@@ -406,7 +407,7 @@ def test_a_collection_of_something_else_is_left_alone(opened, milvus):
 )
 def test_targets_that_are_none(opened, text):
     opened.add(rows(2), ["a", "b"])
-    with pytest.raises(ValueError, match="target|milvus|table|index|collection") as caught:
+    with pytest.raises(ValueError, match=r"target|milvus|table|index|collection") as caught:
         opened.publish(text)
     assert "cret" not in str(caught.value)
     assert "s3" not in str(caught.value)
@@ -425,3 +426,112 @@ def test_passwords_are_not_said(opened, caplog, capfd):
     key = take_target("milvus://s3cret@h:19530/d?collection=x")
     assert "s3cret" not in repr(key)
     assert key.explain(OSError("token s3cret")) == "milvus://h:19530/d (x): token ***"
+
+
+# The command line.
+
+
+def run(capsys, *arguments, code=0):
+    """The JSON that a command prints, or its one line of stderr."""
+    assert main(["gallery", *map(str, arguments)]) == code
+    out, err = capsys.readouterr()
+    if code == 2:
+        assert out == ""
+        assert err.count("\n") == 1
+        return err
+    assert err == ""
+    return json.loads(out)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = rows(6), rows(3, 1)
+    np.savez("one.npz", features=first, cams=list("aabbcc"), paths=[f"{n}.jpg" for n in range(6)])
+    np.savez("two.npz", features=second, cams=[1, 1, 1], generated=rows(3, 2), groups=list("xyz"))
+    return first
+
+
+def test_the_commands_say_what_the_gallery_does(here, capsys):
+    settings = ("--k1", 1, "--k2", 1, "--alpha", 2, "--exclude", "cams")
+    words = ("--time", "2026-11-01", *settings)
+    assert run(capsys, "add", "g.db", "one.npz", *words) == {"version": 1, "rows": 6, "added": 6}
+    Path("keys.txt").write_bytes("0007\r\n it's \n鍵\n".encode())
+    assert run(capsys, "add", "g.db", "two.npz", "--keys", "keys.txt", "--time", 5)["version"] == 2
+    info = run(capsys, "info", "g.db")
+    assert (info["rows"], info["settings"]["exclude"], info["settings"]["alpha"]) == (9, "cams", 2.0)
+    with Gallery.open("g.db") as opened:
+        assert opened.keys()[6:] == ["0007", " it's ", "鍵"]
+        expected = opened.search(here, 3, not_cams=["a"], after=10, centralize=True)
+    words = ("--top", 3, "--not-cams", "a", "--after", "1970-01-01T00:00:10+00:00", "--centralize")
+    found = run(capsys, "search", "g.db", "one.npz", *words)
+    assert found["version"] == 2
+    assert [each["query"] for each in found["found"]] == [f"{n}.jpg" for n in range(6)]
+    assert [each["keys"] for each in found["found"]] == expected.keys
+    assert [np.float32(each["distances"]).tolist() for each in found["found"]] == expected.distances.tolist()
+    found = run(capsys, "search", "g.db", "two.npz", "--cams", "nobody")["found"]
+    assert found[2] == {"query": 2, "keys": [], "distances": []}
+    assert run(capsys, "remove", "g.db", "3.jpg", "鍵") == {"version": 3, "rows": 7, "removed": 2}
+    assert run(capsys, "expire", "g.db", "1970-01-02")["removed"] == ["0007", " it's "]
+    assert run(capsys, "verify", "g.db") == {"version": 4, "rows": 5, "wrong": []}
+
+
+@pytest.mark.usefixtures("here")
+def test_verify_says_by_its_code_what_is_wrong(capsys):
+    import sqlite3
+
+    run(capsys, "add", "g.db", "one.npz")
+    with sqlite3.connect("g.db") as connection:
+        connection.execute("UPDATE pose2id_centralized SET vector = zeroblob(24) WHERE id = 2")
+    connection.close()
+    assert "1.jpg" in run(capsys, "verify", "g.db", code=1)["wrong"][0]
+
+
+@pytest.mark.usefixtures("here", "memory")
+def test_publish_says_what_was_sent(capsys):
+    run(capsys, "add", "g.db", "one.npz")
+    assert run(capsys, "publish", "g.db", "x") == {"version": 1, "sent": 6, "removed": 0}
+    assert run(capsys, "publish", "g.db", "x") == {"version": 1, "sent": 0, "removed": 0}
+    assert run(capsys, "publish", "g.db", "x", "--anew") == {"version": 1, "sent": 6, "removed": 0}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("add", "g.db", "two.npz"), "two.npz holds no 'paths', by which rows are called"),
+        (("add", "g.db", "one.npz", "two.npz", "--keys", "k"), "--keys goes with one feature file"),
+        (("add", "g.db", "one.npz", "--k1", "-1"), "--k1"),
+        (("add", "g.db", "one.npz", "--time", "yesterday"), "--time must be a date"),
+        (("add", "g.db", "one.npz", "one.npz"), "one.npz: keys must be new"),
+        (("add", "none/g.db", "one.npz"), "folder does not exist"),
+        (("info", "g.db"), "there is no gallery g.db"),
+        (("remove", "g.db"), "name the keys"),
+        (("search", "one.npz", "one.npz"), "one.npz"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, words):
+    assert words in run(capsys, *arguments, code=2)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("postgresql://me:s3cret@h/d", "info"),  # in the wrong order: the parser quotes it
+        ("info", "postgresql:/me:s3/cret@h/d"),  # a path with a password
+        ("info", "g.db", "postgresql://me:s3cret@h/d?password=s3cret"),
+        ("publish", "g.db", "postgresql://me:s3cret@127.0.0.1:1/d"),
+    ],
+)
+def test_no_password_is_said(capsys, arguments):
+    pytest.importorskip("psycopg")
+    run(capsys, "add", "g.db", "one.npz")
+    try:
+        code = main(["gallery", *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert "cret" not in err
+    assert "s3" not in err

@@ -18,13 +18,9 @@ def add_gallery(commands: Any) -> None:
     gallery = commands.add_parser("gallery", help="a living gallery: add, remove, search, publish to a vector database")
     actions = gallery.add_subparsers(dest="action", required=True, metavar="action")
 
-    add = _add_action(
-        actions, "add", "add the rows of feature files, a change for each file; makes the gallery if need be"
-    )
+    add = _add_action(actions, "add", "add the rows of feature files, a change each; makes the gallery if need be")
     _add_files(add, "+", "feature files; 'generated' is used, 'cams' and 'groups' are kept, if a file has them")
-    _add_keys(
-        add, "what the rows are called, instead of the 'paths' in the file: text, a key a line; only with one file"
-    )
+    _add_keys(add, "what the rows are called, instead of the 'paths' in the one file: text, a key a line")
     add.add_argument("--time", metavar="TIME", help=f"of all rows: {_TIME}")
     for name, kind, check, words in (
         ("k1", int, count(0), "as for `centralize` (default 2)"),

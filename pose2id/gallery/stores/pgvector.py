@@ -60,9 +60,13 @@ class Store:
             raise ValueError(self._target.explain(error)) from None
 
     def _run(self, words: str, values: Sequence[Any] | None = None, **names: Any) -> Any:
-        composed = self._sql.SQL(words).format(t=self._t, **names)
+        composed = self._sql.SQL(words).format(t=self._t if values is None else self._quoted(), **names)
         with self._explained():
             return self._connection.execute(composed, values)
+
+    def _quoted(self) -> Any:
+        """The table in a statement with placeholders, where a percent sign is written twice."""
+        return self._sql.SQL(self._t.as_string(self._connection).replace("%", "%%"))
 
     def record(self) -> Record | None:
         """The comment of the table."""
@@ -120,7 +124,7 @@ class Store:
         )
         words = "INSERT INTO {t} ({names}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET {anew}"
         values = self._sql.SQL(", ").join([self._sql.Placeholder()] * len(COLUMNS))
-        composed = self._sql.SQL(words).format(t=self._t, names=names, values=values, anew=anew)
+        composed = self._sql.SQL(words).format(t=self._quoted(), names=names, values=values, anew=anew)
         told = [(*row, _Vector.of(vector)) for row, vector in zip(rows, vectors, strict=True)]
         with self._explained(), self._connection.cursor() as cursor:
             cursor.executemany(composed, told)
