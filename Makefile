@@ -56,7 +56,7 @@ $(RECENT)/ready $(NUMPY1)/ready: pyproject.toml constraints.txt
 test-postgresql: export OMP_NUM_THREADS = 1
 test-postgresql: $(READY)
 	$(PIP) install --constraint constraints.txt --group postgresql
-	$(BIN)/python -m pytest tests/test_gallery.py -k postgresql
+	$(BIN)/python -m pytest tests/test_gallery.py tests/test_publishing.py -k "postgresql or pgvector or table or people"
 
 lint: $(READY)
 	$(BIN)/ruff check .
