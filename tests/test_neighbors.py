@@ -207,6 +207,16 @@ def test_exclusion_leaves_padding(engine):
     assert graph.distances.tolist() == [[3, np.inf], [2, np.inf], [1, np.inf], [1, 2]]
 
 
+def test_rows_of_one_label_are_not_searched(monkeypatch):
+    """An engine would look for allowed pairs among all of them."""
+    monkeypatch.setattr("pose2id.neighbors.search.ENGINES", {})
+    found = knn_graph(np.eye(300, dtype=np.float32), 2, exclude=np.zeros(300, int), engine="exact")
+    assert (found.indices == -1).all()
+    assert np.isinf(found.distances).all()
+    with pytest.raises(KeyError):
+        knn_graph(np.eye(300, dtype=np.float32), 2, exclude=np.arange(300) // 299, engine="exact")
+
+
 def test_everything_excluded(engine):
     graph = knn_graph(F32.make(random_rows(7, 3)), 2, exclude=[1] * 7, engine=engine)
     assert (graph.indices == -1).all()

@@ -147,7 +147,10 @@ def find_neighbors(
             )
     wanted = max(1, min(k, len(base)))  # a table of k columns is never built for fewer rows
     asked = Search(base if within else queries, base, wanted, query_labels, base_labels, within, progress)
-    indices, distances = ENGINES[engine].load()(asked)
+    if within and base_labels is not None and bool((base_labels == base_labels[:1]).all()):
+        indices, distances = asked.no_neighbors()  # some engines would look at every pair before they know
+    else:
+        indices, distances = ENGINES[engine].load()(asked)
     if k > indices.shape[1]:
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
