@@ -65,6 +65,7 @@ def results(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_shards_get_the_rows_of_one_process(number, results):
     _, arrays, settings, _ = CASES[number]
@@ -78,6 +79,7 @@ def test_shards_get_the_rows_of_one_process(number, results):
     assert covered == len(expected)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_one_process_is_told_in_all(results):
     nan, engine = results[len(CASES) :]
     assert len(set(nan)) == 1

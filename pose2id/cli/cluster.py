@@ -48,9 +48,9 @@ def run_centralize(arguments: argparse.Namespace) -> None:
         engine=arguments.engine,
     )
 
-    def report(link: str) -> None:
-        if not arguments.quiet:
-            tell(f"pose2id centralize: {len(result.chunks[0])} blocks; progress at {link}")
+    def report(link: str | None) -> None:
+        if not arguments.quiet and link:
+            tell(f"pose2id centralize: progress at {link}")
 
     with write_folder(arguments.output, overwrite=arguments.overwrite) as folder:
         labels = {name: arrays[name] for name in LABELS if name in arrays}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pose2id.arrays import cached_blocks, take_features, work_dtype
+from pose2id.arrays import cached_blocks, take_array, take_features, work_dtype
 from pose2id.centralization import FusedRows, check_fits, mutual_sums, take_generated
 from pose2id.distances import scale_to_unit
 from pose2id.neighbors import find_neighbors
@@ -53,8 +53,8 @@ class Answer(NamedTuple):
 
 
 def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """A tensor for reading, whether or not the array may be written to."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    """A tensor that shares memory with an array, which may be one that must not be written to."""
+    return take_array(array, "rows")[0]
 
 
 def fuse_block(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pose2id.files import LABELS
 from pose2id.threads import find_limits
 from pose2id.validation import take_labels
 
-Report = Callable[[str], None]
+Report = Callable[[str | None], None]
 
 SMALLEST = 2**23
 """Bytes of a block, at least: smaller chunks are put together. A task takes the scheduler about a millisecond."""
@@ -103,7 +104,8 @@ def _open_group(path: str) -> Any:
 def write_zarr(path: str, features: Any, labels: dict[str, Any], scheduler: str, report: Report) -> None:
     """Compute `features`, a Dask array, on a cluster and write it and `labels` to a new zarr group.
 
-    `scheduler` is the address of one, or "local" for processes of this machine. `report` is told where to look on.
+    `scheduler` is the address of one, or "local" for processes of this machine. `report` is told the address of the
+    dashboard, if there is one.
     """
     group = require("zarr", "dask", "pose2id.distributed").open_group(path, mode="w")
     for name, array in labels.items():
@@ -119,10 +121,15 @@ def write_zarr(path: str, features: Any, labels: dict[str, Any], scheduler: str,
 @contextmanager
 def _connect(scheduler: str) -> Iterator[Any]:
     distributed = require("distributed", "dask", "pose2id.distributed")
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every connection
     if scheduler == "local":
-        limits = find_limits()
         with (
-            distributed.LocalCluster(n_workers=limits.threads, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.LocalCluster(
+                n_workers=find_limits().threads,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+            ) as cluster,
             distributed.Client(cluster) as client,
         ):
             yield client
