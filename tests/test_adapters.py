@@ -79,6 +79,14 @@ class Samples(dict):
     values, set_values = dict.__getitem__, dict.__setitem__
 
 
+@pytest.mark.parametrize("samples", [[1, 2], np.zeros((2, 3)), None])
+def test_what_holds_no_samples_is_named(samples):
+    with pytest.raises(
+        TypeError, match=f"samples must be a dataset or a view of FiftyOne, received {type(samples).__name__}$"
+    ):
+        centralize_samples(samples)
+
+
 def test_samples_with_gaps_are_named():
     samples = Samples(embeddings=[*ROWS.numpy()], person=["a"] * 40, camera=[*CAMS])
     assert np.array_equal(centralize_samples(samples, exclude="camera"), centralize(ROWS.numpy(), exclude=CAMS))

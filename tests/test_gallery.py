@@ -608,6 +608,21 @@ def test_settings_stay_unless_all_is_computed_anew(target):
         assert_law(opened)
 
 
+def test_a_single_label_goes_into_a_list(tmp_path):
+    with Gallery.open(tmp_path / "a") as opened:
+        opened.add(people(2), names(2), cams=["gate", "hall"])
+        for call in (opened.remove, opened.features, opened.neighbors, lambda key: opened.update(key, people(1))):
+            with pytest.raises(TypeError, match=r"^keys must be a sequence, received str; put it in a list: \['p1'\]$"):
+                call("p1")
+        for name in ("cams", "groups", "not_cams", "not_groups"):
+            with pytest.raises(TypeError, match=rf"^{name} must be a sequence, received int; put it in a list: \[3\]$"):
+                opened.search(people(1), **{name: 3})
+            with pytest.raises(TypeError, match=f"^{name} must be all integers or all strings"):
+                opened.search(people(1), **{name: [1.5]})
+        assert opened.search(people(1), cams=["gate"]).keys == [["p0"]]
+        assert opened.search(people(1), not_cams=["gate"]).keys == [["p1"]]
+
+
 def test_another_width_is_refused_and_reembed_takes_it(target):
     with Gallery.open(target) as opened, Gallery.open(target) as other:
         opened.add(people(20), names(20), cams=range(20))

@@ -26,7 +26,7 @@ class APR(Encoder):
     classes, trunk
         As for `Encoder`.
     attributes : sequence of int
-        Number of classes of each attribute, such as ``[len(names) for names in MARKET1501.classes]``.
+        Number of classes of each attribute, such as ``MARKET1501.counts``.
     weight : float
         Of the identity loss beside the mean of the attribute losses (lambda).
 

@@ -32,6 +32,10 @@ def name_some(keys: Sequence[str]) -> str:
 
 def take_texts(values: Any, n: int | None, name: str) -> list[str]:
     """Labels as text; integers become their digits. `n` is how many there must be."""
+    if n is None and isinstance(values, str | int):
+        raise TypeError(
+            f"{name} must be a sequence, received {type(values).__name__}; put it in a list: [{values!r:.60}]"
+        )
     if n is None:
         n = len(values) if hasattr(values, "__len__") else 0
     texts = [str(value) for value in take_labels(values, n, name).tolist()]

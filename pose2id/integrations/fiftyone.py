@@ -175,6 +175,8 @@ def read_vectors(samples: Any, field: str) -> npt.NDArray[Any]:
 
 def _read(samples: Any, field: str, remedy: str = "set_values") -> list[Any]:
     """The values of a field, all of them there."""
+    if not hasattr(samples, "values"):
+        raise TypeError(f"samples must be a dataset or a view of FiftyOne, received {type(samples).__name__}")
     values = list(samples.values(field))
     gaps = sum(value is None for value in values)
     if gaps:
