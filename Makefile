@@ -11,7 +11,7 @@ RECENT := .venv-integrations
 NUMPY1 := .venv-integrations-numpy1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest test-integrations test-postgresql lint docs bench
+.PHONY: demo test test-oldest test-integrations test-postgresql test-milvus lint docs bench
 
 demo: $(READY)
 	$(BIN)/pose2id demo
@@ -57,6 +57,12 @@ test-postgresql: export OMP_NUM_THREADS = 1
 test-postgresql: $(READY)
 	$(PIP) install --constraint constraints.txt --group postgresql
 	$(BIN)/python -m pytest tests/test_gallery.py tests/test_publishing.py -k "postgresql or pgvector or table or people"
+
+# milvus-lite with the client of Milvus, 90 MB to fetch.
+test-milvus: export OMP_NUM_THREADS = 1
+test-milvus: $(READY)
+	$(PIP) install --constraint constraints.txt --group milvus
+	$(BIN)/python -m pytest tests/test_publishing.py -k milvus
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,7 +26,13 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(python|py)\n(.*?)^```$(?:\s+^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 SLOW = {"walkthrough.md"}
-NEEDS = {"recipes.md": "sklearn", "walkthrough.md": "diffusers", "training.md": "diffusers", "figures.md": "matplotlib"}
+NEEDS = {
+    "recipes.md": "sklearn",
+    "walkthrough.md": "diffusers",
+    "training.md": "diffusers",
+    "figures.md": "matplotlib",
+    "galleries.md": "sqlalchemy",
+}
 
 
 def run_examples(text: str, name: str) -> int:

@@ -40,9 +40,10 @@ class Store:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors in one line; the client also logs each with its traceback, and what it was given."""
-        log = logging.getLogger("pymilvus")
-        level = log.level
-        log.setLevel(logging.CRITICAL + 1)
+        logs = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite")]
+        levels = [log.level for log in logs]
+        for log in logs:
+            log.setLevel(logging.CRITICAL + 1)
         try:
             yield
         except (self._milvus.MilvusException, OSError, ValueError, RuntimeError) as error:
@@ -51,7 +52,8 @@ class Store:
             )
             raise (ConnectionError if lost else OSError)(self._target.explain(error)) from None
         finally:
-            log.setLevel(level)
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)
 
     def record(self) -> Record | None:
         """A property of the collection."""
