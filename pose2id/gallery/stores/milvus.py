@@ -47,10 +47,11 @@ class Store:
         try:
             yield
         except (self._milvus.MilvusException, OSError, ValueError, RuntimeError) as error:
-            lost = (
-                isinstance(error, self._milvus.exceptions.MilvusUnavailableException) or getattr(error, "code", 0) == 2
-            )
-            raise (ConnectionError if lost else OSError)(self._target.explain(error)) from None
+            words = self._target.explain(error)
+            # A process that opened a place of milvus-lite keeps it until it ends, also after its client is closed.
+            words += "; another process may have it open" if "local milvus" in words else ""
+            lost = getattr(error, "code", 0) == 2 or isinstance(error, ConnectionError)
+            raise (ConnectionError if lost else OSError)(words) from None
         finally:
             for log, level in zip(logs, levels, strict=True):
                 log.setLevel(level)
