@@ -970,7 +970,7 @@ def test_one_word_has_one_meaning():
     # What is drawn from a seed, replaced, or computed in a format is said by each command for itself; pictures have a
     # width, and so have features; people and cameras are counted where they are drawn, and else a file has them;
     # --generate names weights, and in `demo` it is all there is to draw with.
-    assert several <= {"--seed", "--overwrite", "--rerank", "--width", "--generate", "--ids", "--cams"}
+    assert several <= {"--seed", "--overwrite", "--rerank", "--dtype", "--width", "--generate", "--ids", "--cams"}
     assert len(meanings["--ids"]) == len(meanings["--cams"]) == 2
 
 

@@ -463,13 +463,13 @@ def test_the_commands_say_what_the_gallery_does(here, capsys):
     with Gallery.open("g.db") as opened:
         assert opened.keys()[6:] == ["0007", " it's ", "鍵"]
         expected = opened.search(here, 3, not_cams=["a"], after=10, centralize=True)
-    words = ("--top", 3, "--not-cams", "a", "--after", "1970-01-01T00:00:10+00:00", "--centralize")
+    words = ("--top", 3, "--not-cams", "a", "--after", "1970-01-01T00:00:10+00:00", "--centralize-queries")
     found = run(capsys, "search", "g.db", "one.npz", *words)
     assert found["version"] == 2
     assert [each["query"] for each in found["found"]] == [f"{n}.jpg" for n in range(6)]
     assert [each["keys"] for each in found["found"]] == expected.keys
     assert [np.float32(each["distances"]).tolist() for each in found["found"]] == expected.distances.tolist()
-    found = run(capsys, "search", "g.db", "two.npz", "--cams", "nobody")["found"]
+    found = run(capsys, "search", "g.db", "two.npz", "--only-cams", "nobody")["found"]
     assert found[2] == {"query": 2, "keys": [], "distances": []}
     assert run(capsys, "remove", "g.db", "3.jpg", "鍵") == {"version": 3, "rows": 7, "removed": 2}
     assert run(capsys, "expire", "g.db", "1970-01-02")["removed"] == ["0007", " it's "]

@@ -10,6 +10,14 @@ from pose2id.cli.choices import ENGINES, METRICS, PROTOCOLS, SIDES
 from pose2id.cli.options import SHARE, Option, add_common, count
 from pose2id.validation import check_number
 
+METHOD = {
+    "eta": "weight of the mean generated feature",
+    "k1": "a neighbour is among the K1 nearest rows of a row",
+    "k2": "and that row is among the K2 nearest rows of the neighbour",
+    "alpha": "neighbours are weighted by max(cosine, 0)^alpha",
+}
+"""What the numbers of the method mean."""
+
 
 def add_features(commands: Any) -> None:
     """The commands on feature files."""
@@ -249,24 +257,13 @@ def _add_method(
     recommended: bool = False,
 ) -> None:
     k, alpha = (3, 4) if recommended else (2, 0)
-    for name, kind, check, default, words in (
-        ("eta", float, check_number, 1, "weight of the mean generated feature (default 1)"),
-        ("k1", int, count(0), k, f"a neighbour is among the K1 nearest rows of a row (default {k}; 0: none is added)"),
-        (
-            "k2",
-            int,
-            count(0),
-            k,
-            f"and that row is among the K2 nearest rows of the neighbour (default {k}; 0: none is added)",
-        ),
-        (
-            "alpha",
-            float,
-            check_number,
-            alpha,
-            f"neighbours are weighted by max(cosine, 0)^alpha (default {alpha}; 0: all alike)",
-        ),
+    for name, kind, check, default, more in (
+        ("eta", float, check_number, 1, ""),
+        ("k1", int, count(0), k, "; 0: none is added"),
+        ("k2", int, count(0), k, "; 0: none is added"),
+        ("alpha", float, check_number, alpha, "; 0: all alike"),
     ):
+        words = f"{METHOD[name]} (default {default}{more})"
         options: dict[str, Any] = {"type": kind, "default": kind(default), "help": words}
         parser.add_argument(f"--{name}", action=Option, check=check, needs=needs, **options)
     parser.add_argument(

@@ -96,8 +96,9 @@ def run_expire(arguments: argparse.Namespace) -> None:
 def run_search(arguments: argparse.Namespace) -> None:
     """`pose2id gallery search`."""
     file = read_features(arguments.features, ("features",), names=("features", "paths"), side=arguments.side)
-    names = ("cams", "groups", "not_cams", "not_groups", "centralize")
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    names = {"cams": "only_cams", "groups": "only_groups", "not_cams": "not_cams", "not_groups": "not_groups"}
+    options: dict[str, Any] = {name: getattr(arguments, option) for name, option in names.items()}
+    options["centralize"] = arguments.centralize_queries
     options |= {name: _take_time(getattr(arguments, name), f"--{name}") for name in ("after", "before")}
     with _open(arguments) as gallery, gallery.reading() as version:
         try:

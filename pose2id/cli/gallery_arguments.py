@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from pose2id.cli.choices import SIDES
+from pose2id.cli.feature_arguments import METHOD
 from pose2id.cli.options import Option, add_common, count
 from pose2id.validation import check_number
 
@@ -20,26 +21,32 @@ def add_gallery(commands: Any) -> None:
 
     add = _add_action(actions, "add", "add the rows of feature files, a change each; makes the gallery if need be")
     _add_files(add, "+", "feature files; 'generated' is used, 'cams' and 'groups' are kept, if a file has them")
-    _add_keys(add, "what the rows are called, instead of the 'paths' in the one file: text, a key a line")
-    add.add_argument("--time", metavar="TIME", help=f"of all rows: {_TIME}")
-    for name, kind, check, words in (
-        ("k1", int, count(0), "as for `centralize` (default 2)"),
-        ("k2", int, count(0), "as for `centralize` (default 2)"),
-        ("alpha", float, check_number, "as for `centralize` (default 0)"),
-        ("eta", float, check_number, "as for `centralize` (default 1)"),
+    _add_keys(add)
+    add.add_argument("--time", metavar="TIME", help=f"time of all rows: {_TIME}")
+    for name, kind, check, default in (
+        ("k1", int, count(0), 2),
+        ("k2", int, count(0), 2),
+        ("alpha", float, check_number, 0),
+        ("eta", float, check_number, 1),
     ):
-        words = f"for a new gallery, {words}; a gallery keeps its settings"
+        words = f"{METHOD[name]} (default for a new gallery {default}; a gallery keeps its settings)"
         add.add_argument(f"--{name}", action=Option, check=check, type=kind, help=words)
-    add.add_argument("--no-normalize", action="store_true", help="for a new gallery: do not scale rows to length 1")
     add.add_argument(
-        "--exclude", choices=("cams", "groups"), help="for a new gallery: rows with equal ones are never neighbours"
+        "--no-normalize",
+        action="store_true",
+        help="write raw sums, not scaled to length 1, as the released function gives them",
     )
-    words = "for a new gallery: how rows are kept (default float32)"
+    add.add_argument(
+        "--exclude",
+        choices=("cams", "groups"),
+        help="rows with equal ones are never neighbours (default for a new gallery: none)",
+    )
+    words = "number format in which rows are kept (default for a new gallery float32)"
     add.add_argument("--dtype", choices=("float32", "float16"), help=words)
 
     remove = _add_action(actions, "remove", "remove rows: all that are named or, where one is not there, none")
     remove.add_argument("removed", metavar="KEY", nargs="*", help="what the rows are called")
-    _add_keys(remove, "more of them: text, a key a line")
+    _add_keys(remove)
 
     expire = _add_action(actions, "expire", "remove all rows of before a time; those without a time stay")
     expire.add_argument("before", metavar="TIME", help=_TIME)
@@ -50,11 +57,11 @@ def add_gallery(commands: Any) -> None:
         "--top", action=Option, check=count(1), type=int, default=10, help="rows to find for each query (default 10)"
     )
     for name, words in (("cams", "cameras"), ("groups", "groups")):
-        search.add_argument(f"--{name}", nargs="+", metavar="LABEL", help=f"find only rows of these {words}")
+        search.add_argument(f"--only-{name}", nargs="+", metavar="LABEL", help=f"find only rows of these {words}")
         search.add_argument(f"--not-{name}", nargs="+", metavar="LABEL", help=f"leave out rows of these {words}")
     search.add_argument("--after", metavar="TIME", help=f"find only rows of this time or later: {_TIME}")
     search.add_argument("--before", metavar="TIME", help="find only rows of before this time")
-    search.add_argument("--centralize", action="store_true", help="pull each query toward the gallery first")
+    search.add_argument("--centralize-queries", action="store_true", help="pull each query toward the gallery first")
 
     publish = _add_action(actions, "publish", "bring a vector database to the gallery's version: what changed is sent")
     publish.add_argument(
@@ -85,5 +92,9 @@ def _add_files(parser: argparse.ArgumentParser, several: str | None, words: str)
     parser.add_argument("--side", choices=SIDES, help=words)
 
 
-def _add_keys(parser: argparse.ArgumentParser, words: str) -> None:
-    parser.add_argument("--keys", metavar="FILE", help=words)
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="text file, a key a line: what rows are called, not their 'paths' in feature files",
+    )
