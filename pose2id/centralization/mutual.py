@@ -89,7 +89,8 @@ def add_mutual_neighbors(
             if len(at):
                 near = mutual[at].sort(dim=1).values
                 before, after = (near >= 0) & (near < at[:, None]), near > at[:, None]
-                sums = mutual_sums(ahead.take(at), near, before, after, fused.take, ahead.take, alpha)
+                own = ahead.take(at)  # kept until the next block's: memory that is given back is not always found again
+                sums = mutual_sums(own, near, before, after, fused.take, ahead.take, alpha)
                 out.index_copy_(0, at, (scale_to_unit(sums) if fused.normalize else sums).to(out.dtype))
             if not fused.normalize:
                 check_fits(out[block])
