@@ -668,11 +668,13 @@ for settings in ("", "normalize=False", "generated=x", "k1=0"):
         os._exit(0)
     os.wait()
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a process with more than one thread cannot be forked safely
+    # A process with more than one thread cannot be forked safely. glibc moves the size from which it gives memory back
+    # at once; held still, the peak is what is in use, without what it happens to keep.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     copies = [float(line) for line in done.stdout.split()]
     assert len(copies) == 4
-    assert max(copies) < 0.5, copies
+    assert max(copies) < 0.3, copies
 
 
 def test_out_without_rows():
