@@ -61,10 +61,10 @@ ONE_FILE = {
     "matplotlib": "pose2id.plots.drawing",
     "oml": "pose2id.integrations.oml",
     "onnxruntime": "pose2id.onnx",
-    "psycopg": "pose2id.gallery.database",
+    "psycopg": "pose2id.gallery.postgresql",
     "pymilvus": "pose2id.gallery.stores.milvus",
     "sklearn": "pose2id.integrations.sklearn",
-    "sqlalchemy": "pose2id.gallery.database",
+    "sqlalchemy": "pose2id.gallery.schema",
     "torchmetrics": "pose2id.integrations.torchmetrics",
     "zarr": "pose2id.distributed.sources",
 }

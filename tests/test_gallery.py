@@ -22,7 +22,7 @@ from support.killing import Moments, fork
 pytest.importorskip("sqlalchemy")
 
 from pose2id import centralize, centralize_queries, knn_graph
-from pose2id.gallery import Gallery, cache, database, gallery, lists, memory, updates
+from pose2id.gallery import Gallery, cache, lists, memory, schema, transactions, updates
 
 rng = np.random.default_rng
 
@@ -108,7 +108,7 @@ class Law(RuleBasedStateMachine):
             (updates, "PART", 3),
             (memory, "PART", 5),
             (lists, "CHUNK", 12),
-            (gallery, "SPARE", spare),
+            (lists, "SPARE", spare),
         ]:
             self.patch.setattr(room, name, value)
         self.random, self.model, self.count = np.random.default_rng(seed), {}, 0
@@ -278,14 +278,14 @@ def test_generated_features_are_those_of_centralize(tmp_path, width):
 
 
 def moments_of_writing(patch, moments):
-    original = database.Transaction.__init__
+    original = transactions.Transaction.__init__
 
     def watch(self, connection):
         original(self, connection)
         for name in ("insert", "remove", "put_vectors", "put_lists", "mark", "advance", "relabel"):
             setattr(self, name, moments.watched(getattr(self, name), name))
 
-    patch.setattr(database.Transaction, "__init__", watch)
+    patch.setattr(transactions.Transaction, "__init__", watch)
     patch.setattr(memory.Memory, "keep", moments.watched(memory.Memory.keep, "keep"))
     patch.setattr(cache, "save", moments.watched(cache.save, "save"))
 
@@ -359,14 +359,14 @@ def test_postgresql_lost_is_one_line_and_changes_nothing(server, monkeypatch):
     target = new_schema(server)
     with Gallery.open(target) as opened:
         opened.add(people(8), names(8))
-        advance = database.Transaction.advance
+        advance = transactions.Transaction.advance
 
         def lose(self, *arguments, **options):
             advance(self, *arguments, **options)
             with psycopg.connect(server, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
-        monkeypatch.setattr(database.Transaction, "advance", lose)
+        monkeypatch.setattr(transactions.Transaction, "advance", lose)
         with pytest.raises(ConnectionError, match="lost") as caught:
             opened.remove(["p0"])
         assert "\n" not in str(caught.value)
@@ -721,9 +721,9 @@ def test_what_is_no_gallery_is_refused(tmp_path):
 def test_an_older_schema_is_migrated(tmp_path, monkeypatch):
     with Gallery.open(tmp_path / "a") as opened:
         opened.add(people(4), names(4))
-    monkeypatch.setattr(database, "SCHEMA", 2)
+    monkeypatch.setattr(transactions, "SCHEMA", 2)
     add = "ALTER TABLE pose2id_rows ADD COLUMN note TEXT"
-    monkeypatch.setitem(database.MIGRATIONS, 1, lambda connection: connection.exec_driver_sql(add))
+    monkeypatch.setitem(schema.MIGRATIONS, 1, lambda connection: connection.exec_driver_sql(add))
     with Gallery.open(tmp_path / "a") as opened:
         assert opened.verify() == []
     with sqlite3.connect(tmp_path / "a") as connection:

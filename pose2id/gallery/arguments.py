@@ -96,6 +96,26 @@ def take_times(values: Any, n: int) -> list[float]:
     return [take_time(value, "times") for value in values]
 
 
+def take_told(cams: Any, groups: Any, times: Any, n: int) -> dict[str, list[Any]]:
+    """What was given of cam, grp and time, as it is stored."""
+    told: dict[str, list[Any]] = {}
+    if cams is not None:
+        told["cam"] = take_texts(cams, n, "cams")
+    if groups is not None:
+        told["grp"] = take_texts(groups, n, "groups")
+    if times is not None:
+        told["time"] = take_times(times, n)
+    return told
+
+
+def other_width(kept: int | None, width: int) -> str:
+    """What is said to rows of another width than the gallery's."""
+    return (
+        f"this gallery has rows of D = {kept}, received D = {width}; features of another model need a new gallery, or "
+        "reembed(), which replaces all rows"
+    )
+
+
 def fuse_features(features: Any, generated: Any, settings: Settings, n: int | None = None) -> torch.Tensor:
     """The rows as a gallery keeps them (n, D): features as given, or fused with their generated features.
 

@@ -1,191 +1,35 @@
-"""Where a gallery is kept: one schema in SQLAlchemy Core, in a SQLite file or in PostgreSQL.
+"""Where a gallery is kept: what a SQLite file (`sqlite`) and PostgreSQL (`postgresql`) have in common.
 
-The one place that knows SQL. A writer waits until it is the only one (``BEGIN IMMEDIATE``, an advisory lock of
-PostgreSQL); a reader sees one version, whatever is written meanwhile. What fails is one line that names the database
-without its password, and leaves nothing half done.
+A writer waits until it is the only one; a reader sees one version, whatever is written meanwhile. What fails is one
+line that names the database without its password, and leaves nothing half done.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-from pose2id.errors import one_line, require
-from pose2id.gallery.settings import Settings
-from pose2id.validation import check_path
+from pose2id.gallery.schema import sql
+from pose2id.gallery.transactions import Transaction
 
-SCHEMA = 1
-MIGRATIONS: dict[int, Callable[[Any], None]] = {}
-"""What turns the tables of a schema version into those of the next one, given the connection."""
-AT_ONCE = 4000
-"""Ids or keys that one statement names: SQLite takes 32,766, PostgreSQL 65,535."""
-PATIENCE = 600.0
-"""Seconds that a writer of SQLite waits for another one."""
-URLS = ("postgresql://", "postgres://", "postgresql+psycopg://")
-
-
-def sql() -> Any:
-    """The package SQLAlchemy."""
-    return require("sqlalchemy", "gallery", "pose2id.gallery")
-
-
-def driver(extra: str, purpose: str) -> Any:
-    """The package psycopg."""
-    return require("psycopg", extra, purpose)
-
-
-@lru_cache
-def tables() -> SimpleNamespace:
-    """All tables, by their names without ``pose2id_``."""
-    sa = sql()
-    data, column = sa.MetaData(), sa.Column
-    whole = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-    real = sa.Double()
-
-    def own_id() -> Any:
-        return column("id", whole, primary_key=True, autoincrement=False)
-
-    made = {
-        "gallery": [  # one row
-            column("one", sa.Integer, primary_key=True, autoincrement=False),
-            column("schema_version", sa.Integer, nullable=False),
-            column("gallery", sa.String, nullable=False),  # random: which gallery this is
-            column("width", sa.Integer),
-            column("listed", sa.Integer, nullable=False),  # neighbours in a list
-            column("fused", sa.Boolean, nullable=False),  # whether some rows hold generated features
-            column("next_id", whole, nullable=False),
-            column("version", whole, nullable=False),
-            column("k1", sa.Integer, nullable=False),
-            column("k2", sa.Integer, nullable=False),
-            column("alpha", real, nullable=False),
-            column("eta", real, nullable=False),
-            column("normalize", sa.Boolean, nullable=False),
-            column("exclude", sa.String),
-            column("dtype", sa.String, nullable=False),
-        ],
-        "rows": [  # small, so that all can be read quickly
-            own_id(),  # order of insertion; never used again
-            column("key", sa.Text, nullable=False, unique=True),
-            column("cam", sa.Text),
-            column("grp", sa.Text),
-            column("time", real),
-            column("near", sa.LargeBinary),  # ids of the nearest, int64; NULL for a row of zeros
-            column("distances", sa.LargeBinary),  # float32
-            column("stored", whole, nullable=False),  # versions that last changed: the row itself,
-            column("changed", whole, nullable=False),  # its centralized row or labels,
-            column("touched", whole, nullable=False),  # anything
-        ],
-        "fused": [own_id(), column("vector", sa.LargeBinary, nullable=False)],
-        "centralized": [own_id(), column("vector", sa.LargeBinary, nullable=False)],
-        "removed": [own_id(), column("key", sa.Text, nullable=False), column("version", whole, nullable=False)],
-        "versions": [
-            column("version", whole, primary_key=True, autoincrement=False),
-            column("stamp", sa.String, nullable=False),  # random, so that no two states are taken for one
-            column("at", real, nullable=False),
-            column("action", sa.String, nullable=False),
-            column("count", whole, nullable=False),
-        ],
-    }
-    named = {name: sa.Table(f"pose2id_{name}", data, *columns) for name, columns in made.items()}
-    for name, by in (("rows", "touched"), ("rows", "changed"), ("rows", "time"), ("removed", "version")):
-        sa.Index(f"pose2id_{name}_{by}", named[name].c[by])
-    return SimpleNamespace(data=data, **named)
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the database says of the gallery as a whole."""
-
-    gallery: str
-    width: int | None
-    listed: int
-    fused: bool
-    next_id: int
-    version: int
-    stamp: str
-    settings: Settings
-
-
-class Row(NamedTuple):
-    """One row without its vectors."""
-
-    id: int
-    key: str
-    cam: str | None
-    grp: str | None
-    time: float | None
+NOTHING = "nothing was changed"
 
 
 class Database:
-    """A SQLite file or a PostgreSQL database that holds a gallery."""
+    """A database that holds a gallery, by SQLAlchemy's engine for it; `name` is without passwords."""
 
-    def __init__(self, target: str | os.PathLike[str], *, create: bool) -> None:
-        sa = sql()
-        self.path: Path | None = None
-        self._secrets: list[str] = []
-        if isinstance(target, str) and "://" in target and not Path(target).exists():
-            url = self._take_url(target)
-            self.name = sa.URL.create(
-                "postgresql", url.username, None, url.host, url.port, url.database
-            ).render_as_string()
-            self._engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, pool_size=1)
-        else:
-            self.path = Path(os.path.abspath(check_path(target, "a gallery")))  # noqa: PTH100
-            self.name = os.fspath(target)
-            if self.path.is_dir():
-                raise ValueError(f"{self.name} is a folder; a gallery is a file")
-            if not create and not self.path.exists():
-                raise FileNotFoundError(f"there is no gallery {self.name}")
-            if not self.path.parent.is_dir():
-                raise FileNotFoundError(f"{self.name} cannot be made: its folder does not exist")
-            self._engine = sa.create_engine(
-                "sqlite://", creator=self._connect, poolclass=sa.pool.StaticPool, hide_parameters=True
-            )
-            sa.event.listen(self._engine, "begin", _begin)
+    path: Path | None = None
+    """The file, where it is one."""
+    reads: ClassVar[dict[str, Any]] = {}
+    """Options of a connection that reads."""
+    writes: ClassVar[dict[str, Any]] = {}
+    """Options of a connection that writes."""
 
-    def _take_url(self, text: str) -> Any:
-        sa = sql()
-        scheme = text.partition("://")[0] + "://"
-        if scheme not in URLS:
-            raise ValueError(
-                f"a gallery is a path or begins with postgresql://, received one that begins with {scheme}"
-            )
-        driver("postgresql", "A gallery in PostgreSQL")
-        try:
-            url = sa.make_url(text).set(drivername="postgresql+psycopg")
-        except Exception:  # noqa: BLE001  its words may hold the password
-            raise ValueError(
-                "the URL cannot be read, it must look like postgresql://user:password@host:5432/database; "
-                "write special letters in the password as %XX"
-            ) from None
-        hidden = [url.password, url.query.get("password"), url.query.get("sslpassword")]
-        self._secrets = [str(word) for word in hidden if word]
-        return url
-
-    def _connect(self) -> sqlite3.Connection:
-        # Not SQLAlchemy's URL of a path, in which some letters mean something.
-        connection = sqlite3.connect(
-            self.path,  # type: ignore[arg-type]
-            timeout=PATIENCE,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-32768"):
-                connection.execute(f"PRAGMA {pragma}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def __init__(self, name: str, engine: Any) -> None:
+        self.name, self._engine = name, engine
 
     def close(self) -> None:
         """Let go of the database."""
@@ -195,7 +39,7 @@ class Database:
     def read(self) -> Iterator[Transaction]:
         """One version of the gallery, as long as this is open."""
         with self._explained(), self._engine.connect() as plain:
-            connection = plain if self.path else plain.execution_options(isolation_level="REPEATABLE READ")
+            connection = plain.execution_options(**self.reads)
             with connection.begin():
                 yield Transaction(connection)
 
@@ -203,16 +47,16 @@ class Database:
     def write(self) -> Iterator[Transaction]:
         """The only writer; all that is done is stored at the end, or nothing after an error."""
         with self._explained() as told, self._engine.connect() as plain:
-            connection = plain.execution_options(pose2id_writes=True)
+            connection = plain.execution_options(**self.writes)
             with connection.begin() as begun:
-                if not self.path:
-                    sa = sql()
-                    words = "SELECT pg_advisory_xact_lock(hashtext('pose2id.gallery'), hashtext(current_schema()))"
-                    connection.execute(sa.text(words))
+                self._wait(connection)
                 yield Transaction(connection)
                 told["committing"] = True
                 begun.commit()
                 told["committing"] = False
+
+    def _wait(self, connection: Any) -> None:
+        """Wait until nobody else writes, where the transaction has not done so at its beginning."""
 
     @contextmanager
     def _explained(self) -> Iterator[dict[str, bool]]:
@@ -221,276 +65,8 @@ class Database:
         try:
             yield told
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-            raise self._explain(error, committing=told["committing"]) from None
+            raise self._explain(error, getattr(error, "orig", None) or error, committing=told["committing"]) from None
 
-    def _explain(self, error: Exception, *, committing: bool) -> Exception:
-        original = getattr(error, "orig", None) or error
-        words = one_line(original, 300)
-        for secret in self._secrets:
-            words = words.replace(secret, "***")
-        nothing = "nothing was changed"
-        if self.path:
-            if "locked" in words or "busy" in words:
-                return TimeoutError(f"{self.name} is written by another process for {PATIENCE:g} s now; {nothing}")
-            if "not a database" in words or "malformed" in words:
-                return ValueError(f"{self.name} is no gallery, or is damaged: {words}")
-            full = "; the disk may be full" if "I/O" in words else ""
-            return OSError(f"{self.name} cannot be read or written: {words}{full}; {nothing}")
-        state = getattr(original, "sqlstate", None) or ""
-        if state == "53100":
-            return OSError(f"{self.name} cannot be written: the disk of the server is full; {nothing}")
-        if state[:2] in ("", "08", "57") or getattr(error, "connection_invalidated", False):
-            ending = "; whether the last change is stored tells the gallery's version" if committing else f"; {nothing}"
-            return ConnectionError(f"{self.name} cannot be reached, or the connection was lost: {words}{ending}")
-        return OSError(f"{self.name}: {words}; {nothing}")
-
-
-def _begin(connection: Any) -> None:
-    writes = connection.get_execution_options().get("pose2id_writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-class Transaction:
-    """What is asked and told within one transaction."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection, self._sa, self._tables = connection, sql(), tables()
-
-    def _all(self, statement: Any) -> list[Any]:
-        return list(self._connection.execute(statement))
-
-    # The gallery as a whole.
-
-    def is_made(self) -> bool:
-        """Whether there is a gallery."""
-        return bool(self._sa.inspect(self._connection).has_table("pose2id_gallery"))
-
-    def make(self, name: str, settings: Settings, width: int | None, listed: int) -> None:
-        """Make the tables, and the empty gallery."""
-        if self._connection.dialect.name == "sqlite" and self._sa.inspect(self._connection).get_table_names():
-            raise ValueError(f"{name} is a database of something else; name another file")
-        self._tables.data.create_all(self._connection)
-        head = {"one": 1, "schema_version": SCHEMA, "gallery": secrets.token_hex(16), "width": width, "listed": listed}
-        head |= {"fused": False, "next_id": 1, "version": 0, **asdict(settings)}
-        self._connection.execute(self._tables.gallery.insert().values(head))
-        self._note(0, "made", 0)
-
-    def migrate(self, name: str) -> None:
-        """Bring the tables to the present schema version; ValueError where they are of a later one."""
-        gallery = self._tables.gallery
-        found = self._schema_version()
-        if found > SCHEMA:
-            raise ValueError(f"{name} was written by a later pose2id (schema {found}, here {SCHEMA}); update pose2id")
-        for version in range(found, SCHEMA):
-            MIGRATIONS[version](self._connection)
-            self._connection.execute(gallery.update().values(schema_version=version + 1))
-
-    def is_current(self) -> bool:
-        """Whether the tables are of the present schema version."""
-        return self._schema_version() == SCHEMA
-
-    def _schema_version(self) -> int:
-        return int(self._connection.execute(self._sa.select(self._tables.gallery.c.schema_version)).scalar_one())
-
-    def head(self) -> Head:
-        """What is said of the whole."""
-        gallery, versions = self._tables.gallery.c, self._tables.versions.c
-        asked = self._sa.select(self._tables.gallery, versions.stamp).where(versions.version == gallery.version)
-        found = dict(self._connection.execute(asked).mappings().one())
-        settings = Settings(**{name: found[name] for name in asdict(Settings())})
-        names = ("gallery", "width", "listed", "fused", "next_id", "version", "stamp")
-        return Head(**{name: found[name] for name in names}, settings=settings)
-
-    def is_version(self, version: int, stamp: str) -> bool:
-        """Whether the gallery had this state once."""
-        versions = self._tables.versions.c
-        asked = self._sa.select(versions.stamp).where(versions.version == version)
-        return bool(self._connection.execute(asked).scalar_one_or_none() == stamp)
-
-    def advance(self, version: int, action: str, count: int, **head: Any) -> None:
-        """Say that this is a new version; `head` are further columns that change."""
-        self._connection.execute(self._tables.gallery.update().values(version=version, **head))
-        self._note(version, action, count)
-
-    def _note(self, version: int, action: str, count: int) -> None:
-        values = {"version": version, "stamp": secrets.token_hex(16), "at": time.time(), "action": action}
-        self._connection.execute(self._tables.versions.insert().values(**values, count=count))
-
-    def history(self, since: int) -> list[Any]:
-        """Version, time, action and number of rows of each change after a version."""
-        versions = self._tables.versions.c
-        columns = (versions.version, versions.at, versions.action, versions.count)
-        return self._all(self._sa.select(*columns).where(versions.version > since).order_by(versions.version))
-
-    # Rows.
-
-    def ids_of(self, keys: Sequence[str]) -> dict[str, int]:
-        """The ids of those keys that are there."""
-        rows = self._tables.rows.c
-        found: dict[Any, Any] = {}
-        for part in _parts(keys):
-            found.update(
-                (key, at) for key, at in self._all(self._sa.select(rows.key, rows.id).where(rows.key.in_(part)))
-            )
-        return found
-
-    def keys_of(self, ids: Sequence[int]) -> dict[int, str]:
-        """The keys of these ids."""
-        rows = self._tables.rows.c
-        found: dict[Any, Any] = {}
-        for part in _parts(ids):
-            found.update(
-                (at, key) for at, key in self._all(self._sa.select(rows.id, rows.key).where(rows.id.in_(part)))
-            )
-        return found
-
-    def keys(self) -> list[str]:
-        """All keys in order of insertion."""
-        rows = self._tables.rows.c
-        return [key for (key,) in self._all(self._sa.select(rows.key).order_by(rows.id))]
-
-    def count(self) -> int:
-        """How many rows there are."""
-        return int(self._connection.execute(self._sa.select(self._sa.func.count(self._tables.rows.c.id))).scalar_one())
-
-    def ids(self, changed_after: int = -1) -> list[int]:
-        """Ids of all rows, or of those whose centralized row changed after a version, in ascending order."""
-        rows = self._tables.rows.c
-        return [
-            at for (at,) in self._all(self._sa.select(rows.id).where(rows.changed > changed_after).order_by(rows.id))
-        ]
-
-    def count_orphans(self) -> list[str]:
-        """What is wrong between the tables, in words."""
-        found, rows = [], self._tables.rows.c
-        for name in ("fused", "centralized"):
-            table = getattr(self._tables, name).c
-            lost = self._sa.select(self._sa.func.count(table.id)).where(table.id.not_in(self._sa.select(rows.id)))
-            count = int(self._connection.execute(lost).scalar_one())
-            if count:
-                found.append(f"{count} {name} rows belong to no key")
-        return found
-
-    def lists(self, after: int | None) -> Iterable[Sequence[Any]]:
-        """id, cam, grp, near, distances and stored of all rows, or of those touched after a version; many at a time."""
-        rows = self._tables.rows.c
-        columns = (rows.id, rows.cam, rows.grp, rows.near, rows.distances, rows.stored)
-        asked = self._sa.select(*columns).order_by(rows.id)
-        asked = asked if after is None else asked.where(rows.touched > after)
-        options = {"yield_per": AT_ONCE}
-        return self._connection.execute(asked, execution_options=options).partitions()  # type: ignore[no-any-return]
-
-    def labels_of(self, ids: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
-        """cam and group of these rows."""
-        rows = self._tables.rows.c
-        found: dict[Any, Any] = {}
-        for part in _parts(ids):
-            asked = self._sa.select(rows.id, rows.cam, rows.grp).where(rows.id.in_(part))
-            found.update((at, (cam, group)) for at, cam, group in self._all(asked))
-        return found
-
-    def insert(self, version: int, rows: Sequence[Row]) -> None:
-        """New rows without lists and vectors."""
-        told = {"stored": version, "changed": version, "touched": version}
-        self._many(self._tables.rows.insert(), [row._asdict() | told for row in rows])
-
-    def relabel(self, name: str, ids: Sequence[int], values: Sequence[Any]) -> None:
-        """Another cam, grp or time for these rows."""
-        rows = self._tables.rows
-        statement = rows.update().where(rows.c.id == self._sa.bindparam("at"))
-        statement = statement.values({name: self._sa.bindparam("value")})
-        self._many(statement, [{"at": at, "value": value} for at, value in zip(ids, values, strict=True)])
-
-    def put_lists(self, version: int, lists: Iterable[tuple[int, bytes | None, bytes | None]]) -> None:
-        """Lists of rows: id, near, distances."""
-        rows, bind = self._tables.rows, self._sa.bindparam
-        values = {"near": bind("a"), "distances": bind("b"), "touched": version}
-        statement = rows.update().where(rows.c.id == bind("at")).values(values)
-        self._many(statement, [{"at": at, "a": near, "b": distances} for at, near, distances in lists])
-
-    def mark(self, version: int, ids: Sequence[int], *, stored: bool = False) -> None:
-        """Say that these rows changed in this version; `stored`: themselves, not only what is made of them."""
-        rows = self._tables.rows
-        values = {"changed": version, "touched": version} | ({"stored": version} if stored else {})
-        for part in _parts(ids):
-            self._connection.execute(rows.update().where(rows.c.id.in_(part)).values(values))
-
-    def remove(self, version: int, ids: Sequence[int]) -> None:
-        """Take rows out, and note their keys."""
-        rows, removed = self._tables.rows, self._tables.removed
-        for part in _parts(ids):
-            columns = (rows.c.id, rows.c.key, self._sa.literal(version))
-            chosen = self._sa.select(*columns).where(rows.c.id.in_(part))
-            self._connection.execute(removed.insert().from_select(["id", "key", "version"], chosen))
-            for table in (rows, self._tables.fused, self._tables.centralized):
-                self._connection.execute(table.delete().where(table.c.id.in_(part)))
-
-    def removed(self, after: int) -> list[Any]:
-        """id and key of all rows removed after a version."""
-        removed = self._tables.removed.c
-        return self._all(self._sa.select(removed.id, removed.key).where(removed.version > after))
-
-    def changed(self, after: int) -> list[str]:
-        """Keys of rows that are new, or whose centralized row or labels changed, after a version."""
-        rows = self._tables.rows.c
-        return [key for (key,) in self._all(self._sa.select(rows.key).where(rows.changed > after).order_by(rows.id))]
-
-    def choose(self, filters: Mapping[str, Any], after: float | None, before: float | None) -> list[int]:
-        """Ids in ascending order. `filters` are lists of labels by column, after "not " those that are left out."""
-        rows = self._tables.rows.c
-        asked = self._sa.select(rows.id).order_by(rows.id)
-        for name, values in filters.items():
-            column = rows[name.removeprefix("not ")]
-            inside = column.in_(values)
-            asked = asked.where(column.is_(None) | ~inside if name.startswith("not ") else inside)
-        if after is not None:
-            asked = asked.where(rows.time >= after)
-        if before is not None:
-            asked = asked.where(rows.time < before)
-        return [at for (at,) in self._all(asked)]
-
-    def count_labels(self, name: str) -> int:
-        """How many cams or grps there are."""
-        column = self._tables.rows.c[name]
-        return int(self._connection.execute(self._sa.select(self._sa.func.count(column.distinct()))).scalar_one())
-
-    def times(self) -> tuple[float | None, float | None]:
-        """The first and the last time."""
-        column, functions = self._tables.rows.c.time, self._sa.func
-        first, last = self._connection.execute(self._sa.select(functions.min(column), functions.max(column))).one()
-        return first, last
-
-    def labeled(self, ids: Sequence[int]) -> Iterator[Any]:
-        """id, key, cam, grp, time and whether it is a row of zeros, in ascending order of id; `ids` ascend."""
-        rows = self._tables.rows.c
-        columns = (rows.id, rows.key, rows.cam, rows.grp, rows.time, rows.near.is_(None))
-        for part in _parts(ids):
-            yield from self._all(self._sa.select(*columns).where(rows.id.in_(part)).order_by(rows.id))
-
-    # Vectors.
-
-    def put_vectors(self, name: str, ids: Sequence[int], blobs: Sequence[bytes], *, new: bool) -> None:
-        """Rows of "fused" or "centralized"; `new` ones are not there yet."""
-        table, bind = getattr(self._tables, name), self._sa.bindparam
-        if new:
-            self._many(table.insert(), [{"id": at, "vector": blob} for at, blob in zip(ids, blobs, strict=True)])
-            return
-        statement = table.update().where(table.c.id == bind("at")).values(vector=bind("blob"))
-        self._many(statement, [{"at": at, "blob": blob} for at, blob in zip(ids, blobs, strict=True)])
-
-    def vectors(self, name: str, ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """id and bytes of these rows of "fused" or "centralized", in ascending order of id; `ids` ascend."""
-        table = getattr(self._tables, name).c
-        for part in _parts(ids):
-            asked = self._sa.select(table.id, table.vector).where(table.id.in_(part)).order_by(table.id)
-            yield from self._all(asked)
-
-    def _many(self, statement: Any, values: list[dict[str, Any]]) -> None:
-        for start in range(0, len(values), AT_ONCE):
-            self._connection.execute(statement, values[start : start + AT_ONCE])
-
-
-def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
-    values = list(values)
-    for start in range(0, len(values), AT_ONCE):
-        yield values[start : start + AT_ONCE]
+    def _explain(self, error: Exception, original: Any, *, committing: bool) -> Exception:
+        """An error of SQLAlchemy, and the driver's own, as one line."""
+        raise NotImplementedError

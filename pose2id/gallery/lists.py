@@ -61,6 +61,11 @@ class Lists(NamedTuple):
         return together.take(together.ids.argsort(kind="stable"))
 
 
+def count_listed(k: int) -> int:
+    """How many neighbours a list of the gallery holds, where the rule asks for k."""
+    return k + SPARE if k else 0
+
+
 class Rows(Protocol):
     """Searched rows by their place."""
 

@@ -11,9 +11,10 @@ import torch
 
 from pose2id.gallery.arguments import search_rows
 from pose2id.gallery.cache import FEWEST, Mark, RowStore, load, no_rows, save
-from pose2id.gallery.database import Head, Transaction
 from pose2id.gallery.lists import NONE, Ids, Lists, no_lists
+from pose2id.gallery.schema import Head
 from pose2id.gallery.settings import Settings
+from pose2id.gallery.transactions import Transaction
 from pose2id.gallery.updates import PART, State, stack
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pose2id.gallery.arguments import from_blobs
-from pose2id.gallery.database import Head, Transaction
+from pose2id.gallery.schema import Head
 from pose2id.gallery.stores.records import Record, Store, StoredRow
+from pose2id.gallery.transactions import Transaction
 
 BYTES = 2**23
 """Of vectors in one request: Milvus takes 64 MB at most."""

@@ -12,8 +12,9 @@ from pose2id.centralization import FusedRows, add_mutual_neighbors
 from pose2id.gallery import lists as neighborhoods
 from pose2id.gallery.arguments import from_blobs, search_rows, to_blobs
 from pose2id.gallery.cache import RowStore, no_rows
-from pose2id.gallery.database import Head, Transaction
 from pose2id.gallery.lists import NONE, Ids, Lists
+from pose2id.gallery.schema import Head
+from pose2id.gallery.transactions import Transaction
 from pose2id.threads import fit_threads
 
 PART = 4096

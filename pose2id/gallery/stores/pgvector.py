@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.errors import escape
-from pose2id.gallery.database import driver
+from pose2id.gallery.postgresql import driver
 from pose2id.gallery.stores.records import Record, StoredRow, foreign
 from pose2id.gallery.stores.targets import Target
 
