@@ -11,6 +11,7 @@ from support.arrays import KINDS
 from support.faiss import STATES
 from support.filters import filter_everything
 from support.golden import GOLDEN
+from support.postgresql import serve
 from support.standin import reason_to_skip, standin
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, also of those they start
@@ -65,6 +66,15 @@ def device(request):
         pytest.skip("no CUDA device")
     else:
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The URL of a real PostgreSQL server, with pgvector."""
+    pytest.importorskip("psycopg")
+    pgserver = pytest.importorskip("pgserver", reason="the package pgserver, a PostgreSQL server, is not installed")
+    with serve(pgserver) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

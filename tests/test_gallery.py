@@ -7,8 +7,6 @@ import resource
 import shutil
 import sqlite3
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.killing import Moments, fork
+from support.postgresql import new_schema
 
 pytest.importorskip("sqlalchemy")
 
@@ -27,32 +26,10 @@ from pose2id.gallery import Gallery, cache, lists, memory, schema, transactions,
 rng = np.random.default_rng
 
 
-@pytest.fixture(scope="session")
-def server():
-    """The URL of a real PostgreSQL server."""
-    pytest.importorskip("psycopg")
-    pgserver = pytest.importorskip("pgserver", reason="the package pgserver, a PostgreSQL server, is not installed")
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the user that the server runs as
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            made = pgserver.get_server(folder)
-        yield made.get_uri()
-        made.cleanup()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def target(request, tmp_path):
     """Where a new gallery can be made: a file, or a schema of a PostgreSQL server."""
     return tmp_path / "people.gallery" if request.param == "sqlite" else new_schema(request.getfixturevalue("server"))
-
-
-def new_schema(url):
-    import psycopg
-
-    name = f"s{os.urandom(8).hex()}"
-    with psycopg.connect(url) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-    return f"{url}&options=-csearch_path%3D{name}"
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +78,9 @@ class Law(RuleBasedStateMachine):
         exclude=st.sampled_from([None, "cams", "groups"]),
         dtype=st.sampled_from(["float32", "float16"]),
         spare=st.sampled_from([4, 0, 1]),
+        first=st.sampled_from([9, 4, 0]),
     )
-    def make(self, seed, spare, dtype, **options):
+    def make(self, seed, spare, dtype, first, **options):
         self.patch = pytest.MonkeyPatch()
         for room, name, value in [
             (updates, "PART", 3),
@@ -114,6 +92,7 @@ class Law(RuleBasedStateMachine):
         self.random, self.model, self.count = np.random.default_rng(seed), {}, 0
         self.options, self.dtype, self.target = options, dtype, self.where()
         self.writers = [Gallery.open(self.target, dtype=dtype, **options) for _ in range(2)]
+        self.add(0, first)
 
     def rows(self, n):
         rows = (
@@ -164,14 +143,16 @@ class Law(RuleBasedStateMachine):
 
     @invariant()
     def is_law(self):
-        for writer in getattr(self, "writers", []):
-            assert writer.keys() == list(self.model)
-            if self.model:
-                rows = np.stack([each[0] for each in self.model.values()])
-                column = {"cams": 1, "groups": 2}.get(self.options["exclude"])
-                labels = None if column is None else [each[column] for each in self.model.values()]
-                expected = centralize(rows, **self.options | {"exclude": labels})
-                assert writer.features().tobytes() == expected.tobytes()
+        if not hasattr(self, "writers"):
+            return
+        reader = self.writers[0]  # it asks the database, so the other one would say the same
+        assert reader.keys() == list(self.model)
+        if self.model:
+            rows = np.stack([each[0] for each in self.model.values()])
+            column = {"cams": 1, "groups": 2}.get(self.options["exclude"])
+            labels = None if column is None else [each[column] for each in self.model.values()]
+            expected = centralize(rows, **self.options | {"exclude": labels})
+            assert reader.features().tobytes() == expected.tobytes()
 
     def teardown(self):
         for writer in getattr(self, "writers", []):
@@ -282,8 +263,9 @@ def moments_of_writing(patch, moments):
 
     def watch(self, connection):
         original(self, connection)
+        # After one of these nothing is done before the next; after the last one the transaction ends.
         for name in ("insert", "remove", "put_vectors", "put_lists", "mark", "advance", "relabel"):
-            setattr(self, name, moments.watched(getattr(self, name), name))
+            setattr(self, name, moments.watched(getattr(self, name), name, after=name == "advance"))
 
     patch.setattr(transactions.Transaction, "__init__", watch)
     patch.setattr(memory.Memory, "keep", moments.watched(memory.Memory.keep, "keep"))
@@ -313,21 +295,21 @@ def test_a_kill_leaves_the_state_before_or_after(tmp_path, action):
     act(tmp_path / "last", counting)
     with Gallery.open(tmp_path / "last") as opened:
         after = opened.features()
-    assert len(counting.seen) > 10
+    assert len(counting.seen) >= 9
     seen = set()
     for moment in range(1, len(counting.seen) + 1):
         path = tmp_path / f"copy{moment}"
         shutil.copy(first, path)
         assert fork(lambda path=path, moment=moment: act(path, Moments(moment))) == -9
         with Gallery.open(path) as opened:
-            assert moment % 4 or opened.verify() == []
+            assert moment % 2 or opened.verify() == []
             seen.add(opened.version)
             if opened.version == 2:
                 assert opened.features().tobytes() == after.tobytes()
             else:
                 assert opened.keys() == names(12)
                 assert opened.features().tobytes() == before.tobytes()
-            if opened.version == 1 and moment % 8 == 0:  # and goes on
+            if opened.version == 1 and moment % 4 == 0:  # and goes on
                 act(path)
                 assert opened.features().tobytes() == after.tobytes()
     assert seen == {1, 2}

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from support.postgresql import new_schema, serve
+from support.postgresql import new_schema
 
 pytest.importorskip("sqlalchemy")
 
@@ -229,14 +229,6 @@ def test_float16_is_published_exactly(tmp_path, memory):
 # The stores themselves.
 
 
-@pytest.fixture(scope="session")
-def server():
-    pytest.importorskip("psycopg")
-    pgserver = pytest.importorskip("pgserver", reason="the package pgserver, a PostgreSQL server, is not installed")
-    with serve(pgserver) as url:
-        yield url
-
-
 @pytest.fixture
 def people(server):
     """A table in a schema of its own."""
@@ -453,7 +445,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_commands_say_what_the_gallery_does(here, capsys):
-    settings = ("--k1", 1, "--k2", 1, "--alpha", 2, "--exclude", "cams")
+    settings = ("--k1", 1, "--k2", 1, "--alpha", 2, "--exclude-cams")
     words = ("--time", "2026-11-01", *settings)
     assert run(capsys, "add", "g.db", "one.npz", *words) == {"version": 1, "rows": 6, "added": 6}
     Path("keys.txt").write_bytes("0007\r\n it's \n鍵\n".encode())
@@ -473,7 +465,15 @@ def test_the_commands_say_what_the_gallery_does(here, capsys):
     assert found[2] == {"query": 2, "keys": [], "distances": []}
     assert run(capsys, "remove", "g.db", "3.jpg", "鍵") == {"version": 3, "rows": 7, "removed": 2}
     assert run(capsys, "expire", "g.db", "1970-01-02")["removed"] == ["0007", " it's "]
-    assert run(capsys, "verify", "g.db") == {"version": 4, "rows": 5, "wrong": []}
+    better = rows(2, 5)
+    np.savez("better.npz", features=better, cams=list("zz"), paths=["4.jpg", "0.jpg"])
+    assert run(capsys, "update", "g.db", "better.npz", "--time", 7) == {"version": 5, "rows": 5, "updated": 2}
+    with Gallery.open("g.db") as opened:
+        assert opened.keys() == [f"{n}.jpg" for n in (0, 1, 2, 4, 5)]
+        assert opened.features(["4.jpg", "0.jpg"], centralized=False).tobytes() == better.tobytes()
+        assert sorted(opened.search(better, cams=["z"]).keys[0]) == ["0.jpg", "4.jpg"]
+        assert opened.expire(before=8) == ["0.jpg", "4.jpg"]
+    assert run(capsys, "verify", "g.db") == {"version": 6, "rows": 3, "wrong": []}
 
 
 @pytest.mark.usefixtures("here")
@@ -504,8 +504,10 @@ def test_publish_says_what_was_sent(capsys):
         (("add", "g.db", "one.npz", "--k1", "-1"), "--k1"),
         (("add", "g.db", "one.npz", "--time", "yesterday"), "--time must be a date"),
         (("add", "g.db", "one.npz", "one.npz"), "one.npz: keys must be new"),
+        (("add", "g.db", "one.npz", "--exclude-groups"), "--exclude-groups needs an array 'groups' in one.npz"),
         (("add", "none/g.db", "one.npz"), "folder does not exist"),
         (("info", "g.db"), "there is no gallery g.db"),
+        (("update", "g.db", "one.npz"), "there is no gallery g.db"),
         (("remove", "g.db"), "name the keys"),
         (("search", "one.npz", "one.npz"), "one.npz"),
     ],

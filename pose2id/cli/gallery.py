@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,23 +20,49 @@ NAMES = ("features", "cams", "groups", "paths", "generated")
 
 def run_add(arguments: argparse.Namespace) -> None:
     """`pose2id gallery add`."""
-    if arguments.keys and len(arguments.features) > 1:
-        raise ValueError("--keys goes with one feature file; call the command once for each")
-    moment = _take_time(arguments.time, "--time")
     given = {name: value for name in SETTINGS if (value := getattr(arguments, name))}
     given |= {name: value for name in ("k1", "k2", "alpha", "eta") if (value := getattr(arguments, name)) is not None}
     if given.pop("no_normalize", False):
         given["normalize"] = False
-    files = [_read(arguments, path) for path in arguments.features]
-    keys = [_find_keys(arguments, file) for file in files]
+    files = _read_rows(arguments)
+    name = arguments.exclude
+    lacking = next((path for path, rows in files if name and rows[name] is None), None)
+    if lacking is not None:  # before a gallery is made with this setting
+        raise ValueError(f"--exclude-{name} needs an array '{name}' in {lacking}, it holds none")
     with Gallery.open(arguments.gallery, **given) as gallery:
-        for file, named in zip(files, keys, strict=True):
-            times = None if moment is None else [moment] * len(named)
-            try:
-                gallery.add(file.features, named, file.cams, file.groups, times, file.generated)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{file.path}: {error}") from error
-        say_json({"version": gallery.version, "rows": len(gallery), "added": sum(map(len, keys))})
+        _change(gallery, gallery.add, files, "added")
+
+
+def run_update(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery update`."""
+    files = _read_rows(arguments)
+    with _open(arguments) as gallery:
+        _change(gallery, gallery.update, files, "updated")
+
+
+def _read_rows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """Each feature file, and what it gives to `Gallery.add` and `Gallery.update`."""
+    if arguments.keys and len(arguments.features) > 1:
+        raise ValueError("--keys goes with one feature file; call the command once for each")
+    moment = _take_time(arguments.time, "--time")
+    rows = []
+    for file in [_read(arguments, path) for path in arguments.features]:
+        keys = _find_keys(arguments, file)
+        given = {"features": file.features, "keys": keys, "generated": file.generated, "cams": file.cams}
+        times = None if moment is None else [moment] * len(keys)
+        rows.append((str(file.path), {**given, "groups": file.groups, "times": times}))
+    return rows
+
+
+def _change(gallery: Gallery, change: Callable[..., int], files: list[tuple[str, dict[str, Any]]], said: str) -> None:
+    """One change for each file."""
+    for path, rows in files:
+        try:
+            change(**rows)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{path}: {error}") from error
+    count = sum(len(rows["keys"]) for _, rows in files)
+    say_json({"version": gallery.version, "rows": len(gallery), said: count})
 
 
 def _read(arguments: argparse.Namespace, path: str) -> FeatureFile:

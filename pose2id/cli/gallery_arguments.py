@@ -22,7 +22,7 @@ def add_gallery(commands: Any) -> None:
     add = _add_action(actions, "add", "add the rows of feature files, a change each; makes the gallery if need be")
     _add_files(add, "+", "feature files; 'generated' is used, 'cams' and 'groups' are kept, if a file has them")
     _add_keys(add)
-    add.add_argument("--time", metavar="TIME", help=f"time of all rows: {_TIME}")
+    _add_time(add)
     for name, kind, check, default in (
         ("k1", int, count(0), 2),
         ("k2", int, count(0), 2),
@@ -36,13 +36,17 @@ def add_gallery(commands: Any) -> None:
         action="store_true",
         help="write raw sums, not scaled to length 1, as the released function gives them",
     )
-    add.add_argument(
-        "--exclude",
-        choices=("cams", "groups"),
-        help="rows with equal ones are never neighbours (default for a new gallery: none)",
-    )
+    choice = add.add_mutually_exclusive_group()
+    for name, other in (("cams", "cameras"), ("groups", "groups")):
+        words = f"take neighbours from other {other} only; the files must have '{name}' (default if new: all)"
+        choice.add_argument(f"--exclude-{name}", dest="exclude", action="store_const", const=name, help=words)
     words = "number format in which rows are kept (default for a new gallery float32)"
     add.add_argument("--dtype", choices=("float32", "float16"), help=words)
+
+    update = _add_action(actions, "update", "give rows that are there the features of feature files, a change each")
+    _add_files(update, "+", "feature files; 'generated' is used, 'cams' and 'groups' replace those that are kept")
+    _add_keys(update)
+    _add_time(update)
 
     remove = _add_action(actions, "remove", "remove rows: all that are named or, where one is not there, none")
     remove.add_argument("removed", metavar="KEY", nargs="*", help="what the rows are called")
@@ -98,3 +102,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file, a key a line: what rows are called, not their 'paths' in feature files",
     )
+
+
+def _add_time(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--time", metavar="TIME", help=f"time of all rows: {_TIME}")
