@@ -38,7 +38,7 @@ def add_gallery(commands: Any) -> None:
     )
     choice = add.add_mutually_exclusive_group()
     for name, other in (("cams", "cameras"), ("groups", "groups")):
-        words = f"take neighbours from other {other} only; the files must have '{name}' (default if new: all)"
+        words = f"take neighbours from other {other} only; needs '{name}' in each file (default for a new gallery: all)"
         choice.add_argument(f"--exclude-{name}", dest="exclude", action="store_const", const=name, help=words)
     words = "number format in which rows are kept (default for a new gallery float32)"
     add.add_argument("--dtype", choices=("float32", "float16"), help=words)
