@@ -11,16 +11,35 @@ RECENT := .venv-integrations
 NUMPY1 := .venv-integrations-numpy1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest test-integrations test-postgresql test-milvus lint docs bench
+.PHONY: demo test kernel test-native test-oldest test-integrations test-postgresql test-milvus lint docs bench
 
-demo: $(READY)
+demo: kernel
 	$(BIN)/pose2id demo
 	$(BIN)/pose2id demo --generate --people 5
 
 # A process for each core, each of one thread.
 test: export OMP_NUM_THREADS = 1
-test: $(READY)
+test: kernel
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# The native engine, if it is not up to date. Where nothing compiles it says so, and everything else works.
+kernel: $(READY)
+	@$(BIN)/python hatch_build.py || true
+
+# The native engine under the sanitizers of GCC. Their library comes first in LD_PRELOAD and watches all of Python;
+# libstdc++ stands beside it, or exceptions of torch find no way. Leaks are not looked for: Python keeps what it made.
+SANITIZED = folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	CXX='$(CXX)' $(BIN)/python hatch_build.py "$$folder/kernel.so" -O1 -g -fno-omit-frame-pointer $(1) && \
+	POSE2ID_KERNEL="$$folder/kernel.so" \
+	LD_PRELOAD="$$($(CXX) -print-file-name=$(2).so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	$(BIN)/python -m pytest --capture=no tests/native
+test-native: export OMP_NUM_THREADS = 1
+test-native: export ASAN_OPTIONS = detect_leaks=0
+test-native: export UBSAN_OPTIONS = halt_on_error=1:print_stacktrace=1
+test-native: export TSAN_OPTIONS = halt_on_error=1
+test-native: $(READY)
+	$(call SANITIZED,-fsanitize=address -fsanitize=undefined,libasan)
+	$(call SANITIZED,-fsanitize=thread,libtsan)
 
 # The quick tests with the oldest versions that pyproject.toml allows; those have wheels for Python 3.11. torch comes from
 # its own index, for the CPU; `make test-oldest TORCH=` takes the one on PyPI, which brings gigabytes of CUDA on Linux.
@@ -73,7 +92,7 @@ docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 	@echo "docs: docs/_build/html/index.html"
 
-bench: $(READY)
+bench: kernel
 	$(BIN)/python -m pytest benchmarks
 
 # The stamp is written last, so an interrupted installation is taken up again. pip is renewed because

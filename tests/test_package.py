@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from importlib import metadata, resources
 
@@ -72,6 +73,14 @@ def test_python_and_licence() -> None:
 def test_the_command_is_installed() -> None:
     (command,) = metadata.entry_points(group="console_scripts", name="pose2id")
     assert command.value == "pose2id.cli:main"
+
+
+def test_a_wheel_of_one_platform_has_the_native_engine_and_another_none() -> None:
+    described = metadata.distribution("pose2id").read_text("WHEEL") or ""
+    libraries = [file for file in metadata.files("pose2id") or [] if file.match("neighbors/_native/_kernel.*")]
+    assert len(libraries) == (0 if "Tag: py3-none-any" in described else 1)
+    for library in libraries:
+        assert ctypes.CDLL(str(library.locate())).pose2id_abi_version() == 1
 
 
 SHIPPED = ["py.typed", "data/omniglot_tiny.npz", "data/README.md", "data/LICENSE", "data/tiny.toml"]
