@@ -1,9 +1,12 @@
 """Dask arrays: the numbers of one machine to the last bit, however rows are cut, and with workers that die."""
 
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, nullcontext
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 import pose2id
 from pose2id import distributed
@@ -85,6 +88,68 @@ def test_rows_are_those_of_one_machine(dtype, settings):
     same(result.compute(), pose2id.centralize(x, **given))
 
 
+@pytest.mark.parametrize("rows_of_a_block", [64, 128])
+def test_every_pair_of_rows_is_multiplied_once(monkeypatch, rows_of_a_block):
+    """Only pieces of 64 rows, into which blocks are cut, are multiplied with themselves as whole squares."""
+    monkeypatch.setattr(blocks, "SEARCHED", 64 * 12 * 4)
+    x = np.random.default_rng(0).standard_normal((512, 12), dtype=np.float32)
+    expected, products = pose2id.knn_graph(x, 3).indices, []
+    for name, factor in (("mm", 0), ("addmm", 1)):
+        original = getattr(torch, name)
+
+        def count(*factors, original=original, factor=factor, **options):
+            products.append(len(factors[factor]) * factors[factor + 1].shape[1])
+            return original(*factors, **options)
+
+        monkeypatch.setattr(torch, name, count)
+    found = distributed.knn_graph(da.from_array(x, chunks=(rows_of_a_block, 12)), 3).indices.compute()
+    assert sum(products) == (512**2 + 8 * 64**2) / 2
+    same(found, expected)
+
+
+def test_bytes_in_another_order():
+    x, cams = make_rows(83), np.random.default_rng(0).integers(0, 4, 83)
+    turned = da.from_array(x.astype(x.dtype.newbyteorder()), chunks=(31, 12))
+    found = distributed.centralize(turned, turned, exclude=da.from_array(cams.astype(cams.dtype.newbyteorder()), 50))
+    assert found.dtype == turned.dtype
+    np.testing.assert_array_equal(found.compute(), pose2id.centralize(x, x, exclude=cams))
+
+
+def test_rows_of_a_file_of_numpy(tmp_path):
+    """As on the page: workers read their rows themselves, and none travels with the graph."""
+    x, path = make_rows(83), str(tmp_path / "x.npy")
+    np.save(path, x)
+
+    def read(path, block_info):
+        rows, _ = block_info[None]["array-location"]
+        return np.load(path, mmap_mode="r")[slice(*rows)]
+
+    file = np.load(path, mmap_mode="r")
+    chunks = da.core.normalize_chunks((30, -1), file.shape)
+    features = da.map_blocks(read, path, chunks=chunks, dtype=file.dtype, meta=np.empty((0, 0), file.dtype))
+    result = distributed.centralize(features)
+    assert not any(isinstance(each, np.ndarray) for each in features.__dask_graph__().values())
+    same(result.compute(), pose2id.centralize(x))
+
+
+@pytest.mark.filterwarnings("ignore:Dask currently has limited support for converting pandas")
+def test_columns_of_parquet(tmp_path):
+    """As on the page; Dask cuts the columns of one file otherwise than the file."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    x, columns = make_rows(83), [f"f{number}" for number in range(12)]
+    cams = np.array(["a", "bb", "c"])[np.arange(83) % 3]
+    table = pandas.DataFrame(x, columns=columns).assign(cam=cams, other=0.5)
+    for start in range(0, 83, 20):
+        table[start : start + 20].to_parquet(tmp_path / f"{start:02}.parquet")
+    frame = pytest.importorskip("dask.dataframe").read_parquet(tmp_path)
+    features = frame[columns].to_dask_array().compute_chunk_sizes()
+    labels = frame["cam"].to_dask_array().compute_chunk_sizes().astype(str)
+    same(distributed.centralize(features, exclude=labels).compute(), pose2id.centralize(x, exclude=cams))
+    with pytest.raises(TypeError, match="received Series; to_dask_array"):
+        distributed.centralize(features, exclude=frame["cam"])
+
+
 @pytest.mark.parametrize("kind", [np.int32, str])
 def test_labels_may_be_a_dask_array(kind):
     x, labels = make_rows(83), np.random.default_rng(0).integers(0, 4, 83).astype(kind)
@@ -146,6 +211,12 @@ def test_pivots_of_few_rows_are_all_neighbors(n):
         (lambda x: distributed.centralize(x, x[:5]), "generated must have shape"),
         (lambda x: distributed.centralize(x, exclude=[1, 2]), "one label per row"),
         (lambda x: distributed.centralize(x, exclude=x[:, 0]), "exclude must be integers or strings"),
+        (lambda x: distributed.centralize(x, exclude=x[:, 0].astype(object)), r"make strings by .astype\(str\)"),
+        (lambda x: distributed.centralize(x, exclude=x[:, 0][x[:, 0] > 0]), "exclude .* compute_chunk_sizes"),
+        (
+            lambda x: distributed.centralize(x, exclude=dask.delayed(x)),
+            "exclude must be a dask array, received Delayed",
+        ),
         (lambda x: distributed.centralize(x, engine="faiss-ivf"), "engine on a cluster must be one of"),
         (lambda x: distributed.centralize(x, device="tpu"), "device must be one of"),
         (lambda x: distributed.knn_graph(x, 0), "k must be an integer >= 1"),
@@ -210,6 +281,45 @@ def test_the_command_goes_from_one_zarr_group_to_another(tmp_path, capsys):
     written = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
     same(written["features"][:], pose2id.centralize(x, np.stack([x[::-1], x], axis=1), exclude=cams))
     same(written["cams"][:], cams)
+
+
+class Elsewhere:
+    """A client of a cluster of which one worker sees no folder of this machine but its root."""
+
+    def run(self, function, folder):
+        return {"tcp://here:1": function(folder), "tcp://there:2": folder == "/"}
+
+    def scheduler_info(self):
+        return {"workers": {}}
+
+
+def test_workers_must_see_what_they_read_and_write(tmp_path):
+    said = []
+    sources._check_reach(Elsewhere(), ["/"], said.append)
+    assert said == ["the scheduler has no workers; waiting for the first"]
+    with pytest.raises(
+        ValueError, match=r"1 of 2 workers, such as tcp://there:2, do not see /.*: both groups must lie on"
+    ):
+        sources._check_reach(Elsewhere(), ["/", str(tmp_path)], said.append)
+
+
+def test_chunks_that_did_not_arrive_are_missed(tmp_path, monkeypatch):
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    monkeypatch.setattr(da, "store", lambda *_, **__: None)
+    monkeypatch.setattr(sources, "_connect", lambda _: nullcontext(mock.Mock(dashboard_link=None)))
+    monkeypatch.setattr(sources, "_check_reach", mock.Mock())
+    x = da.zeros((5, 3), chunks=(3, 3))
+    with pytest.raises(ValueError, match="2 of 2 chunks are not there"):
+        sources.write_zarr(str(tmp_path / "y.zarr"), x, {}, "local", mock.Mock(), source="x.zarr")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_ends_a_computation_is_explained():
+    package = pytest.importorskip("distributed", reason="distributed is not installed")
+    with pytest.raises(ValueError, match=r"workers died .* \(--memory-limit\)"), sources._explain():
+        raise package.KilledWorker("task", mock.Mock(address="tcp://there:1"), 3)
+    with pytest.raises(ValueError, match="scheduler went away"), sources._explain():
+        raise CancelledError("lost")
 
 
 @pytest.mark.parametrize(

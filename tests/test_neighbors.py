@@ -10,7 +10,7 @@ from reference.neighbors import knn
 from support.arrays import ArrayKind, as_float64
 
 from pose2id import knn_graph
-from pose2id.neighbors import _exact, find_entered, find_neighbors
+from pose2id.neighbors import _across, _exact, find_across, find_entered, find_neighbors
 
 LATTICE = st.tuples(st.integers(1, 24), st.integers(1, 4)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.integers(-2, 2).map(float))
@@ -343,6 +343,34 @@ def test_entered_by_value(monkeypatch, name, dtype, labelled, radii):
     assert torch.equal(found.queries, queries)
     assert torch.equal(found.lengths, wide[rows, queries])
     assert radii != "none" or set(rows.tolist()) == {3}
+
+
+@pytest.mark.parametrize("name", ENTERED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("k", "labelled"), [(2, False), (1, True), (40, True)])
+def test_across_is_two_searches(monkeypatch, name, dtype, labelled, k):
+    """Several tiles, and for k = 40 more neighbours than one side has rows."""
+    monkeypatch.setattr(_across, "TILE", 16)
+    x = torch.tensor(ENTERED[name](np.random.default_rng(0)))
+    x = x.to(dtype)
+    labels = (torch.arange(90) % 4, torch.arange(90) % 3) if labelled else (None, None)
+    left, right = x[:30], x[30:]
+    ends = [None if each is None else each[: len(part)] for each, part in zip(labels, (left, right), strict=True)]
+    found = find_across(left, right, k, *ends)
+    expected = find_neighbors(left, right, k, *ends), find_neighbors(right, left, k, *reversed(ends))
+    for (indices, distances), (near, lengths) in zip(found, expected, strict=True):
+        assert torch.equal(indices, near)
+        assert torch.equal(distances, lengths)
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0), (1, 1)])
+def test_across_with_few_rows(sizes):
+    left, right = (torch.ones(size, 3) for size in sizes)
+    found = find_across(left, right, 2)
+    assert [tuple(indices.shape) for indices, _ in found] == [(size, 2) for size in sizes]
+    assert [indices.tolist() for indices, _ in found] == (
+        [[[0, -1]]] * 2 if sizes == (1, 1) else [[[-1, -1]] * size for size in sizes]
+    )
 
 
 def test_entered_measures_few_pairs(monkeypatch):

@@ -45,6 +45,7 @@ CASES = [
 WRONG = [
     (3, {"features": BAD}, {}, False),
     (3, {"features": X}, {"engine": "pivots"}, False),
+    (3, {"features": X}, {"broken": 1}, False),
 ]
 
 
@@ -81,13 +82,14 @@ def test_shards_get_the_rows_of_one_process(number, results):
 
 @pytest.mark.slow
 def test_what_is_wrong_in_one_process_is_told_in_all(results):
-    nan, engine = results[len(CASES) :]
+    nan, engine, broken = results[len(CASES) :]
     assert len(set(nan)) == 1
     assert nan[0].startswith("ValueError: rank 2: features")
     assert "NaN or inf in 1 row(s)" in nan[0]
     assert set(engine) == {
         "ValueError: rank 0: engine of a sharded set must be one of 'auto', 'exact', received 'pivots'"
     }
+    assert broken == ["RuntimeError: rank 1: KeyError: 'broken'"] * 3
 
 
 def test_without_a_process_group_there_is_one_process():

@@ -48,11 +48,11 @@ def run_centralize(arguments: argparse.Namespace) -> None:
         engine=arguments.engine,
     )
 
-    def report(link: str | None) -> None:
-        if not arguments.quiet and link:
-            tell(f"pose2id centralize: progress at {link}")
+    def report(words: str) -> None:
+        if not arguments.quiet:
+            tell(f"pose2id centralize: {words}")
 
     with write_folder(arguments.output, overwrite=arguments.overwrite) as folder:
         labels = {name: arrays[name] for name in LABELS if name in arrays}
-        write_zarr(str(folder), result, labels, arguments.scheduler, report)
+        write_zarr(str(folder), result, labels, arguments.scheduler, report, source=arguments.features)
     say(f"{arguments.output}: {' x '.join(map(str, result.shape))}, {result.dtype}")

@@ -18,7 +18,7 @@ import torch
 from pose2id.arrays import cached_blocks, take_array, take_features, work_dtype
 from pose2id.centralization import FusedRows, check_fits, mutual_sums, take_generated
 from pose2id.distances import scale_to_unit
-from pose2id.neighbors import find_neighbors
+from pose2id.neighbors import find_across, find_neighbors
 from pose2id.validation import encode_labels
 
 SEARCHED = 2**24
@@ -87,29 +87,41 @@ def empty_table(rows: int, k: int, dtype: Any) -> Table:
 def search_pair(
     left: Block, right: Block, *, k: int, engine: str, zeros: bool, device: str = "cpu"
 ) -> tuple[Table, Table]:
-    """The k nearest rows of `right` for every row of `left`, and the other way round; of one block, the same twice."""
-    found = search_block(left, right, k, engine, zeros=zeros, within=left.first == right.first, device=device)
-    if left.first == right.first:
-        return found, found
-    return found, search_block(right, left, k, engine, zeros=zeros, within=False, device=device)
+    """The k nearest rows of `right` for every row of `left`, and the other way round; of one block, the same twice.
 
-
-def search_block(
-    queries: Block, base: Block, k: int, engine: str, *, zeros: bool, within: bool, device: str = "cpu"
-) -> Table:
-    """The k nearest rows of `base` for every query, a piece of both at a time, by the index in the whole set.
-
-    Without `zeros` rows of zeros have no neighbours and are none. `within` says that both are one block.
+    A piece of both at a time, by the index in the whole set. The engine "exact" multiplies every pair of rows once.
+    Without `zeros` rows of zeros have no neighbours and are none.
     """
+    how: dict[str, Any] = {"k": k, "engine": engine, "zeros": zeros, "device": device}
+    tables = empty_table(len(left.rows), k, left.rows.dtype), empty_table(len(right.rows), k, right.rows.dtype)
+    if one := left.first == right.first:
+        tables = tables[0], tables[0]
+    for rows in _pieces(left):
+        for columns in _pieces(right):
+            if one and columns.start == rows.start:
+                _join(tables[0], rows, *_search_piece(_cut(left, rows), _cut(right, columns), **how, sides="within"))
+            elif not one or columns.start > rows.start:
+                found = _search_piece(_cut(left, rows), _cut(right, columns), **how, sides="both")
+                _join(tables[0], rows, found[0])
+                _join(tables[1], columns, found[1])
+    return tables
+
+
+def search_block(queries: Block, base: Block, k: int, engine: str, *, zeros: bool, device: str = "cpu") -> Table:
+    """The k nearest rows of `base`, another block, for every query: one side of `search_pair`."""
     table = empty_table(len(queries.rows), k, queries.rows.dtype)
     for rows in _pieces(queries):
-        near = Table(table.indices[rows], table.distances[rows])
         for columns in _pieces(base):
-            one = within and rows.start == columns.start
-            found = _search_piece(_cut(queries, rows), _cut(base, columns), k, engine, zeros, one, device)
-            near = merge_tables([near, found])
-        table.indices[rows], table.distances[rows] = near
+            pieces = _cut(queries, rows), _cut(base, columns)
+            _join(table, rows, *_search_piece(*pieces, k, engine, zeros, device, sides="left"))
     return table
+
+
+def _join(table: Table, rows: slice, found: Table) -> None:
+    """Merge what was found for `rows` into the table."""
+    table.indices[rows], table.distances[rows] = merge_tables(
+        [Table(table.indices[rows], table.distances[rows]), found]
+    )
 
 
 def _pieces(block: Block) -> list[slice]:
@@ -124,25 +136,33 @@ def _cut(block: Block, rows: slice) -> Block:
     return Block(block.rows[rows], block.first + rows.start, labels)
 
 
-def _search_piece(queries: Block, base: Block, k: int, engine: str, zeros: bool, within: bool, device: str) -> Table:
-    table = empty_table(len(queries.rows), k, queries.rows.dtype)
-    rows = [as_tensor(block.rows) for block in (queries, base)]
+def _search_piece(
+    left: Block, right: Block, k: int, engine: str, zeros: bool, device: str, *, sides: str
+) -> list[Table]:
+    """Tables of the rows of `left`, and for the sides "both" of `right`; "within" says that both are one piece."""
+    pieces = left, right
+    tables = [empty_table(len(piece.rows), k, piece.rows.dtype) for piece in pieces][: 1 + (sides == "both")]
+    rows = [as_tensor(piece.rows) for piece in pieces]
     at = [torch.arange(len(part)) if zeros else _nonzero(part) for part in rows]
     if not all(map(len, at)):
-        return table
+        return tables
+    found: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     codes: list[torch.Tensor | None] = [None, None]
-    if queries.labels is not None and base.labels is not None:
-        names = ("exclude", "exclude")
-        codes = [torch.from_numpy(part) for part in encode_labels([queries.labels, base.labels], names)]
-        codes = [part[kept].to(device) for part, kept in zip(codes, at, strict=True) if part is not None]
+    if left.labels is not None and right.labels is not None:
+        encoded = encode_labels([left.labels, right.labels], ("exclude", "exclude"))
+        codes = [torch.from_numpy(part)[kept].to(device) for part, kept in zip(encoded, at, strict=True)]
     rows = [part if len(kept) == len(part) else part[kept] for part, kept in zip(rows, at, strict=True)]
-    rows = [part.to(device) for part in rows]
-    near, distances = find_neighbors(rows[0], rows[1], k, codes[0], codes[1], within=within, engine=engine)
-    near, distances = near.cpu(), distances.cpu()
-    at[1] += base.first
-    table.indices[at[0].numpy()] = torch.where(near >= 0, at[1][near.clamp(min=0)], -1).numpy()
-    table.distances[at[0].numpy()] = distances.numpy()
-    return table
+    queries, base = (part.to(device) for part in rows)
+    if sides == "both":
+        found = find_across(queries, base, k, *codes, engine=engine)
+    else:
+        found = (find_neighbors(queries, base, k, *codes, within=sides == "within", engine=engine),)
+    across = zip(tables, at, at[::-1], (right.first, left.first), found, strict=False)  # of one side, its table alone
+    for table, own, other, first, (near, distances) in across:
+        near = near.cpu()
+        table.indices[own.numpy()] = torch.where(near >= 0, (other + first)[near.clamp(min=0)], -1).numpy()
+        table.distances[own.numpy()] = distances.cpu().numpy()
+    return tables
 
 
 def _nonzero(rows: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ def knn_graph(
     graph = _Graph(source, "knn", name_of(source, k, engine, device))
     graph.fuse(eta=0.0, normalize=False)
     graph.search(k, engine, device, zeros=True)
-    dtypes = np.dtype(np.int64), work_type(features.dtype)
+    dtypes = np.dtype(np.int64), work_type(source.features.dtype)
     return Neighbors(*(graph.pick(number, k, dtype) for number, dtype in enumerate(dtypes)))
 
 
@@ -135,7 +135,7 @@ def centralize(
     if k:
         graph.search(k, engine, device, zeros=False)
         graph.exchange(k1, k2)
-    return graph.add(alpha=alpha, normalize=normalize)
+    return graph.add(alpha=alpha, normalize=normalize).astype(features.dtype)
 
 
 def _check_ways(engine: Any, device: Any) -> None:
@@ -247,7 +247,7 @@ class _Graph:
         """The result."""
         features = self.source.features
         how: dict[str, Any] = {"alpha": alpha, "normalize": normalize}
-        how["dtype"] = torch.from_numpy(np.empty(0, features.dtype.newbyteorder("="))).dtype
+        how["dtype"] = torch.from_numpy(np.empty(0, features.dtype)).dtype
         exchanged = self.key("answer", 0, 0) in self.tasks
         for i in range(self.count):
             answers = [self.key("answer", i, j) for j in range(self.count)] if exchanged else []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ from pose2id.files import LABELS
 from pose2id.threads import find_limits
 from pose2id.validation import take_labels
 
-Report = Callable[[str | None], None]
+Report = Callable[[str], None]
 
 SMALLEST = 2**23
 """Bytes of a block, at least: smaller chunks are put together. A task takes the scheduler about a millisecond."""
@@ -61,11 +64,11 @@ class Source(NamedTuple):
 
 def take_source(features: Any, generated: Any = None, exclude: Any = None) -> Source:
     """Check shapes and dtypes, and cut everything as the rows of `features` are."""
-    _check_array(features, "features", (2,), "(N, D)")
+    features = _take_floats(features, "features", (2,), "(N, D)")
     sizes = _join_chunks(features.chunks[0], features.shape[1] * features.dtype.itemsize)
     n, width = features.shape
     if generated is not None:
-        _check_array(generated, "generated", (2, 3), "(N, M, D) or (N, D)")
+        generated = _take_floats(generated, "generated", (2, 3), "(N, M, D) or (N, D)")
         if generated.shape[0] != n or generated.shape[-1] != width:
             raise ValueError(
                 f"generated must have shape ({n}, M, {width}) or ({n}, {width}), received {generated.shape}"
@@ -73,9 +76,12 @@ def take_source(features: Any, generated: Any = None, exclude: Any = None) -> So
         if generated.ndim == 3 and not generated.shape[1]:
             raise ValueError(f"generated must have M >= 1, received {generated.shape}")
         generated = generated.rechunk((sizes, *((length,) for length in generated.shape[1:])))
-    if exclude is not None and isinstance(exclude, dask_array().Array):
+    if _is_lazy(exclude):
+        _check_array(exclude, "exclude")
         if exclude.dtype.kind not in "iuU":
-            raise TypeError(f"exclude must be integers or strings, received dtype {exclude.dtype}")
+            raise TypeError(
+                f"exclude must be integers or strings, received dtype {exclude.dtype}; make strings by .astype(str)"
+            )
         if exclude.shape != (n,):
             raise ValueError(f"exclude must have shape ({n},), one label per row, received {exclude.shape}")
         exclude = exclude.rechunk((sizes,))
@@ -101,21 +107,63 @@ def _open_group(path: str) -> Any:
         raise ValueError(f"{path} must be a zarr group: {one_line(error, 200)}") from error
 
 
-def write_zarr(path: str, features: Any, labels: dict[str, Any], scheduler: str, report: Report) -> None:
+def write_zarr(
+    path: str, features: Any, labels: dict[str, Any], scheduler: str, report: Report, *, source: str
+) -> None:
     """Compute `features`, a Dask array, on a cluster and write it and `labels` to a new zarr group.
 
-    `scheduler` is the address of one, or "local" for processes of this machine. `report` is told the address of the
-    dashboard, if there is one.
+    `scheduler` is the address of one, or "local" for processes of this machine. `source` is the group that is read.
+    `report` is told where progress is shown, if anywhere, and what is waited for.
     """
     group = require("zarr", "dask", "pose2id.distributed").open_group(path, mode="w")
     for name, array in labels.items():
         group.create_array(name, data=array)
     rows = max(1, *features.chunks[0])  # equal chunks, each written by one task
     chunks = rows, features.shape[1]
-    target = group.create_array("features", shape=features.shape, dtype=features.dtype, chunks=chunks)
+    how = {"write_empty_chunks": True}  # so that chunks can be counted
+    target = group.create_array("features", shape=features.shape, dtype=features.dtype, chunks=chunks, config=how)
     with _connect(scheduler) as client:
-        report(client.dashboard_link)
-        dask_array().store(features.rechunk(chunks), target, lock=False, scheduler=client)
+        if client.dashboard_link:
+            report(f"progress at {client.dashboard_link}")
+        _check_reach(client, [source, path], report)
+        with _explain():
+            dask_array().store(features.rechunk(chunks), target, lock=False, scheduler=client)
+    missing = target.nchunks - target.nchunks_initialized
+    if missing:
+        raise ValueError(
+            f"{missing} of {target.nchunks} chunks are not there, though workers wrote them: the output must lie on a "
+            "file system that all workers see"
+        )
+
+
+def _check_reach(client: Any, folders: list[str], report: Report) -> None:
+    """Raise where a worker does not see a folder: zarr would read zeros there, and write where nobody looks."""
+    for folder in folders:
+        absolute = str(Path(folder).resolve())
+        seen = client.run(os.path.isdir, absolute)
+        blind = [worker for worker, sees in seen.items() if not sees]
+        if blind:
+            raise ValueError(
+                f"{len(blind)} of {len(seen)} workers, such as {blind[0]}, do not see {absolute}: both groups must lie "
+                "on a file system that all workers see, under the same path"
+            )
+    if not client.scheduler_info()["workers"]:
+        report("the scheduler has no workers; waiting for the first")
+
+
+@contextmanager
+def _explain() -> Iterator[None]:
+    """What ends a computation besides errors of its own, as a ValueError that says what to do."""
+    distributed = require("distributed", "dask", "pose2id.distributed")
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        raise ValueError(
+            "workers died at the same task again and again, mostly for want of memory: give them more "
+            f"(--memory-limit), or take smaller chunks; {one_line(error, 200)}"
+        ) from error
+    except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
+        raise ValueError(f"the scheduler went away: {one_line(error, 200)}") from error
 
 
 @contextmanager
@@ -144,22 +192,37 @@ def _connect(scheduler: str) -> Iterator[Any]:
         yield client
 
 
-def _check_array(array: Any, name: str, ranks: tuple[int, ...], shape: str) -> None:
+def _is_lazy(array: Any) -> bool:
+    """Whether it belongs to Dask: an array, a frame's column."""
+    lazy: bool = require("dask.base", "dask", "pose2id.distributed").is_dask_collection(array)
+    return lazy
+
+
+def _check_array(array: Any, name: str) -> None:
     if not isinstance(array, dask_array().Array):
-        raise TypeError(
-            f"{name} must be a dask array, received {type(array).__name__}; make one with "
-            "dask.array.from_zarr(path), or dask.array.from_array(array, chunks=(rows, -1))"
+        how = (
+            "to_dask_array().compute_chunk_sizes() makes one of a frame"
+            if _is_lazy(array)
+            else "make one with dask.array.from_zarr(path), or dask.array.from_array(array, chunks=(rows, -1))"
         )
-    if array.dtype not in (np.float16, np.float32, np.float64):
-        raise TypeError(f"{name} must hold float16, float32 or float64 values, received dtype {array.dtype}")
-    if array.ndim not in ranks:
-        raise ValueError(f"{name} must have shape {shape}, received {array.shape}")
+        raise TypeError(f"{name} must be a dask array, received {type(array).__name__}; {how}")
     if any(np.isnan(length) for length in array.shape):
         raise ValueError(
             f"{name} must have a known shape, received {array.shape}; call its compute_chunk_sizes() first"
         )
+
+
+def _take_floats(array: Any, name: str, ranks: tuple[int, ...], shape: str) -> Any:
+    """The array, in this machine's order of bytes."""
+    _check_array(array, name)
+    dtype = array.dtype.newbyteorder("=")
+    if dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"{name} must hold float16, float32 or float64 values, received dtype {array.dtype}")
+    if array.ndim not in ranks:
+        raise ValueError(f"{name} must have shape {shape}, received {array.shape}")
     if array.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one column (D >= 1), received shape {array.shape}")
+    return array.astype(dtype)
 
 
 def _join_chunks(chunks: tuple[int, ...], row_bytes: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ holds all rows, and each gets its own rows back, with the bits that one process 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pose2id.distributed.blocks import (
     fuse_block,
     merge_tables,
     search_block,
+    search_pair,
 )
 from pose2id.errors import one_line
 from pose2id.validation import check_choice, is_tensor, take_labels
@@ -79,8 +81,9 @@ def centralize_sharded(
 
     Raises
     ------
-    TypeError, ValueError
-        In *all* processes, naming the rank whose arguments are wrong, so that none waits for another.
+    TypeError, ValueError, MemoryError, RuntimeError
+        In *all* processes, naming the rank whose arguments are wrong or whose work failed, so that none waits for
+        another. After a process that died the others get torch's own error, at once or after the group's timeout.
 
     Notes
     -----
@@ -96,8 +99,7 @@ def centralize_sharded(
     [[0.894, 0.447], [0.894, 0.447], [0.0, -1.0]]
     """
     ring = _Ring(group)
-    said: tuple[Any, ...] = ()
-    try:
+    with ring.attempt():
         eta, k1, k2, alpha = check_parameters(eta, k1, k2, alpha, normalize, engine)
         check_choice(engine, "engine of a sharded set", ENGINES)
         tensor, kind = take_array(features, "features")
@@ -111,20 +113,16 @@ def centralize_sharded(
         settings: dict[str, Any] = {"eta": eta, "k1": k1, "k2": k2, "alpha": alpha, "normalize": bool(normalize)}
         settings |= {"D": rows.shape[1], "dtype": str(tensor.dtype), "generated": shape, "engine": engine}
         settings |= {"exclude": labels is not None, "positions": places is not None}
-        said = None, "", settings, len(rows)
-    except (TypeError, ValueError) as error:
-        said = TypeError if isinstance(error, TypeError) else ValueError, one_line(error)
+        said = settings, len(rows)
+    ring.raise_failures()
     told = ring.gather(said)
-    for rank, (kind_of_error, words, *_) in enumerate(told):
-        if kind_of_error is not None:
-            raise kind_of_error(f"rank {rank}: {words}")
-    for rank, (_, _, other, _) in enumerate(told):
+    for rank, (other, _) in enumerate(told):
         wrong = [
-            f"{name} = {told[0][2][name]!r} and {value!r}" for name, value in other.items() if value != told[0][2][name]
+            f"{name} = {told[0][0][name]!r} and {value!r}" for name, value in other.items() if value != told[0][0][name]
         ]
         if wrong:
             raise ValueError(f"ranks 0 and {rank} must pass arguments of one kind, received {', '.join(wrong)}")
-    lengths = [length for *_, length in told]
+    lengths = [length for _, length in told]
     everywhere, order = _take_places(ring, places, lengths)
     codes = None if labels is None else _encode(ring, labels, lengths)
     shard = Block(rows[order], 0, None if codes is None else codes[order])
@@ -132,9 +130,11 @@ def centralize_sharded(
     device = "cuda" if tensor.device.type == "cuda" else "cpu"
     answers = _exchange(ring, shard, everywhere, k, k1, k2, engine, device) if k else []
     mine = everywhere[ring.rank]
-    added = add_rows(as_tensor(shard.rows), mine, answers, alpha, normalize=normalize, dtype=tensor.dtype)
-    result = torch.empty_like(added)
-    result[torch.from_numpy(order)] = added
+    with ring.attempt():
+        added = add_rows(as_tensor(shard.rows), mine, answers, alpha, normalize=normalize, dtype=tensor.dtype)
+        result = torch.empty_like(added)
+        result[torch.from_numpy(order)] = added
+    ring.raise_failures()
     return kind.give_back(result)  # type: ignore[no-any-return]
 
 
@@ -184,33 +184,62 @@ def _exchange(
     near = empty_table(len(shard.rows), k, shard.rows.dtype)
     codes = [] if shard.labels is None else [shard.labels]
     for rank, visiting in ring.visit([shard.rows, *codes], list(map(len, places))):
-        base = Block(visiting[0], 0, visiting[1] if codes else None)
-        found = search_block(shard, base, k, engine, zeros=False, within=rank == ring.rank, device=device)
-        met = found.indices
-        if len(places[rank]):
-            met = np.where(met >= 0, places[rank][met.clip(min=0)], -1)
-        near = merge_tables([near, Table(met, found.distances)])
+        with ring.attempt():
+            base = Block(visiting[0], 0, visiting[1] if codes else None)
+            if rank == ring.rank:
+                found, _ = search_pair(shard, shard, k=k, engine=engine, zeros=False, device=device)
+            else:
+                found = search_block(shard, base, k, engine, zeros=False, device=device)
+            met = found.indices
+            if len(places[rank]):
+                met = np.where(met >= 0, places[rank][met.clip(min=0)], -1)
+            near = merge_tables([near, Table(met, found.distances)])
     own, neighbors = places[ring.rank], near.indices[:, :k1]
     answers = []
     for rank, (rows, held) in ring.visit([shard.rows, near.indices[:, :k2].copy()], list(map(len, places))):
         if not len(rows):
             continue
-        place = np.searchsorted(places[rank], neighbors).clip(max=len(rows) - 1)
-        at, slot = ((places[rank][place] == neighbors) & (neighbors >= 0)).nonzero()
-        answers.append(answer_rows(rows, held, own[at], neighbors[at, slot], at, place[at, slot]))
+        with ring.attempt():
+            place = np.searchsorted(places[rank], neighbors).clip(max=len(rows) - 1)
+            at, slot = ((places[rank][place] == neighbors) & (neighbors >= 0)).nonzero()
+            answers.append(answer_rows(rows, held, own[at], neighbors[at, slot], at, place[at, slot]))
     return answers
+
+
+def _describe(error: Exception) -> tuple[type[Exception], str]:
+    """A kind of error that every process can raise, and words."""
+    for kind in (TypeError, ValueError, MemoryError):
+        if isinstance(error, kind):
+            return kind, one_line(error)
+    return RuntimeError, f"{type(error).__name__}: {one_line(error)}"
 
 
 class _Ring:
     """The processes of a group, each of which sends to the next and receives from the one before."""
 
     def __init__(self, group: Any) -> None:
+        self.failure: Exception | None = None
         self.group, on = group, dist.is_available() and dist.is_initialized()
         self.size, self.rank = (dist.get_world_size(group), dist.get_rank(group)) if on else (1, 0)
         if self.rank < 0:
             raise ValueError("group must hold this process; call centralize_sharded in its members only")
         backend = str(dist.get_backend(group)) if on else "gloo"
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Keep an error for `raise_failures`, so that this process goes on passing rows to those who wait for them."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the others must hear of it
+            self.failure = self.failure or error
+
+    def raise_failures(self) -> None:
+        """Raise in all processes what failed in any."""
+        for rank, failure in enumerate(self.gather(self.failure and _describe(self.failure))):
+            if failure is not None:
+                kind, words = failure
+                raise kind(f"rank {rank}: {words}") from (self.failure if rank == self.rank else None)
 
     def gather(self, value: Any) -> list[Any]:
         """What every process has to say, by rank."""

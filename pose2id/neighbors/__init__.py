@@ -20,15 +20,24 @@ Engines that find most are approximate: they report real neighbours at their rea
 but may miss some, and then report farther ones, or -1 where they met none. How many are missed is measured by
 `knn_graph(..., recall_sample=1000)`. None of them is ever chosen by "auto".
 
-`search` holds the functions that are called from outside: `knn_graph` for users; `find_neighbors` (within one set or of
-one in another), `find_both_ends` (also the farthest) and `find_entered` (also whose nearest a new row would enter) for
-other rooms. `ties` finishes what products leave open, of parts too. `engines` holds the table of engines. A further
-engine is a function like `_exact.search`, and one line in that table.
+`search` holds the functions that are called from outside: `knn_graph` for users; for other rooms `find_neighbors`
+(within one set or of one in another), `find_across` (of two sets, of each in the other), `find_both_ends` (also the
+farthest) and `find_entered` (also whose nearest a new row would enter). `ties` finishes what products leave open, of
+parts too. `engines` holds the table of engines. A further engine is a function like `_exact.search`, and one line in
+that table.
 """
 
 from pose2id.neighbors.contract import Neighbors
 from pose2id.neighbors.engines import ENGINES, Choice, Engine, check_engine, choose_engine, describe_engines
-from pose2id.neighbors.search import Entered, find_both_ends, find_entered, find_neighbors, knn_graph, take_exclude
+from pose2id.neighbors.search import (
+    Entered,
+    find_across,
+    find_both_ends,
+    find_entered,
+    find_neighbors,
+    knn_graph,
+    take_exclude,
+)
 
 __all__ = [
     "ENGINES",
@@ -39,6 +48,7 @@ __all__ = [
     "check_engine",
     "choose_engine",
     "describe_engines",
+    "find_across",
     "find_both_ends",
     "find_entered",
     "find_neighbors",

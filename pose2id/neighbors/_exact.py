@@ -95,14 +95,14 @@ def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, dista
             part = rows[start : start + ROW_TILE]
             tile = frame.centre_rows(asked.queries[part], dtype)
             lower, found = _candidates(asked, part, tile, frame)
-            undecided.append(_decide(asked, part, tile, frame, lower, found, indices, distances))
+            undecided.append(decide(asked, part, tile, frame, lower, found, indices, distances))
             bar.update(len(part))
     left = torch.cat(undecided)
     if len(left):
         sweep(asked, left, indices, distances, frame)
 
 
-def _decide(
+def decide(
     asked: Search,
     part: torch.Tensor,
     tile: torch.Tensor,
@@ -259,7 +259,7 @@ def _enter(asked: Search, radius: torch.Tensor, nearest: tuple[torch.Tensor, tor
         for first in tqdm(starts, desc="entered", unit="tile", disable=not asked.progress):
             rows = torch.arange(first, min(first + ROW_TILE, len(asked.queries)), device=device)
             tile = frame.centre_rows(asked.queries[first : first + ROW_TILE], dtype)
-            best = _Best(asked.k + SPARE)
+            best = Best(asked.k + SPARE)
             for start, bound, inside in _entered_tiles(asked, rows, tile, frame, radius):
                 if nearest is not None:
                     best.take(bound, start)
@@ -268,7 +268,7 @@ def _enter(asked: Search, radius: torch.Tensor, nearest: tuple[torch.Tensor, tor
                 near = lengths <= radius[pair[1]]
                 pairs.append((pair[:, near], lengths[near]))
             if nearest is not None:
-                undecided.append(_decide(asked, rows, tile, frame, best.bounds, best.where, *nearest))
+                undecided.append(decide(asked, rows, tile, frame, best.bounds, best.where, *nearest))
     left = torch.cat(undecided)
     if nearest is not None and len(left):
         sweep(asked, left, *nearest, frame)
@@ -300,7 +300,7 @@ def _entered_tiles(
         yield start, bound, inside if asked.query_labels is None else inside & (bound < torch.inf)
 
 
-class _Best:
+class Best:
     """The smallest `count` of all that was taken, (Q, at most count); only what can be among them is looked at."""
 
     def __init__(self, count: int) -> None:

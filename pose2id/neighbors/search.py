@@ -10,6 +10,7 @@ import torch
 
 from pose2id.arrays import ArrayT, take_features, work_dtype
 from pose2id.neighbors import _exact
+from pose2id.neighbors._across import search_across
 from pose2id.neighbors.contract import Neighbors, Search
 from pose2id.neighbors.engines import ENGINES, Choice, check_engine, choose_engine
 from pose2id.threads import fit_threads
@@ -151,6 +152,11 @@ def find_neighbors(
         indices, distances = asked.no_neighbors()  # some engines would look at every pair before they know
     else:
         indices, distances = ENGINES[engine].load()(asked)
+    return _widen(indices, distances, k)
+
+
+def _widen(indices: torch.Tensor, distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both with k columns: the further ones hold no neighbours."""
     if k > indices.shape[1]:
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
@@ -162,6 +168,33 @@ def _choose(queries: torch.Tensor, base: torch.Tensor, k: int, *, within: bool) 
     n, width = base.shape
     asks = None if within else len(queries)
     return choose_engine(n, base.device.type, width=width, k=max(1, min(k, n)), queries=asks)
+
+
+@fit_threads
+def find_across(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    k: int,
+    left_labels: torch.Tensor | None = None,
+    right_labels: torch.Tensor | None = None,
+    *,
+    engine: str = "auto",
+    progress: bool = False,
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The k nearest rows of `right` for every row of `left`, and the other way round, as `find_neighbors` gives them.
+
+    The engine "exact", which "auto" is here, finds both from the same products; another one searches twice.
+    """
+    check_engine(engine)
+    if engine in ("auto", "exact"):
+        engine, wanted = "exact", max(1, min(k, max(len(left), len(right))))
+        found = search_across(Search(left, right, wanted, left_labels, right_labels, progress=progress))
+        if found is not None:
+            return _widen(*found[0], k), _widen(*found[1], k)
+    return (
+        find_neighbors(left, right, k, left_labels, right_labels, engine=engine, progress=progress),
+        find_neighbors(right, left, k, right_labels, left_labels, engine=engine, progress=progress),
+    )
 
 
 class Entered(NamedTuple):

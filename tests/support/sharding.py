@@ -1,11 +1,14 @@
 """One process of a torch job for `test_torch_distributed`: runs cases on its shard, and writes what they gave."""
 
+from contextlib import nullcontext
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from pose2id.integrations import torch_distributed
 from pose2id.integrations.torch_distributed import centralize_sharded
 
 WORLD = 3
@@ -22,7 +25,8 @@ def split(n, members, positions):
 def run_cases(rank, file):
     """The cases that `file`-cases holds; the result of each is saved beside it.
 
-    They are (members, arrays by name, settings, positions or not).
+    They are (members, arrays by name, settings, positions or not). The setting `broken` names a process whose search
+    fails.
     """
     cases = torch.load(f"{file}-cases", weights_only=False)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=WORLD)
@@ -34,10 +38,14 @@ def run_cases(rank, file):
         at = split(len(arrays["features"]), members, spread)[own]
         shard = {name: array[at] for name, array in arrays.items()}
         positions = at if spread else None
+        settings = dict(settings)
+        broken = settings.pop("broken", None) == own
+        fails = mock.patch.object(torch_distributed, "search_block", side_effect=KeyError("broken"))
         try:
-            result = centralize_sharded(**shard, **settings, positions=positions, group=groups[members])
+            with fails if broken else nullcontext():
+                result = centralize_sharded(**shard, **settings, positions=positions, group=groups[members])
             torch.save((at, result), f"{file}-{number}-{own}")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             torch.save(f"{type(error).__name__}: {error}", f"{file}-{number}-{own}")
     dist.destroy_process_group()
     return 0

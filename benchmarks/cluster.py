@@ -1,0 +1,149 @@
+"""Features that outgrow a worker: `pose2id.distributed` on two workers of little memory, with what each task held.
+
+    python benchmarks/cluster.py 15000 16384 500 700MB exact /tmp/cluster --check
+
+writes ROWS x COLUMNS of float32 to FOLDER once (people of four rows, in no order), centralizes them in chunks of CHUNK
+rows on two worker processes of LIMIT memory each, and writes the result there, block by block. `--check` compares it
+with `pose2id.centralize`, bit by bit. Linux only: peaks of memory are read from /proc.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+import dask
+import dask.array as da
+import distributed
+import numpy as np
+from numpy.lib.format import open_memmap
+
+import pose2id
+from pose2id.distributed import centralize
+
+WORKERS = 2
+WRITTEN = 1000
+"""Rows that are written at once."""
+
+
+def write_features(path, n, width):
+    """People of four rows, each noise around a centre of its own; a row's person is known only to this function."""
+    rng = np.random.default_rng(0)
+    people = rng.permutation(n) // 4
+    features = open_memmap(path, "w+", np.float32, (n, width))
+    for start in range(0, n, WRITTEN):
+        for row in range(start, min(start + WRITTEN, n)):
+            centre = np.random.default_rng(people[row]).standard_normal(width, dtype=np.float32)
+            features[row] = centre + 0.8 * rng.standard_normal(width, dtype=np.float32)
+        features.flush()
+
+
+def read(path, start, stop):
+    return np.array(np.load(path, mmap_mode="r")[start:stop])
+
+
+def write(path, start, rows):
+    np.load(path, mmap_mode="r+")[start : start + len(rows)] = rows
+    return len(rows)
+
+
+def status(name):
+    """A line of this process's memory in /proc, in bytes."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+class Holdings(distributed.WorkerPlugin):
+    """For every kind of task: how often it ran, the most bytes that it was given, and that it took beside them."""
+
+    name = "holdings"
+
+    def setup(self, worker):
+        self.worker, self.begun, self.kinds, self.peak = worker, {}, {}, 0
+
+    def transition(self, key, start, finish, **_):
+        if finish == "executing":
+            self.peak = max(self.peak, status("VmHWM"))
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+            self.begun[key] = status("VmRSS")
+        elif start == "executing" and key in self.begun:
+            beside = status("VmHWM") - self.begun.pop(key)
+            given = sum(each.nbytes or 0 for each in self.worker.state.tasks[key].dependencies)
+            kind = (
+                key[0].split("-")[1] if isinstance(key, tuple) and key[0].startswith("centralize-") else "read, write"
+            )
+            runs, *most = self.kinds.get(kind, (0, 0, 0, 0))
+            self.kinds[kind] = runs + 1, *map(max, most, (given, beside, given + beside))
+
+
+def holdings(dask_worker):
+    plugin = dask_worker.plugins["holdings"]
+    return plugin.kinds, max(plugin.peak, status("VmHWM"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", type=int)
+    parser.add_argument("columns", type=int)
+    parser.add_argument("chunk", type=int)
+    parser.add_argument("limit", help="memory of a worker, such as 700MB")
+    parser.add_argument("engine")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    n, width, chunk = options.rows, options.columns, options.chunk
+    options.folder.mkdir(parents=True, exist_ok=True)
+    source, target = options.folder / f"{n}x{width}.npy", options.folder / f"{options.engine}.npy"
+    if not source.exists():
+        write_features(source, n, width)
+    open_memmap(target, "w+", np.float32, (n, width)).flush()
+    load, starts = dask.delayed(read, pure=True), range(0, n, chunk)
+    features = da.concatenate(
+        [
+            da.from_delayed(load(str(source), start, min(start + chunk, n)), (min(chunk, n - start), width), np.float32)
+            for start in starts
+        ]
+    )
+    block = chunk * width * 4
+    size = f"{n * width * 4 / 1e9:.1f} GB in {len(starts)} chunks of {block / 1e6:.0f} MB"
+    print(f"{n:,} x {width}: {size}; {options.engine}")
+    # Otherwise the allocator keeps what was freed, and nobody knows what a task took.
+    dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**20})
+    with (
+        distributed.LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            memory_limit=options.limit,
+            dashboard_address=None,
+            local_directory=str(options.folder),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.register_plugin(Holdings())
+        client.run(pose2id.centralize, np.eye(9, dtype=np.float32))  # loads torch
+        idle = client.run(status, "VmRSS").values()
+        print(f"workers of {options.limit}, {max(idle) / 1e6:.0f} MB with torch loaded", flush=True)
+        start = time.perf_counter()
+        result = centralize(features, engine=options.engine)
+        firsts = np.cumsum([0, *result.chunks[0][:-1]]).tolist()
+        parts = result.to_delayed()[:, 0]
+        write_part = dask.delayed(write)
+        written = client.compute(
+            [write_part(str(target), first, part) for first, part in zip(firsts, parts, strict=True)]
+        )
+        assert sum(client.gather(written)) == n
+        print(f"{time.perf_counter() - start:.0f} s")
+        found = client.run(holdings).values()
+        print(f"peak of a worker {max(peak for _, peak in found) / 1e6:.0f} MB")
+        print("\n| task | runs | given, in chunks | beside that | together |\n|---|---|---|---|---|")
+        for kind in sorted({kind for kinds, _ in found for kind in kinds}):
+            each = [kinds[kind] for kinds, _ in found if kind in kinds]
+            most = " | ".join(f"{max(numbers) / block:.1f}" for numbers in list(zip(*each, strict=True))[1:])
+            print(f"| {kind} | {sum(runs for runs, *_ in each)} | {most} |")
+    if options.check:
+        expected = open_memmap(options.folder / "expected.npy", "w+", np.float32, (n, width))
+        pose2id.centralize(np.load(source, mmap_mode="r"), engine="exact", out=expected)
+        print("equal:", np.array_equal(expected, np.load(target, mmap_mode="r")))
+
+
+if __name__ == "__main__":
+    main()
