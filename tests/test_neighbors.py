@@ -363,6 +363,14 @@ def test_across_is_two_searches(monkeypatch, name, dtype, labelled, k):
         assert torch.equal(distances, lengths)
 
 
+def test_across_leaves_fast_codes_to_two_searches(monkeypatch):
+    monkeypatch.setattr(_across.machine, "largest_code", lambda _: 127)
+    asked = _exact.Search(torch.ones(3000, 2).cumsum(0), torch.rand(3000, 2), 1)
+    for speed, slower in ((1.5, True), (4.0, False)):
+        monkeypatch.setattr(_across.machine, "code_speed", lambda _, speed=speed: speed)
+        assert (_across.search_across(asked) is not None) == slower
+
+
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0), (1, 1)])
 def test_across_with_few_rows(sizes):
     left, right = (torch.ones(size, 3) for size in sizes)

@@ -37,9 +37,9 @@ def knn_graph(
     exclude : (N,) integers or strings, or a dask array of them, optional
         Rows with equal labels are never neighbours.
     engine : {"auto", "exact", "faiss", "pivots"}
-        Who searches a block among another: "auto" is "exact". Every pair of blocks is searched once, "exact"
-        multiplies every pair of rows once, and the numbers are those of `pose2id.knn_graph`. "pivots" is approximate: every row is sent to the blocks of its nearest pivots
-        and searched there; it needs work that grows with N instead of N².
+        Who searches a block among another: "auto" is "exact". Every pair of blocks is searched once, for both, and the
+        numbers are those of `pose2id.knn_graph`. "pivots" is approximate: every row is sent to the blocks of its
+        nearest pivots and searched there; it needs work that grows with N instead of N².
     device : {"cpu", "cuda"}
         Where workers search.
 

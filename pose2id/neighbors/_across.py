@@ -15,6 +15,8 @@ from pose2id.arrays import cut, work_dtype
 from pose2id.distances import Frame, full_precision, slack, squared_norms
 from pose2id.duplicates import find_duplicates
 from pose2id.neighbors._exact import SPARE, Best, decide, sweep
+from pose2id.neighbors._int8 import machine
+from pose2id.neighbors._int8.filter import is_for
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import FEWEST
 from pose2id.threads import refit_threads
@@ -28,10 +30,11 @@ Table = tuple[torch.Tensor, torch.Tensor]
 def search_across(asked: Search) -> tuple[Table, Table] | None:
     """The k nearest of the base for the queries, and of the queries for the base, by the contract.
 
-    None where two searches are quicker: for sets without rows, or of few rows that are there many times.
+    None where two searches are quicker: for sets without rows, or of few rows that are there many times, and where
+    codes are multiplied twice in less time than floats once.
     """
     sides = asked, _turn(asked)
-    if not all(len(side.queries) for side in sides) or any(_repeats(side) for side in sides):
+    if not all(len(side.queries) for side in sides) or any(_repeats(side) or _has_codes(side) for side in sides):
         return None
     frame, dtype = Frame(asked.base, asked.queries), work_dtype(asked.base.dtype)
     tiles = [list(cut(len(side.queries), TILE)) for side in sides]
@@ -72,6 +75,13 @@ def _turn(asked: Search) -> Search:
 def _repeats(side: Search) -> bool:
     """Whether each row is there several times: then each distinct one is searched once."""
     return len(side.queries) >= FEWEST and find_duplicates(side.queries, side.query_labels) is not None
+
+
+def _has_codes(side: Search) -> bool:
+    """Whether the filter is for this search, and its codes are multiplied more than twice as fast as floats."""
+    kind, (n, width) = side.base.device.type, side.base.shape
+    filtered = is_for(len(side.queries), n, width, side.k) and machine.largest_code(kind) > 0
+    return filtered and machine.code_speed(kind) > 2
 
 
 def _centre(frame: Frame, rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
