@@ -2,12 +2,15 @@
 
 import json
 import logging
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+from support.killing import Moments, fork
 from support.postgresql import new_schema
 
 pytest.importorskip("sqlalchemy")
@@ -248,19 +251,22 @@ def target(request):
     return f"{request.getfixturevalue('people')}&table=people"
 
 
-def ask(target, query=None, top=3):
-    """All rows of a target as tuples, by key; or the keys that it finds, and their distances."""
-    return _ask_milvus(target, query, top) if target.startswith("milvus") else _ask_pgvector(target, query, top)
+def ask(target, query=None, top=3, **chosen):
+    """All rows of a target as tuples, by key; or the keys that it finds."""
+    return (_ask_milvus if target.startswith("milvus") else _ask_pgvector)(target, query, top, **chosen)
 
 
-def _ask_milvus(target, query, top):
+def _ask_milvus(target, query, top, cam=None, after=None, before=None):
     import pymilvus
 
     read = take_target(target)
     name, client = read.options["collection"], pymilvus.MilvusClient(read.address)
     try:
         if query is not None:
-            found = client.search(name, data=list(query), limit=top, filter="zero == false", output_fields=["key"])
+            words = "zero == false"
+            if cam is not None:
+                words += f" and cam == {json.dumps(cam, ensure_ascii=False)} and time >= {after} and time < {before}"
+            found = client.search(name, data=list(query), limit=top, filter=words, output_fields=["key"])
             return [[hit["entity"]["key"] for hit in each] for each in found]
         names = ["id", "key", "cam", "grp", "time", "zero", "vector"]
         got = client.query(name, filter="id >= 0", output_fields=names)
@@ -269,7 +275,7 @@ def _ask_milvus(target, query, top):
         client.close()
 
 
-def _ask_pgvector(target, query, top):
+def _ask_pgvector(target, query, top, cam=None, after=None, before=None):
     import psycopg
     from psycopg import sql
 
@@ -281,8 +287,11 @@ def _ask_pgvector(target, query, top):
             f"SELECT set_config('search_path', current_setting('search_path') || ',' || ({there}), false)"
         )
         if query is not None:
-            words = "SELECT key FROM {} WHERE NOT zero ORDER BY vector <-> %s::vector, id LIMIT %s"
-            asked = [(str(row.tolist()), top) for row in query]
+            words = "SELECT key FROM {} WHERE NOT zero "
+            words += "" if cam is None else "AND cam = %(cam)s AND time >= %(after)s AND time < %(before)s "
+            words += "ORDER BY vector <-> %(query)s::vector, id LIMIT %(top)s"
+            told = {"top": top, "cam": cam, "after": after, "before": before}
+            asked = [told | {"query": str(row.tolist())} for row in query]
             return [[key for (key,) in connection.execute(sql.SQL(words).format(table), each)] for each in asked]
         words = "SELECT key, cam, grp, time, zero, vector::text FROM {}"
         got = connection.execute(sql.SQL(words).format(table)).fetchall()
@@ -341,6 +350,168 @@ def test_an_approximate_index_holds_the_same(opened, target):
     query = rows(4, 9)
     query /= np.linalg.norm(query, axis=1, keepdims=True)
     assert [found[0] for found in ask(target, query, 1)] == [found[0] for found in opened.search(query, 1).keys]
+
+
+def test_an_approximate_index_is_made_when_all_rows_are_there(opened, people, monkeypatch):
+    import psycopg
+
+    def indexes():
+        with psycopg.connect(people) as connection:
+            words = "SELECT count(*) FROM pg_indexes WHERE tablename = 'people' AND indexdef LIKE '%USING hnsw%'"
+            return connection.execute(words + " AND schemaname = current_schema()").fetchone()[0]
+
+    monkeypatch.setattr(publishing, "MOST", 4)
+    opened.add(rows(9), [f"p{number}" for number in range(9)])
+    target, send = f"{people}&table=people&index=hnsw", publishing._send
+
+    def broken(asked, store, head, ids):
+        if ids[0] > 4:
+            raise BrokenOffError
+        send(asked, store, head, ids)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "_send", broken)
+        with pytest.raises(BrokenOffError):
+            opened.publish(target)
+    assert indexes() == 0
+    opened.publish(target)
+    assert indexes() == 1
+    opened.add(rows(1, 1), ["more"])
+    assert opened.publish(target).sent > 0
+    assert indexes() == 1
+    opened.reembed(np.eye(10, 2001, dtype=np.float32), opened.keys())
+    with pytest.raises(ValueError, match="at most 2,000 columns; the gallery has 2,001"):
+        opened.publish(target)
+    assert len(ask(target)) == 10
+
+
+def test_an_index_that_a_kill_left_out_is_made(opened, milvus, monkeypatch):
+    import pymilvus
+
+    def broken(*_, **__):
+        raise BrokenOffError
+
+    opened.add(rows(3), ["a", "b", "c"])
+    with monkeypatch.context() as patched:
+        patched.setattr(pymilvus.MilvusClient, "create_index", broken)
+        with pytest.raises(BrokenOffError):
+            opened.publish(milvus)
+    opened.publish(milvus)
+    client = pymilvus.MilvusClient(take_target(milvus).address)
+    assert client.list_indexes("people") == ["vector"]
+    client.close()
+    assert set(ask(milvus)) == {"a", "b", "c"}
+
+
+def test_what_others_did_to_a_target_is_mended(opened, target):
+    opened.add(rows(5), list("abcde"), cams=list("xxyyz"))
+    opened.publish(target)
+    expected = ask(target)
+    for words, lost in (("id in [1, 4]", 2), ("id >= 0", 5), (None, 5)):
+        tamper(target, words)
+        assert opened.publish(target)[1:] == (lost, 0)
+        assert ask(target) == expected
+
+
+def tamper(target, words):
+    """Delete rows, or all of it."""
+    read = take_target(target)
+    if target.startswith("milvus"):
+        import pymilvus
+
+        client, name = pymilvus.MilvusClient(read.address), read.options["collection"]
+        client.delete(name, filter=words) if words else client.drop_collection(name)
+        client.close()
+        return
+    import psycopg
+
+    words = words and words.replace("[", "(").replace("]", ")")
+    with psycopg.connect("postgresql://" + read.address) as connection:
+        name = read.options["table"]
+        connection.execute(f"DELETE FROM {name} WHERE {words}" if words else f"DROP TABLE {name}")
+
+
+def test_filters_there_find_what_filters_here_find(opened, target):
+    cams = ["it's", 'say "x"', "鍵", "a\\b"]
+    opened.add(rows(40), [f"p{number}" for number in range(40)], cams=cams * 10, times=range(40))
+    opened.publish(target)
+    query = rows(3, 9)
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    for cam in cams:
+        expected = opened.search(query, 4, cams=[cam], after=8, before=30).keys
+        assert ask(target, query, 4, cam=cam, after=8, before=30) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_publication_that_was_killed_is_finished(tmp_path, people, monkeypatch):
+    import psycopg
+
+    from pose2id.gallery.stores import pgvector
+
+    monkeypatch.setattr(publishing, "MOST", 5)
+    path, target = tmp_path / "killed.gallery", f"{people}&table=people"
+    with Gallery.open(path) as opened:
+        change(opened, 0)
+        opened.publish(target)
+
+    def act():
+        moments = Moments(last)
+        for name in ("put", "delete"):
+            monkeypatch.setattr(pgvector.Store, name, moments.watched(getattr(pgvector.Store, name), name))
+        monkeypatch.setattr(psycopg.Connection, "commit", moments.watched(psycopg.Connection.commit, "commit"))
+        with Gallery.open(path) as opened:
+            opened.publish(target)
+
+    for last in (2, 6, 7):  # deleted, put, and of that the transaction ended
+        with Gallery.open(path) as opened:
+            change(opened, 10 * last)
+        assert fork(act) == -signal.SIGKILL
+    with Gallery.open(path) as opened:
+        opened.publish(target)
+        assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+
+
+@pytest.mark.parametrize("name", ["put", "note", "count"])
+def test_a_lost_connection_is_one_line_and_the_next_call_goes_on(tmp_path, people, monkeypatch, name):
+    import psycopg
+
+    from pose2id.gallery.stores import pgvector
+
+    with Gallery.open(people, cache=tmp_path) as opened:
+        change(opened, 0)
+        target = f"{people}&password=s3cret&table=people"
+        opened.publish(target)
+        change(opened, 10)
+        step = getattr(pgvector.Store, name)
+
+        def lose(*arguments):
+            with psycopg.connect(people, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            return step(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pgvector.Store, name, lose)
+            with pytest.raises(ConnectionError) as caught:
+                opened.publish(target)
+        assert "\n" not in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+        opened.publish(target)
+        assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+
+
+def test_without_the_extension_a_table_is_written_anew(opened, people):
+    import psycopg
+
+    opened.add(rows(3), ["a", "b", "c"])
+    target = f"{people}&table=people"
+    opened.publish(target)
+    with psycopg.connect(people) as connection:
+        connection.execute("DROP EXTENSION vector CASCADE")
+    opened.update(["a"], rows(1, 1))
+    with pytest.raises(OSError, match=r"\(pgvector\) is gone; write everything"):
+        opened.publish(target)
+    assert opened.publish(target, anew=True).sent == 3
+    assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
 
 
 @pytest.mark.parametrize("name", ['a"b', "it's; DROP TABLE x", "людиъ", "two\nlines", "%s {} %%"])

@@ -62,10 +62,10 @@ class Store:
             if not self._client.has_collection(self._collection):
                 return None
             told = self._client.describe_collection(self._collection).get("properties") or {}
-            self._client.load_collection(self._collection)
         record = Record.read(dict(told).get(PROPERTY))
         if record is None:
             raise foreign(self.name)
+        self._prepare()
         return record
 
     def make(self, record: Record) -> None:
@@ -79,18 +79,25 @@ class Store:
         schema.add_field("time", kind.DOUBLE, nullable=True)
         schema.add_field("zero", kind.BOOL)
         schema.add_field("vector", kind.FLOAT_VECTOR, dim=record.width)
-        index = client.prepare_index_params()
-        more = {"params": {"M": 32, "efConstruction": 200}} if self._index == "HNSW" else {}
-        index.add_index(field_name="vector", index_type=self._index, metric_type="L2", **more)
         with self._explained():
             client.drop_collection(self._collection)
             client.create_collection(
                 self._collection,
                 schema=schema,
-                index_params=index,
                 consistency_level="Strong",
                 properties={PROPERTY: record.write()},
             )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Its index, which is not there after a kill at the wrong moment, and the collection in memory."""
+        index = self._client.prepare_index_params()
+        more = {"params": {"M": 32, "efConstruction": 200}} if self._index == "HNSW" else {}
+        index.add_index(field_name="vector", index_type=self._index, metric_type="L2", **more)
+        with self._explained():
+            if not self._client.list_indexes(self._collection):
+                self._client.create_index(self._collection, index)
+            self._client.load_collection(self._collection)
 
     def note(self, record: Record) -> None:
         """A property of the collection."""
