@@ -71,17 +71,18 @@ $(RECENT)/ready $(NUMPY1)/ready: pyproject.toml constraints.txt
 	$(if $(ALONE),$(@D)/$(SCRIPTS)/python -m pip --disable-pip-version-check --quiet install --no-deps --group $(ALONE))
 	@touch $@
 
-# Galleries in a real PostgreSQL server, which the package pgserver brings; elsewhere these tests are skipped.
+# Galleries in a real PostgreSQL server, which the package pgserver brings; elsewhere these tests are skipped. Once it is
+# there, `make test` runs them too. As root the server runs as a user of its own, which pgserver makes.
 test-postgresql: export OMP_NUM_THREADS = 1
 test-postgresql: $(READY)
 	$(PIP) install --constraint constraints.txt --group postgresql
-	$(BIN)/python -m pytest tests/test_gallery.py tests/test_publishing.py -k "postgresql or pgvector or table or people"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m postgresql tests/test_gallery*.py tests/test_publishing.py
 
 # milvus-lite with the client of Milvus, 90 MB to fetch.
 test-milvus: export OMP_NUM_THREADS = 1
 test-milvus: $(READY)
 	$(PIP) install --constraint constraints.txt --group milvus
-	$(BIN)/python -m pytest tests/test_publishing.py -k milvus
+	$(BIN)/python -m pytest -m milvus tests/test_publishing.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -23,6 +23,14 @@ settings.register_profile("search", deadline=None, database=None, max_examples=5
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_modifyitems(items):
+    """What needs a server is called so, for `make test-postgresql` and `make test-milvus`."""
+    for item in items:
+        for fixture, mark in (("server", pytest.mark.postgresql), ("milvus", pytest.mark.milvus)):
+            if fixture in item.fixturenames:
+                item.add_marker(mark)
+
+
 def pytest_collection_finish():
     """A million objects of libraries and tests stay to the end: whoever looks for garbage need not look at them."""
     gc.collect()

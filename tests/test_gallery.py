@@ -26,7 +26,7 @@ from pose2id.gallery import Gallery, cache, lists, memory, schema, transactions,
 rng = np.random.default_rng
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def target(request, tmp_path):
     """Where a new gallery can be made: a file, or a schema of a PostgreSQL server."""
     return tmp_path / "people.gallery" if request.param == "sqlite" else new_schema(request.getfixturevalue("server"))

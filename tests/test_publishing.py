@@ -244,7 +244,9 @@ def milvus(tmp_path):
     return f"milvus://{tmp_path}/served.db?collection=people"
 
 
-@pytest.fixture(params=["milvus", "pgvector"])
+@pytest.fixture(
+    params=[pytest.param("milvus", marks=pytest.mark.milvus), pytest.param("pgvector", marks=pytest.mark.postgresql)]
+)
 def target(request):
     if request.param == "milvus":
         return request.getfixturevalue("milvus")
@@ -557,6 +559,7 @@ def test_a_collection_of_something_else_is_left_alone(opened, milvus):
         "postgresql://u:s3@cret@h/d",
         "postgresql://u:s3?cret@h/d",
         "postgresql://u:s3#cret@h/d",
+        "postgresql://u:s3\ncret@h/d",
         "postgresql:/u:s3cret@h/d",
         "milvus://u:s3cret@h:19530/a/b",
         "milvus://u:s3cret@h:19530?colection=x",
@@ -586,6 +589,13 @@ def test_passwords_are_not_said(opened, caplog, capfd):
             opened.publish(text)
         shown = [str(caught.value), repr(caught.value), repr(take_target(text)), caplog.text, *capfd.readouterr()]
         assert not any("s3cret" in words or "s3%63ret" in words for words in shown)
+    with pytest.raises(ValueError, match='"passwrod"') as caught:
+        opened.publish("postgresql://me@127.0.0.1:1/d?passwrod=s3cret")
+    assert "s3cret" not in str(caught.value)
+    assert take_target("postgresql://h/d?table=a+b%20c").options == {"table": "a+b c"}
+    for name in ("password", "sslpassword", "scram_client_key", "oauth_client_secret"):
+        told = take_target(f"postgresql://127.0.0.1:1/d?{name}=s3%20cret").explain(OSError("bad s3 cret, s3%20cret"))
+        assert told == "postgresql://127.0.0.1:1/d: bad ***, ***"
     key = take_target("milvus://s3cret@h:19530/d?collection=x")
     assert "s3cret" not in repr(key)
     assert key.explain(OSError("token s3cret")) == "milvus://h:19530/d (x): token ***"

@@ -59,6 +59,8 @@ class Store:
         try:
             yield
         except self._psycopg.Error as error:
+            if error.sqlstate is None and isinstance(error, self._psycopg.ProgrammingError):
+                raise ValueError(self._target.explain(error)) from None  # libpq does not know a word of the target
             lost = error.sqlstate is None or error.sqlstate.startswith(LOST)
             raise (ConnectionError if lost else OSError)(self._target.explain(error)) from None
         except UnicodeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pose2id.errors import escape, one_line, suggest
 from pose2id.validation import check_choice
@@ -12,7 +12,7 @@ ROOMS = {"milvus": "milvus", "postgresql": "pgvector", "postgres": "pgvector"}
 """The module of each scheme."""
 OWN = {"milvus": ("collection", "index", "secure"), "pgvector": ("table", "index")}
 """What a target says to pose2id after its question mark; of PostgreSQL everything else is for libpq."""
-SECRET = ("password", "sslpassword", "token")
+SECRET = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret", "token")
 """What libpq, or nobody, takes after the question mark and is not to be said."""
 INDEXES = ("exact", "hnsw")
 
@@ -54,9 +54,10 @@ def take_target(text: object) -> Target:
     where, _, query = rest.partition("?")
     is_file = scheme == "milvus" and where.endswith(".db") and "@" not in where.partition("/")[0]
     try:
-        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        written = [(name, value) for name, value in (each.split("=", 1) for each in query.split("&") if query)]
         parts = urlsplit("" if is_file else f"x://{where}")
         misplaced = "@" in query or (not is_file and where.count("@") != parts.netloc.count("@"))
+        misplaced |= not is_file and not where.isprintable()  # a line's end, which urlsplit passes over
         if misplaced or parts.netloc.count("@") > 1 or (parts.port or 0) < 0:
             raise ValueError  # of a password most likely
     except ValueError:
@@ -64,6 +65,7 @@ def take_target(text: object) -> Target:
             f"the target cannot be read, it must look like {scheme}://user:password@host:port/database?name=value; "
             "write special letters in the password as %XX"
         ) from None
+    given = [(unquote(name), unquote(value)) for name, value in written]  # a plus sign is one, as for libpq
     own = OWN[ROOMS[scheme]]
     options = {name: value for name, value in given if name in own}
     unknown = [name for name, _ in given if name not in own]
@@ -80,5 +82,6 @@ def take_target(text: object) -> Target:
     shown = where if is_file else f"{unquote(user)}{'@' * bool(user)}{host}{parts.path}"
     label = options.get("collection") or options.get("table")
     name = escape(f"{scheme}://{shown}" + (f" ({label})" if label else ""))
-    hidden = {key or "", unquote(key or ""), *(value for name, value in given if name in SECRET)} - {""}
+    hidden = {key or "", *(value for name, value in written if unquote(name) in SECRET)}
+    hidden = {*hidden, *map(unquote, hidden)} - {""}
     return Target(scheme, name, where + f"?{kept}" * bool(kept), options, tuple(sorted(hidden, key=len, reverse=True)))
