@@ -59,10 +59,17 @@ def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Te
 class Frame:
     """How rows are moved before a product: to the mean of `base`, scaled to the size of both sets.
 
-    `scale` is a power of two, so scaling is exact.
+    `scale` is a power of two, so scaling is exact. `most`: the mean of about so many rows, evenly spread, will do.
     """
 
-    def __init__(self, base: torch.Tensor, queries: torch.Tensor | None = None, *, centred: bool = True) -> None:
+    def __init__(
+        self,
+        base: torch.Tensor,
+        queries: torch.Tensor | None = None,
+        *,
+        centred: bool = True,
+        most: int | None = None,
+    ) -> None:
         sets = [base] if queries is None or queries is base else [base, queries]
         # Asked once, since a GPU's host has to wait for it.
         ends = [torch.stack(torch.aminmax(rows[block])) for rows in sets for block in row_blocks(rows)]
@@ -74,9 +81,10 @@ class Frame:
         if centred and len(base):
             # Differences to one row, so that a constant column leaves nothing behind.
             first = base[:1].to(self.wide) * self.scale
-            for block in row_blocks(base):
-                self.centre += (base[block].to(self.wide) * self.scale).sub_(first).sum(dim=0)
-            self.centre = self.centre / len(base) + first[0]
+            some = base if most is None else base[:: max(1, len(base) // most)]
+            for block in row_blocks(some):
+                self.centre += (some[block].to(self.wide) * self.scale).sub_(first).sum(dim=0)
+            self.centre = self.centre / len(some) + first[0]
 
     def centre_rows(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`rows` (n, D), centred and scaled, in `dtype`; a new tensor, made a block at a time."""
@@ -85,7 +93,10 @@ class Frame:
         wide = torch.float64 if torch.float64 in (self.wide, dtype) else torch.float32
         centre = self.centre.to(wide)
         for block in row_blocks(rows):
-            moved[block] = (rows[block].to(wide) * self.scale).sub_(centre)
+            if dtype == wide:  # in one pass
+                torch.add(-centre, rows[block].to(wide), alpha=self.scale, out=moved[block])
+            else:
+                moved[block] = (rows[block].to(wide) * self.scale).sub_(centre)
         return moved
 
 

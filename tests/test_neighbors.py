@@ -315,8 +315,8 @@ ENTERED = {
 @pytest.mark.parametrize("radii", ["k-th", "zero", "inf", "none"])
 def test_entered_by_value(monkeypatch, name, dtype, labelled, radii):
     """Against all distances in float64, rounded; several tiles; a new row that ties with the k-th is reported."""
-    monkeypatch.setattr(_exact, "ROW_TILE", 16)
-    monkeypatch.setattr(_exact, "COLUMN_TILE", 32)
+    for name_of, size in (("ROW_TILE", 18), ("COLUMN_TILE", 32), ("ACROSS", 8), ("DOWN", 4)):
+        monkeypatch.setattr(_exact, name_of, size)
     x = torch.tensor(ENTERED[name](np.random.default_rng(0)))
     if dtype is torch.float16:
         x = x / x.abs().max()
@@ -327,10 +327,14 @@ def test_entered_by_value(monkeypatch, name, dtype, labelled, radii):
     radius = find_neighbors(base, base, 2, ends[1], ends[1], within=True)[1][:, 1]
     radius = {"k-th": radius, "zero": radius * 0, "inf": radius + torch.inf, "none": radius * 0 - torch.inf}[radii]
     radius[3] = torch.inf
-    found = find_entered(new, base, 2, radius, *ends)
     expected = find_neighbors(new, base, 2, *ends)
-    assert torch.equal(found.indices, expected[0])
-    assert torch.equal(found.distances, expected[1])
+    each = torch.arange(30)
+    within = expected[1][each, each % 2] * (each % 3 > 0)  # ties with the nearest, or the second; nothing is within 0
+    for limit in (None, within):
+        found = find_entered(new, base, 2, radius, *ends, within=limit)
+        far = torch.zeros_like(expected[0], dtype=torch.bool) if limit is None else expected[1] > limit[:, None]
+        assert torch.equal(found.indices, expected[0].masked_fill(far, -1))
+        assert torch.equal(found.distances, expected[1].masked_fill(far, torch.inf))
     scale = 2.0 ** -torch.frexp(x.double().abs().max())[1]
     wide = ((base.double()[:, None] * scale - new.double() * scale).square().sum(dim=2).sqrt() / scale).to(
         found.distances.dtype

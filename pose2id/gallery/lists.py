@@ -137,7 +137,9 @@ def enter(lists: Lists, rows: Rows, new: Lists, new_rows: torch.Tensor, *, exclu
         pairs: list[tuple[Ids, Ids, NDArray[np.float32]]] = []
         for places, part in _chunks(lists, rows):
             base_labels = torch.from_numpy(lists.labels[places]) if exclude else None
-            entered = find_entered(queries, part, k, torch.from_numpy(radius[places]), labels, base_labels)
+            within = torch.from_numpy(best[1][:, -1].copy())  # so near are k of those that were seen
+            limits = torch.from_numpy(radius[places])
+            entered = find_entered(queries, part, k, limits, labels, base_labels, within=within)
             best = _merge(best, (_name(lists.ids[places], entered.indices), entered.distances.numpy()), k)
             pairs.append((places[entered.rows.numpy()], own[entered.queries.numpy()], entered.lengths.numpy()))
             few = np.flatnonzero(hungry[places])

@@ -37,6 +37,8 @@ ROW_TILE = 2048
 COLUMN_TILE = 2048
 SWEEP_TILE = 256
 SPARE = 6
+ACROSS, DOWN = 32, 8
+"""Columns, and rows, of a tile whose smallest bound is looked at before each of theirs."""
 LAST = 2**32 - 1
 LARGEST_PROJECTED = 4
 """The largest k for which the filter projects rows (`projection_columns`)."""
@@ -111,8 +113,12 @@ def decide(
     found: torch.Tensor,
     indices: torch.Tensor,
     distances: torch.Tensor,
+    within: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Measure the candidates of the queries `part`, and write their rows of the result; those that stay undecided."""
+    """Measure the candidates of the queries `part`, and write their rows of the result; those that stay undecided.
+
+    `within` (len(part),): what is farther need not be known.
+    """
     base, dtype = asked.base, distances.dtype
     # Smallest lower bound among all that was not kept, in the caller's units; inf when all were kept.
     keep = 1 - slack(base.shape[1], dtype)
@@ -123,7 +129,8 @@ def decide(
         beyond = torch.full_like(beyond, torch.inf).to(dtype)
     found = torch.where(torch.isfinite(lower), found, -1)
     indices[part], distances[part] = measure(asked, part, found, frame.scale)
-    return part[~((beyond > distances[part, -1]) | torch.isinf(beyond))]
+    last = distances[part, -1] if within is None else distances[part, -1].minimum(within)
+    return part[~((beyond > last) | torch.isinf(beyond))]
 
 
 def _candidates(
@@ -236,40 +243,48 @@ Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def pairs_within(asked: Search, radius: torch.Tensor) -> Pairs:
     """All pairs whose distance is at most the `radius` (N,) of the base row."""
-    return _enter(asked, radius, None)
+    return _enter(asked, radius, radius.new_zeros(len(asked.queries)), None)
 
 
-def search_entered(asked: Search, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Pairs]:
-    """What `search` gives, and `pairs_within`, from the same products."""
+def search_entered(
+    asked: Search, radius: torch.Tensor, within: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, Pairs]:
+    """What `search` gives, less what is farther than `within` (Q,), and `pairs_within`, from the same products."""
     indices, distances = asked.no_neighbors()
-    return indices, distances, _enter(asked, radius, (indices, distances))
+    pairs = _enter(asked, radius, within, (indices, distances))
+    far = distances > within[:, None]
+    return indices.masked_fill_(far, -1), distances.masked_fill_(far, torch.inf), pairs
 
 
-def _enter(asked: Search, radius: torch.Tensor, nearest: tuple[torch.Tensor, torch.Tensor] | None) -> Pairs:
+def _enter(
+    asked: Search, radius: torch.Tensor, within: torch.Tensor, nearest: tuple[torch.Tensor, torch.Tensor] | None
+) -> Pairs:
     """All pairs within the radius; writes the nearest of every query too, where there is somewhere to write.
 
-    Products rule pairs out, float64 differences decide.
+    Products rule pairs out, float64 differences decide. Of the nearest, those farther than `within` may be missing.
     """
     base, dtype, device = asked.base, work_dtype(asked.base.dtype), asked.base.device
-    radius, frame = radius.to(dtype), Frame(base, asked.queries)
+    radius, frame = radius.to(dtype), Frame(base, asked.queries, most=COLUMN_TILE)
     pairs = [(torch.empty(2, 0, dtype=torch.int64, device=device), torch.empty(0, dtype=dtype, device=device))]
     undecided = [torch.empty(0, dtype=torch.int64, device=device)]
     starts = range(0, len(asked.queries) if len(base) else 0, ROW_TILE)
     with full_precision(device):
         for first in tqdm(starts, desc="entered", unit="tile", disable=not asked.progress):
-            rows = torch.arange(first, min(first + ROW_TILE, len(asked.queries)), device=device)
             tile = frame.centre_rows(asked.queries[first : first + ROW_TILE], dtype)
+            norms, order = squared_norms(tile).sort()  # rows of a group should have about one limit
+            rows, tile = first + order, tile[order]
             best = Best(asked.k + SPARE)
-            for start, bound, inside in _entered_tiles(asked, rows, tile, frame, radius):
+            near = within[rows].to(dtype)
+            for start, bound, inside, most in _entered_tiles(asked, rows, tile, norms, frame, radius, near):
                 if nearest is not None:
-                    best.take(bound, start)
-                pair = inside.nonzero().T + torch.tensor([[first], [start]], device=device)
+                    best.take(bound, start, most)
+                pair = torch.stack([rows[inside[0]], start + inside[1]])
                 lengths = pair_distances(asked.queries, base, pair[0], pair[1], frame.scale).to(dtype)
-                near = lengths <= radius[pair[1]]
-                pairs.append((pair[:, near], lengths[near]))
+                enters = lengths <= radius[pair[1]]
+                pairs.append((pair[:, enters], lengths[enters]))
             if nearest is not None:
-                undecided.append(decide(asked, rows, tile, frame, best.bounds, best.where, *nearest))
-    left = torch.cat(undecided)
+                undecided.append(decide(asked, rows, tile, frame, best.bounds, best.where, *nearest, near))
+    left = torch.cat(undecided).sort().values
     if nearest is not None and len(left):
         sweep(asked, left, *nearest, frame)
     queries, columns = torch.cat([pair for pair, _ in pairs], dim=1)
@@ -278,42 +293,92 @@ def _enter(asked: Search, radius: torch.Tensor, nearest: tuple[torch.Tensor, tor
 
 
 def _entered_tiles(
-    asked: Search, rows: torch.Tensor, tile: torch.Tensor, frame: Frame, radius: torch.Tensor
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Tiles of the base: the first column, `_lower_bounds`, and which pairs may be within the radius."""
+    asked: Search,
+    rows: torch.Tensor,
+    tile: torch.Tensor,
+    norms: torch.Tensor,
+    frame: Frame,
+    radius: torch.Tensor,
+    within: torch.Tensor,
+) -> Iterator[tuple[int, torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """Tiles of the base: the first column, `_lower_bounds`, and what of these may matter.
+
+    That is the rows and columns of pairs that may be within the radius of the column, and for each row the largest
+    bound of pairs that may be within its own. `norms` (len(rows),) are those of `tile`.
+    """
     width, dtype = tile.shape[1], tile.dtype
-    norms = squared_norms(tile)
-    own = norms * (1 - slack(width, dtype)) - underflow(dtype, width)
-    # A pair is out if bound + own, the lower bound of its squared distance, is above the squared radius. All of it is
-    # rounded to the working dtype, for which `margin` has room, in units of the largest number that occurs.
-    margin = 16 * torch.finfo(dtype).eps
+    own = (norms * (1 - slack(width, dtype)) - underflow(dtype, width)).to(dtype)
     rounding = 1 + 2 * (width + 8) * 2.0**-52
+
+    def limits(lengths: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        # A pair is out if bound + own, the lower bound of its squared distance, is above the squared length. All of it
+        # is rounded to the working dtype, for which there is room, in units of the largest number that occurs.
+        far = (lengths.double().clamp(min=0) * frame.scale).square() * rounding
+        most = far.masked_fill(far.isinf(), 0).amax() + 2 * (norms.amax() + largest)
+        far += 16 * torch.finfo(dtype).eps * most
+        return far.masked_fill_(lengths < 0, -torch.inf).to(dtype)  # no pair counts
+
     for start in range(0, len(asked.base), COLUMN_TILE):
         refit_threads()
         stop = min(start + COLUMN_TILE, len(asked.base))
         bound, largest = _lower_bounds(asked, rows, tile, frame, start, stop)
-        far = (radius[start:stop].double().clamp(min=0) * frame.scale).square() * rounding
-        far += margin * (far.masked_fill(far.isinf(), 0).amax() + 2 * (norms.amax() + largest))
-        far.masked_fill_(radius[start:stop] < 0, -torch.inf)  # no pair counts
-        inside = bound <= far.to(dtype)[None] - own.to(dtype)[:, None]
-        # inf in `bound` says that a pair does not count.
-        yield start, bound, inside if asked.query_labels is None else inside & (bound < torch.inf)
+        inside = _within(bound, own, limits(radius[start:stop], largest))
+        yield start, bound, inside, limits(within, largest) - own
+
+
+def _within(bound: torch.Tensor, own: torch.Tensor, far: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the finite bounds that are at most far (columns,) - own (rows,)."""
+    height, width = bound.shape
+    whole, found = height - height % DOWN, []
+    for part, down in ((slice(0, whole), DOWN), (slice(whole, height), 1)):
+        count = (part.stop - part.start) // down
+        grouped, each = bound[part].view(count, down, width), own[part].view(count, down)
+        possible = grouped.amin(dim=1) <= far - each.amin(dim=1, keepdim=True)
+        group, column = possible.nonzero(as_tuple=True)
+        entries = grouped[group, :, column]
+        hit, slot = ((entries <= far[column, None] - each[group]) & (entries < torch.inf)).nonzero(as_tuple=True)
+        found.append((part.start + group[hit] * down + slot, column[hit]))
+    return torch.cat([rows for rows, _ in found]), torch.cat([columns for _, columns in found])
+
+
+def _below(bound: torch.Tensor, limit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows, in ascending order, and columns of the bounds that are less than the limit (rows,)."""
+    grouped = _across(bound)
+    row, group = (grouped.amin(dim=1) < limit[:, None]).nonzero(as_tuple=True)
+    hit, slot = (grouped[row, :, group] < limit[row, None]).nonzero(as_tuple=True)
+    return row[hit], slot * grouped.shape[2] + group[hit]
+
+
+def _across(bound: torch.Tensor) -> torch.Tensor:
+    """Columns in groups of `ACROSS`, (rows, ACROSS, groups); inf fills the last of them."""
+    missing = -bound.shape[1] % ACROSS
+    whole = torch.nn.functional.pad(bound, (0, missing), value=torch.inf) if missing else bound
+    return whole.view(len(bound), ACROSS, whole.shape[1] // ACROSS)
 
 
 class Best:
-    """The smallest `count` of all that was taken, (Q, at most count); only what can be among them is looked at."""
+    """The `count` smallest bounds of every row, inf where there is none; only what can be among them is looked at."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.bounds = self.where = torch.empty(0)
 
-    def take(self, bound: torch.Tensor, start: int) -> None:
-        """Take a tile (Q, columns) whose first column is `start`."""
-        if self.bounds.shape[-1] < self.count:
-            near, at = bound.topk(min(self.count, bound.shape[1]), dim=1, largest=False, sorted=False)
-            self._join(slice(None), near, at + start)
-            return
-        row, column = (bound < self.bounds.amax(dim=1, keepdim=True)).nonzero(as_tuple=True)
+    def take(self, bound: torch.Tensor, start: int, most: torch.Tensor | None = None) -> None:
+        """Take a tile (Q, columns) whose first column is `start`; what is above `most` (Q,) does not matter."""
+        if not len(self.bounds):
+            self.bounds = bound.new_full((len(bound), self.count), torch.inf)
+            self.where = torch.zeros(self.bounds.shape, dtype=torch.int64, device=bound.device)
+        limit = self.bounds.amax(dim=1)
+        above = torch.full_like(limit, torch.inf)
+        if most is not None:
+            limit = limit.minimum(most.nextafter(above))
+        if bool(limit.isinf().any()):  # so many groups, or columns, have each something at or below the last of them
+            grouped = _across(bound)
+            least = grouped.amin(dim=1) if grouped.shape[2] >= self.count else bound
+            if least.shape[1] >= self.count:
+                last = least.topk(self.count, dim=1, largest=False, sorted=False).values.amax(dim=1)
+                limit = limit.minimum(last.nextafter(above))
+        row, column = _below(bound, limit)
         if not len(row):
             return
         rows, counts = torch.unique_consecutive(row, return_counts=True)
@@ -322,21 +387,9 @@ class Best:
         near = bound.new_full((len(rows), int(counts.max())), torch.inf)
         where = torch.zeros(near.shape, dtype=torch.int64, device=row.device)
         near[line, place], where[line, place] = bound[row, column], column + start
-        self._join(rows, near, where)
-
-    def _join(self, rows: slice | torch.Tensor, near: torch.Tensor, where: torch.Tensor) -> None:
-        if self.bounds.ndim == 1:
-            self.bounds, self.where = near, where
-            return
-        together = torch.cat([self.bounds[rows], near], dim=1)
-        places = torch.cat([self.where[rows], where], dim=1)
-        if together.shape[1] > self.count:
-            together, at = together.topk(self.count, dim=1, largest=False, sorted=False)
-            places = places.gather(1, at)
-        if isinstance(rows, slice):
-            self.bounds, self.where = together, places
-        else:
-            self.bounds[rows], self.where[rows] = together, places
+        together, places = torch.cat([self.bounds[rows], near], dim=1), torch.cat([self.where[rows], where], dim=1)
+        self.bounds[rows], at = together.topk(self.count, dim=1, largest=False, sorted=False)
+        self.where[rows] = places.gather(1, at)
 
 
 def farthest(rows: torch.Tensor, *, progress: bool = False) -> torch.Tensor:

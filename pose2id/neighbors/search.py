@@ -216,10 +216,14 @@ def find_entered(
     query_labels: torch.Tensor | None = None,
     base_labels: torch.Tensor | None = None,
     *,
+    within: torch.Tensor | None = None,
     engine: str = "auto",
     progress: bool = False,
 ) -> Entered:
     """The k nearest rows of `base` for every query, and of which rows of the base it would enter the k nearest.
+
+    Of the nearest only those are given that are at most `within` (Q,) away, everywhere without: what k others, found
+    elsewhere, are no farther than.
 
     `radius` (N,) is the distance of each base row to its present k-th neighbour, inf where it has fewer. Pairs at most
     that far apart are reported, all of them, whatever the engine: by the contract's rounded distance, so that a query
@@ -231,11 +235,15 @@ def find_entered(
         )
     check_engine(engine)
     asked = Search(queries, base, k, query_labels, base_labels, progress=progress)
+    if within is None:
+        within = radius.new_full((len(queries),), torch.inf)
     # "auto" needs no estimate: `exact` finds both from the same products, another engine only one of them.
     if engine in ("auto", "exact"):
-        indices, distances, pairs = _exact.search_entered(asked, radius)
+        indices, distances, pairs = _exact.search_entered(asked, radius, within)
         return Entered(indices, distances, *pairs)
-    near = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
+    indices, distances = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
+    far = distances > within[:, None]
+    near = indices.masked_fill(far, -1), distances.masked_fill(far, torch.inf)
     return Entered(*near, *_exact.pairs_within(asked, radius))
 
 
