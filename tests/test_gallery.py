@@ -335,23 +335,25 @@ def test_a_full_disk_changes_nothing(tmp_path):
         assert opened.version == 1
 
 
-def test_postgresql_lost_is_one_line_and_changes_nothing(server, monkeypatch):
+@pytest.mark.parametrize("name", ["advance", "put_vectors"])  # one statement, or many in a pipeline
+def test_postgresql_lost_is_one_line_and_changes_nothing(server, monkeypatch, caplog, name):
     import psycopg
 
     target = new_schema(server)
     with Gallery.open(target) as opened:
         opened.add(people(8), names(8))
-        advance = transactions.Transaction.advance
+        step = getattr(transactions.Transaction, name)
 
         def lose(self, *arguments, **options):
-            advance(self, *arguments, **options)
             with psycopg.connect(server, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            step(self, *arguments, **options)
 
-        monkeypatch.setattr(transactions.Transaction, "advance", lose)
+        monkeypatch.setattr(transactions.Transaction, name, lose)
         with pytest.raises(ConnectionError, match="lost") as caught:
-            opened.remove(["p0"])
+            opened.add(people(8, seed=1), names(8, 8))
         assert "\n" not in str(caught.value)
+        assert caplog.records == []
         monkeypatch.undo()
         assert opened.version == 1
         opened.remove(["p0"])  # by a new connection
@@ -722,6 +724,10 @@ def test_an_older_schema_is_migrated(tmp_path, monkeypatch):
         "postgresql://user:s3cret@localhost:port/x",
         "mysql://user:s3cret@localhost/x",
         "postgresql://user:s3cret@",
+        "postgresql://user:p@s3cret@localhost:1/x",
+        "postgresql://user:p/s3cret@localhost:1/x",
+        "postgresql://user:p%00s3cret@localhost:1/x",
+        "postgresql://user:s3cret@localhost:1/x?passwrod=s3cret",
     ],
 )
 def test_passwords_are_never_shown(url, caplog):

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose2id.errors import escape
-from pose2id.gallery.postgresql import driver
+from pose2id.gallery.postgresql import LOST, driver
 from pose2id.gallery.stores.records import Record, StoredRow, foreign
 from pose2id.gallery.stores.targets import Target
 
 TABLE = "pose2id_gallery_vectors"
-LOST = ("08", "57P")
-"""How the codes of errors begin after which the connection is of no use: it broke, or the server ended it."""
 LONGEST = 63
 """Bytes of a name in PostgreSQL, which cuts longer ones."""
 WIDEST = 2000

@@ -32,12 +32,24 @@ class Target:
         """How the store shall be searched: "exact" or "hnsw"."""
         return check_choice(self.options.get("index", INDEXES[0]), "index of the target", INDEXES)
 
-    def explain(self, error: Exception) -> str:
+    def words(self, error: Exception) -> str:
         """What an error says, in one line and without passwords."""
-        words = one_line(error, 300)
+        words = one_line(error)
         for secret in self.secrets:
             words = words.replace(secret, "***")
-        return f"{self.name}: {words}"
+        return words[:300]
+
+    def explain(self, error: Exception) -> str:
+        """The same after the name."""
+        return f"{self.name}: {self.words(error)}"
+
+
+def unreadable(scheme: str) -> ValueError:
+    """The error for what cannot be read, which it does not quote."""
+    return ValueError(
+        f"the target cannot be read, it must look like {scheme}://user:password@host:port/database?name=value; write "
+        "special letters in the password as %XX"
+    )
 
 
 def take_target(text: object) -> Target:
@@ -58,13 +70,11 @@ def take_target(text: object) -> Target:
         parts = urlsplit("" if is_file else f"x://{where}")
         misplaced = "@" in query or (not is_file and where.count("@") != parts.netloc.count("@"))
         misplaced |= not is_file and not where.isprintable()  # a line's end, which urlsplit passes over
+        misplaced |= "%00" in text or "\0" in text  # where libpq stops reading
         if misplaced or parts.netloc.count("@") > 1 or (parts.port or 0) < 0:
             raise ValueError  # of a password most likely
     except ValueError:
-        raise ValueError(
-            f"the target cannot be read, it must look like {scheme}://user:password@host:port/database?name=value; "
-            "write special letters in the password as %XX"
-        ) from None
+        raise unreadable(scheme) from None
     given = [(unquote(name), unquote(value)) for name, value in written]  # a plus sign is one, as for libpq
     own = OWN[ROOMS[scheme]]
     options = {name: value for name, value in given if name in own}
@@ -83,5 +93,6 @@ def take_target(text: object) -> Target:
     label = options.get("collection") or options.get("table")
     name = escape(f"{scheme}://{shown}" + (f" ({label})" if label else ""))
     hidden = {key or "", *(value for name, value in written if unquote(name) in SECRET)}
-    hidden = {*hidden, *map(unquote, hidden)} - {""}
+    hidden = {*hidden, *map(unquote, hidden)}
+    hidden = {*hidden, *(escape(" ".join(each.split())) for each in hidden)} - {""}  # as an error shows them
     return Target(scheme, name, where + f"?{kept}" * bool(kept), options, tuple(sorted(hidden, key=len, reverse=True)))
