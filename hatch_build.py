@@ -4,8 +4,8 @@ The library is loaded by ctypes and knows nothing of Python, so a wheel with it 
 compiles, or with POSE2ID_PURE=1, the wheel is `py3-none-any`, and torch does what the engine would. CXX names the
 compiler, ARCHFLAGS has flags of macOS; within cibuildwheel what does not compile is an error.
 
-`python hatch_build.py` compiles in place what is not up to date; `python hatch_build.py FILE [FLAG ...]` compiles into
-a file, with more flags.
+`python hatch_build.py` compiles in place what is not up to date; with POSE2ID_PURE=1 it removes the library.
+`python hatch_build.py FILE [FLAG ...]` compiles into a file, with more flags.
 """
 
 from __future__ import annotations
@@ -109,19 +109,28 @@ def _visual_studio() -> dict[str, str]:
     return {name.upper(): value for name, _, value in pairs}
 
 
+def wants_pure() -> bool:
+    """Whether POSE2ID_PURE asks for a package without the library."""
+    return os.environ.get("POSE2ID_PURE", "") not in {"", "0"}
+
+
 def is_current(library: Path, source: Path) -> bool:
-    """Whether a library is newer than its source and this file."""
-    return library.exists() and library.stat().st_mtime > max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
+    """Whether a library is no older than its source and this file."""
+    return library.exists() and library.stat().st_mtime >= max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
 
 
 def main() -> None:
     """Compile in place what is not up to date, or into the file that is named, with the flags that follow it."""
     root = Path(__file__).resolve().parent
     source, library = root / SOURCE, root / LIBRARY
-    if len(sys.argv) == 1 and (not source.exists() or is_current(library, source)):
+    target = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else library
+    if target == library and wants_pure():
+        library.unlink(missing_ok=True)
+        return
+    if target == library and (not source.exists() or is_current(library, source)):
         return
     try:
-        compile_kernel(source, Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else library, sys.argv[2:])
+        compile_kernel(source, target, sys.argv[2:])
     except NotCompiledError as error:
         sys.exit(f"the native engine was not compiled: {error}")
 
@@ -140,7 +149,7 @@ else:
             source, library = Path(self.root, SOURCE), Path(self.root, LIBRARY)
             if not source.exists():
                 return
-            if os.environ.get("POSE2ID_PURE", "") not in {"", "0"}:
+            if wants_pure():
                 if version == "editable":
                     library.unlink(missing_ok=True)
                 return

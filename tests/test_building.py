@@ -181,6 +181,9 @@ def test_as_a_program_it_compiles_what_is_not_up_to_date(project: Path, tmp_path
     assert "ANSWER" in done.stderr
     assert not library.exists()
     assert sorted(path.name for path in library.parent.iterdir()) == ["__init__.py", "kernel.cpp"]
+    library.touch()
+    assert run_hook(project, POSE2ID_PURE="1").returncode == 0
+    assert not library.exists()
 
     define = "/D" if Path((compiler() or [""])[0]).stem.lower() in {"cl", "clang-cl"} else "-D"
     elsewhere = tmp_path / "other.so"
