@@ -9,6 +9,7 @@ from importlib import metadata, resources
 import pytest
 
 import pose2id
+from pose2id.neighbors import describe_engines
 
 EXTRAS = {
     "faiss-cpu": {"faiss-cpu"},
@@ -81,6 +82,7 @@ def test_a_wheel_of_one_platform_has_the_native_engine_and_another_none() -> Non
     assert len(libraries) == (0 if "Tag: py3-none-any" in described else 1)
     for library in libraries:
         assert ctypes.CDLL(str(library.locate())).pose2id_abi_version() == 1
+        assert [works for name, works, _ in describe_engines() if name == "native"] == [True]
 
 
 SHIPPED = ["py.typed", "data/omniglot_tiny.npz", "data/README.md", "data/LICENSE", "data/tiny.toml"]
