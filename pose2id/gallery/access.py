@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pose2id.errors import one_line
 from pose2id.gallery.changes import Change
 from pose2id.gallery.database import Database
 from pose2id.gallery.memory import Memory
 from pose2id.gallery.transactions import Transaction
+
+log = logging.getLogger(__name__)
 
 
 class Access:
@@ -28,10 +32,24 @@ class Access:
         with self.lock:
             if self._closed or self._process != os.getpid():
                 return
-            self.memory.save(closing=True)
+            if self._reading is not None:
+                raise ValueError("close cannot run within reading(), which holds one version; end that first")
+            try:
+                self._leave_cache()
+            except (OSError, ValueError) as error:
+                log.warning("the cache %s is not written: %s", self.memory.folder, one_line(error))
             self._closed = True
             self.memory = Memory(self.memory.folder)
             self.database.close()
+
+    def _leave_cache(self) -> None:
+        """Write the present version; what others removed while it was written must not stay in it."""
+        if self.memory.state is not None:
+            with self.database.read() as asked:
+                self.memory.sync(asked)
+            self.memory.save(closing=True)
+            with self.database.read() as asked:
+                self.memory.clean(asked.head())
 
     @contextmanager
     def reading(self) -> Iterator[int]:
@@ -47,10 +65,10 @@ class Access:
     def read(self) -> Iterator[Transaction]:
         """What is asked: of the version that is held, or of the present one."""
         with self.lock:
+            self.check_open()
             if self._reading is not None:
                 yield self._reading
                 return
-            self.check_open()
             with self.database.read() as asked:
                 yield asked
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from pose2id.arrays import all_finite, row_blocks, take_features
 from pose2id.centralization import FusedRows, take_generated
 from pose2id.errors import escape
 from pose2id.gallery.settings import Settings
-from pose2id.validation import take_labels
-
-if TYPE_CHECKING:
-    pass
+from pose2id.validation import take_labels, take_numbers
 
 LONGEST = 2000
 """Bytes of a key or label in UTF-8: an index of PostgreSQL takes no more than some 2,700."""
+LATEST = 99_999
+"""The last year of a time; numpy counts microseconds up to three times as many."""
 SCALES = 4096
 """How many lengths of a fused row are tried, see `_keep_direction`."""
 
@@ -38,7 +37,10 @@ def take_texts(values: Any, n: int | None, name: str) -> list[str]:
         )
     if n is None:
         n = len(values) if hasattr(values, "__len__") else 0
-    texts = [str(value) for value in take_labels(values, n, name).tolist()]
+    if isinstance(values, list | tuple) and len(values) == n and all(isinstance(value, str) for value in values):
+        texts = [str.__str__(value) for value in values]  # in an array each would take as much as the longest
+    else:
+        texts = [str(value) for value in take_labels(values, n, name).tolist()]
     for text in set(texts):
         try:
             size = len(text.encode())
@@ -69,8 +71,14 @@ def take_time(value: Any, name: str) -> float:
             raise ValueError(f"{name} must say its time zone, received {value!r}; pass tzinfo, such as datetime.UTC")
         return value.timestamp()
     if isinstance(value, np.datetime64):
-        return float(value.astype("datetime64[us]").astype(np.int64)) / 1e6 if not np.isnat(value) else _no_time(name)
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        if np.isnat(value):
+            return _no_time(name)
+        year = 1970 + int(value.astype("datetime64[Y]").astype(np.int64))
+        if abs(year) > LATEST:
+            raise ValueError(f"{name} must be of the years -{LATEST} to {LATEST}, received the year {year}")
+        return float(value.astype("datetime64[us]").astype(np.int64)) / 1e6
+    numeric = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool | np.bool_ | np.timedelta64) or not numeric:
         raise TypeError(
             f"{name} must be in seconds since 1970 or a datetime with its time zone, received {type(value).__name__}"
         )
@@ -88,8 +96,9 @@ def _no_time(name: str) -> float:
 def take_times(values: Any, n: int) -> list[float]:
     """A time for each of n rows, as `take_time`."""
     if isinstance(values, torch.Tensor):
-        values = values.numpy(force=True)
-    if not hasattr(values, "__len__") or isinstance(values, str | bytes):
+        values = take_numbers(values, "times")
+    ordered = all(hasattr(values, name) for name in ("__len__", "__getitem__", "__iter__"))
+    if not ordered or isinstance(values, str | bytes | Mapping):
         raise TypeError(f"times must be a sequence, received {type(values).__name__}")
     if len(values) != n:
         raise ValueError(f"times must have one entry for each of the {n} rows, received {len(values)}")

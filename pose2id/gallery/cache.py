@@ -12,6 +12,7 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -92,19 +93,23 @@ class RowStore:
         """With memory for so many more rows."""
         if self.used + count <= len(self.beside):
             return self
-        beside = torch.empty(self.used + count, self.width, dtype=self.beside.dtype)
-        beside[: self.used] = self.beside[: self.used]
-        return replace(self, beside=beside)
+        kept = self.where >= len(self.base)
+        held = int(kept.sum())
+        beside, where = torch.empty(held + count, self.width, dtype=self.beside.dtype), self.where.copy()
+        beside[:held] = self.beside[torch.from_numpy(where[kept] - len(self.base))]
+        where[kept] = len(self.base) + np.arange(held)
+        return replace(self, where=where, beside=beside, used=held)
 
     def put(self, ids: Ids, rows: torch.Tensor) -> RowStore:
         """With these rows, whose ids are not there."""
+        if self.used + len(rows) > len(self.beside):
+            return self.reserve(len(rows) + self.used // 4).put(ids, rows)
         used = self.used + len(rows)
-        beside = (self if used <= len(self.beside) else self.reserve(len(rows) + used // 4)).beside
-        beside[self.used : used] = rows
+        self.beside[self.used : used] = rows
         together = np.concatenate([self.ids, ids])
         where = np.concatenate([self.where, len(self.base) + self.used + np.arange(len(ids))])
         order = together.argsort(kind="stable")
-        return replace(self, ids=together[order], where=where[order], beside=beside, used=used)
+        return replace(self, ids=together[order], where=where[order], used=used)
 
 
 def no_rows(width: int) -> RowStore:
@@ -118,6 +123,8 @@ def save(path: Path, mark: Mark, ids: Ids, width: int, blocks: Iterable[torch.Te
     names = ids.astype("<i8").tobytes()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_symlink():  # what it leads to is not ours
+            path.unlink()
         with write_file(path) as new, new.open("wb") as stream:
             checksum = 0
             stream.seek(_start(len(ids)))
@@ -134,6 +141,20 @@ def save(path: Path, mark: Mark, ids: Ids, width: int, blocks: Iterable[torch.Te
     except (OSError, ValueError, struct.error) as error:  # it is only a cache
         log.warning("the cache %s is not written: %s", path, one_line(error))
         return None
+
+
+def discard(path: Path, mark: Mark) -> None:
+    """Remove a file unless it holds this version of the gallery or a later one."""
+    if not path.is_file() and not path.is_symlink():
+        return
+    try:
+        with suppress(OSError, ValueError, struct.error), path.open("rb") as stream:
+            _, name, _, version, *_ = HEADER.unpack(stream.read(HEADER.size))
+            if name == mark.gallery.encode() and version >= mark.version:
+                return
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the cache %s cannot be removed, and may hold rows that were: %s", path, one_line(error))
 
 
 def _start(count: int) -> int:
@@ -154,6 +175,8 @@ def load(path: Path, gallery: str) -> tuple[Mark, RowStore] | None:
 
 def _map(path: Path, gallery: str, *, check: bool) -> tuple[Mark, RowStore]:
     """As `load`; raises for a file that is none or damaged."""
+    if path.exists() and not path.is_file():  # to open a pipe is to wait
+        raise ValueError("it is no file")
     with path.open("rb") as stream:
         head = stream.read(HEADER.size)
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -96,7 +96,7 @@ class Change:
         missing = sorted(set(self.ask.keys()) - set(names))
         if missing:
             raise ValueError(f"reembed replaces all rows, {len(missing)} keys are missing: {name_some(missing)}")
-        if not n:
+        if not n and stored.shape[1] == state.head.width:
             return state.head.version
         ids = find_ids(self.ask, names)
         order = ids.argsort()

@@ -38,6 +38,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """One version of the gallery, as long as this is open."""
+        self._check()
         with self._explained(), self._engine.connect() as plain:
             connection = plain.execution_options(**self.reads)
             with connection.begin():
@@ -46,6 +47,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """The only writer; all that is done is stored at the end, or nothing after an error."""
+        self._check()
         with self._explained() as told, self._engine.connect() as plain:
             connection = plain.execution_options(**self.writes)
             with connection.begin() as begun:
@@ -54,6 +56,9 @@ class Database:
                 told["committing"] = True
                 begun.commit()
                 told["committing"] = False
+
+    def _check(self) -> None:
+        """OSError where what is open is not what is there."""
 
     def _wait(self, connection: Any) -> None:
         """Wait until nobody else writes, where the transaction has not done so at its beginning."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from pose2id.gallery.settings import KEPT, change_settings, check_settings
 from pose2id.gallery.stores import open_store
 from pose2id.gallery.updates import stack
 from pose2id.gallery.verification import verify
-from pose2id.validation import check_count, check_flag
+from pose2id.validation import check_count, check_flag, take_path
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -124,15 +124,13 @@ class Gallery:
         named = {"k1": k1, "k2": k2, "alpha": alpha, "eta": eta, "normalize": normalize}
         given = check_settings({**named, "exclude": exclude, "dtype": dtype})
         width = None if width is None else check_count(width, "width", 1)
-        named = {"k1": k1, "k2": k2, "alpha": alpha, "eta": eta, "normalize": normalize}
-        given = check_settings({**named, "exclude": exclude, "dtype": dtype})
-        width = None if width is None else check_count(width, "width", 1)
         check_flag(recompute, "recompute")
+        folder = None if cache is None else take_path(cache, "cache")
         database = open_database(target, create=check_flag(create, "create"))
         try:
             head = make_gallery(database, given, width, create=create)
             settings = change_settings(head.settings, given, recompute=recompute, fused=head.fused)
-            access = Access(database, choose_cache(database, head, cache))
+            access = Access(database, folder or choose_cache(database, head))
             if settings != head.settings:
                 with access.write("recompute") as change:
                     change.recompute(given)
@@ -154,6 +152,9 @@ class Gallery:
     def __len__(self) -> int:
         with self._access.read() as asked:
             return asked.count()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Gallery cannot be pickled or copied; open it there again")
 
     def __repr__(self) -> str:
         return f"Gallery({escape(self._access.database.name)!r})"

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from pose2id.gallery.arguments import search_rows
-from pose2id.gallery.cache import FEWEST, Mark, RowStore, load, no_rows, save
+from pose2id.gallery.cache import FEWEST, Mark, RowStore, discard, load, no_rows, save
+from pose2id.gallery.keys import name_ids
 from pose2id.gallery.lists import NONE, Ids, Lists, no_lists
 from pose2id.gallery.schema import Head
 from pose2id.gallery.settings import Settings
@@ -50,6 +51,8 @@ class Memory:
         known = state.lists.take(~np.isin(state.lists.ids, np.concatenate([gone, changed.ids])))
         lists = known.join(changed)
         anew = changed.ids[stored > since]
+        if len(gone) or state.lists.has(anew).any():
+            self.clean(head)
         fused = state.fused.drop(np.concatenate([gone, anew]))
         return State(head, lists, self._fetch(asked, head, "fused", fused, anew))
 
@@ -57,15 +60,23 @@ class Memory:
         """Everything from the database, the rows from the cache where that is right."""
         lists, stored = self.read_lists(asked, head)
         store, since = self._map(asked, head, "fused")
-        store = store.drop(np.concatenate([np.setdiff1d(store.ids, lists.ids), lists.ids[stored > since]]))
+        gone = np.concatenate([np.setdiff1d(store.ids, lists.ids), lists.ids[stored > since]])
+        if len(gone) or not len(store.ids):
+            self.clean(head)
+        store = store.drop(gone)
         return State(head, lists, self._fetch(asked, head, "fused", store, np.setdiff1d(lists.ids, store.ids)))
 
     def read_lists(self, asked: Transaction, head: Head, after: int | None = None) -> tuple[Lists, Ids]:
         """Lists of all rows, or of those touched after a version; and when each row was stored."""
         empty = np.full(head.listed, NONE, "<i8").tobytes(), np.full(head.listed, np.inf, "<f4").tobytes()
+        whole = {(len(empty[0]), len(empty[1])), (-1, -1)}
         lists, stored = [no_lists(head.listed)], [np.zeros(0, np.int64)]
         for rows in asked.lists(after):
             ids, cams, groups, near, distances, when = zip(*rows, strict=True)
+            sizes = ([-1 if each is None else len(each) for each in blobs] for blobs in (near, distances))
+            bad = [at for at, *size in zip(ids, *sizes, strict=True) if tuple(size) not in whole]
+            if bad:
+                raise ValueError(f"{len(bad)} lists of neighbours are damaged: {name_ids(asked, bad)}")
             bits = b"".join(empty[0] if each is None else each for each in near)
             lengths = b"".join(empty[1] if each is None else each for each in distances)
             part = Lists(
@@ -140,12 +151,16 @@ class Memory:
         return self._centralized[0]
 
     def keep(self, state: State, *, clean: bool) -> None:
-        """Hold a newer state; `clean`: leave no file that holds what was removed, as the law may demand."""
+        """Hold a newer state; `clean`: rows were removed or replaced."""
         self.state = state
         if clean:
-            for name in ("fused", "centralized"):
-                (self.folder / name).unlink(missing_ok=True)
+            self.clean(state.head)
         self.save()
+
+    def clean(self, head: Head) -> None:
+        """Leave no file of an older version, which may hold what was removed since, as the law may demand."""
+        for name in ("fused", "centralized"):
+            discard(self.folder / name, _mark(head))
 
     def save(self, *, closing: bool = False) -> None:
         """Write to files what is kept in memory, if it is much; all of it at the end, where it would be missed."""

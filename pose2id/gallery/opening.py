@@ -41,16 +41,18 @@ def make_gallery(database: Database, given: dict[str, Any], width: int | None, *
             told.migrate(database.name)
     with database.read() as asked:
         head = asked.head()
-    if width is not None and head.width not in (None, width):
-        raise ValueError(other_width(head.width, width))
+    if width is not None and head.width is None:
+        with database.write() as told:
+            told.fix_width(width)
+            head = told.head()
+    if width is not None and head.width != width:
+        raise ValueError(other_width(head.width or 0, width))
     return head
 
 
-def choose_cache(database: Database, head: Head, given: str | os.PathLike[str] | None) -> Path:
-    """The folder for the memory-mapped rows."""
-    if given is not None:
-        return take_path(given, "cache")
+def choose_cache(database: Database, head: Head) -> Path:
+    """The folder for the memory-mapped rows, where none is named."""
     if database.path is not None:
         return database.path.with_name(database.path.name + ".cache")
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache").expanduser()
+    home = take_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "the folder of caches (XDG_CACHE_HOME)")
     return Path(home, "pose2id", "galleries", head.gallery)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pose2id.arrays import all_finite
 from pose2id.centralization import FusedRows, add_counted
 from pose2id.gallery import lists as neighborhoods
 from pose2id.gallery.answers import Found, Neighborhood
@@ -50,7 +51,10 @@ def search(
     head, lists = state.head, state.lists
     if head.width is not None and rows.shape[1] != head.width:
         raise ValueError(f"query must have the gallery's D = {head.width}, received {tuple(rows.shape)}")
-    queries = _take_queries(state, rows.cpu().float(), centralize=centralize)
+    rows = rows.cpu()
+    queries = _take_queries(state, rows if rows.dtype == torch.float64 else rows.float(), centralize=centralize)
+    if not all_finite(queries):
+        raise ValueError("query is too large for float32, in which a gallery that does not normalize searches")
     chosen = lists.nonzero
     if filters or times != [None, None]:
         chosen = chosen & np.isin(lists.ids, np.array(asked.choose(filters, *times), dtype=np.int64))
@@ -64,7 +68,7 @@ def search(
 
 @fit_threads
 def _take_queries(state: State, rows: torch.Tensor, *, centralize: bool) -> torch.Tensor:
-    """Queries as they are searched with."""
+    """Queries as they are searched with, float32."""
     settings, lists = state.head.settings, state.lists
     searched, nonzero = search_rows(rows, normalize=settings.normalize)
     if not centralize or not settings.k or not len(lists.ids):
@@ -81,7 +85,7 @@ def _take_queries(state: State, rows: torch.Tensor, *, centralize: bool) -> torc
     queries, out = FusedRows(rows, normalize=settings.normalize), torch.empty_like(rows)
     queries.write(torch.empty_like(rows), searched=False)
     add_counted(queries, counted, take, settings.alpha, out)
-    return out
+    return out.float()
 
 
 def count(asked: Transaction, memory: Memory) -> dict[str, Any]:

@@ -32,8 +32,9 @@ class Transaction:
 
     def make(self, name: str, settings: Settings, width: int | None, listed: int) -> None:
         """Make the tables, and the empty gallery."""
-        if self._connection.dialect.name == "sqlite" and self._sa.inspect(self._connection).get_table_names():
-            raise ValueError(f"{name} is a database of something else; name another file")
+        there = set(self._sa.inspect(self._connection).get_table_names()) & set(self._tables.data.tables)
+        if there:
+            raise ValueError(f"{name} holds something else, in tables of these names: {', '.join(sorted(there))}")
         self._tables.data.create_all(self._connection)
         head = {"one": 1, "schema_version": SCHEMA, "gallery": secrets.token_hex(16), "width": width, "listed": listed}
         head |= {"fused": False, "next_id": 1, "version": 0, **asdict(settings)}
@@ -58,10 +59,12 @@ class Transaction:
         return int(self._connection.execute(self._sa.select(self._tables.gallery.c.schema_version)).scalar_one())
 
     def head(self) -> Head:
-        """What is said of the whole."""
+        """What is said of the whole; ValueError where another program migrated it meanwhile."""
         gallery, versions = self._tables.gallery.c, self._tables.versions.c
         asked = self._sa.select(self._tables.gallery, versions.stamp).where(versions.version == gallery.version)
         found = dict(self._connection.execute(asked).mappings().one())
+        if found["schema_version"] != SCHEMA:
+            raise ValueError(f"the gallery is of schema {found['schema_version']}, here {SCHEMA}; open it again")
         settings = Settings(**{name: found[name] for name in asdict(Settings())})
         names = ("gallery", "width", "listed", "fused", "next_id", "version", "stamp")
         return Head(**{name: found[name] for name in names}, settings=settings)
@@ -71,6 +74,11 @@ class Transaction:
         versions = self._tables.versions.c
         asked = self._sa.select(versions.stamp).where(versions.version == version)
         return bool(self._connection.execute(asked).scalar_one_or_none() == stamp)
+
+    def fix_width(self, width: int) -> None:
+        """The columns of all rows to come, where that is not decided yet."""
+        gallery = self._tables.gallery
+        self._connection.execute(gallery.update().where(gallery.c.width.is_(None)).values(width=width))
 
     def advance(self, version: int, action: str, count: int, **head: Any) -> None:
         """Say that this is a new version; `head` are further columns that change."""
@@ -202,12 +210,18 @@ class Transaction:
 
     def choose(self, filters: Mapping[str, Any], after: float | None, before: float | None) -> list[int]:
         """Ids in ascending order. `filters` are lists of labels by column, after "not " those that are left out."""
+        long = next((name for name, values in filters.items() if len(values) > AT_ONCE), None)
+        if long is not None:
+            rest = {name: values for name, values in filters.items() if name != long}
+            column = long.removeprefix("not ")
+            inside = {at for part in _parts(filters[long]) for at in self.choose({column: part}, None, None)}
+            return [at for at in self.choose(rest, after, before) if (at in inside) != long.startswith("not ")]
         rows = self._tables.rows.c
         asked = self._sa.select(rows.id).order_by(rows.id)
         for name, values in filters.items():
             column = rows[name.removeprefix("not ")]
-            inside = column.in_(values)
-            asked = asked.where(column.is_(None) | ~inside if name.startswith("not ") else inside)
+            among = column.in_(values)
+            asked = asked.where(column.is_(None) | ~among if name.startswith("not ") else among)
         if after is not None:
             asked = asked.where(rows.time >= after)
         if before is not None:

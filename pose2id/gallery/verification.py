@@ -21,7 +21,10 @@ from pose2id.neighbors import find_neighbors
 def verify(asked: Transaction, memory: Memory, *, progress: bool) -> list[str]:
     """What is wrong, in words; see `Gallery.verify`."""
     head = asked.head()  # and nothing that is kept in memory or in files
-    lists, settings = memory.read_lists(asked, head)[0], head.settings
+    try:
+        lists, settings = memory.read_lists(asked, head)[0], head.settings
+    except ValueError as error:
+        return [str(error)]
     wrong = asked.count_orphans()
     fused = dict(asked.vectors("fused", lists.ids.tolist()))
     pulled = dict(asked.vectors("centralized", lists.ids.tolist()))
@@ -35,13 +38,17 @@ def verify(asked: Transaction, memory: Memory, *, progress: bool) -> list[str]:
     rows = from_blobs(list(fused.values()), settings.dtype, head.width or 1)
     if not np.isfinite(rows).all():
         return [f"some fused rows hold NaN or inf: {name_ids(asked, lists.ids[~np.isfinite(rows).all(1)].tolist())}"]
-    table = _search_anew(rows, lists, settings, progress=progress)
-    unlike = (table != _places(lists, lists.near[:, : settings.k])).any(axis=1)
+    table, lengths = _search_anew(rows, lists, settings, progress=progress)
+    # A list holds as many neighbours as the rule asks for, and may hold more of the next ones; they are needed later.
+    known, needed = lists.near >= 0, np.arange(lists.near.shape[1]) < settings.k
+    others = (np.where(table >= 0, lists.ids[table], NONE) != lists.near) | (lengths != lists.distances)
+    unlike = (others & (known | needed)).any(axis=1) | (~known & np.isfinite(lists.distances)).any(axis=1)
+    unlike |= (known[:, 1:] & ~known[:, :-1]).any(axis=1)
     if unlike.any():
         some = name_ids(asked, lists.ids[unlike].tolist())
         wrong.append(f"{int(unlike.sum())} rows have other neighbours than those kept: {some}")
     options: dict[str, Any] = {each: getattr(settings, each) for each in ("k1", "k2", "alpha", "normalize")}
-    expected = centralize(rows, neighbors=table if settings.k else None, progress=progress, **options)
+    expected = centralize(rows, neighbors=table[:, : settings.k] if settings.k else None, progress=progress, **options)
     stored = from_blobs(list(pulled.values()), settings.dtype, head.width or 1)
     whole = f"u{expected.dtype.itemsize}"
     differ = (expected.view(whole) != stored.view(whole)).any(axis=1)
@@ -51,19 +58,16 @@ def verify(asked: Transaction, memory: Memory, *, progress: bool) -> list[str]:
     return wrong
 
 
-def _places(lists: Lists, ids: Ids) -> Ids:
-    """Where ids stand, NONE for none."""
-    return np.where(ids >= 0, lists.places(ids), NONE)
-
-
-def _search_anew(rows: NDArray[Any], lists: Lists, settings: Settings, *, progress: bool) -> Ids:
-    """The k nearest of every row, by place, as `centralize` finds them."""
+def _search_anew(
+    rows: NDArray[Any], lists: Lists, settings: Settings, *, progress: bool
+) -> tuple[Ids, NDArray[np.float32]]:
+    """Full lists of every row, by place, as `centralize` finds them."""
     searched, nonzero = search_rows(torch.from_numpy(rows), normalize=settings.normalize)
     at = nonzero.nonzero().flatten()
-    table = np.full((len(rows), settings.k), NONE)
-    if settings.k and len(at):
+    table, lengths = np.full(lists.near.shape, NONE), np.full(lists.near.shape, np.inf, np.float32)
+    if table.size and len(at):
         labels = torch.from_numpy(lists.labels)[at] if settings.exclude else None
         base = searched[at]
-        found, _ = find_neighbors(base, base, settings.k, labels, labels, within=True, progress=progress)
-        table[at] = torch.where(found >= 0, at[found.clamp(min=0)], NONE)
-    return table
+        found, far = find_neighbors(base, base, table.shape[1], labels, labels, within=True, progress=progress)
+        table[at], lengths[at] = torch.where(found >= 0, at[found.clamp(min=0)], NONE), far.numpy()
+    return table, lengths
