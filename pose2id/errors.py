@@ -177,7 +177,7 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     return escape(" ".join(str(error).split())[:limit])[:limit] or type(error).__name__
 
 
-_PASSWORD = re.compile(r"(:/{1,3}[^\s/:@]*:)\S+@|\b((?:ssl)?password=)[^\s&'\"]+")
+_PASSWORD = re.compile(r"(:/{0,3}[^\s/:@]*:)\S+@|\b((?:ssl)?password=)[^\s&'\"]+")
 
 
 def hide_passwords(text: str) -> str:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy import sparse
-from tqdm import tqdm
 
 from pose2id.arrays import cut, take_features, work_dtype
 from pose2id.distances import Frame, pair_distances, squared_norms
 from pose2id.neighbors import check_engine, find_neighbors
+from pose2id.progress import tqdm
 from pose2id.reciprocal import SharedWeights, encode_neighbors
 from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, check_number

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from scipy import sparse
-from tqdm import tqdm
 
 from pose2id.arrays import ArrayT, Kind, check_same_kind, cut, elements_at_once, take_features, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, squared_norms
 from pose2id.neighbors import Neighbors, check_engine, find_both_ends
+from pose2id.progress import tqdm
 from pose2id.reciprocal import SharedWeights, encode_neighbors, neighbors_needed
 from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, check_number

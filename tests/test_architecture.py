@@ -19,7 +19,7 @@ PACKAGE = Path(pose2id.__file__).parent
 # A room is a module or a folder directly under pose2id. Rooms stand in layers and may import lower layers only, of
 # their own layer what SAME_LAYER names, and of a lower one only what ONLY_THESE names, where it names something.
 LAYERS = (
-    {"errors", "arrays", "validation", "atomic", "documents", "matlab", "tables", "threads"},
+    {"errors", "arrays", "validation", "atomic", "documents", "matlab", "tables", "threads", "progress"},
     {"distances", "duplicates", "images", "labels", "poses", "formats", "files", "hub", "onnx", "training"},
     {"neighbors", "reciprocal"},
     {"centralization", "density", "jaccard", "reranking", "evaluation", "parts", "attributes"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import all_finite, cached_blocks, work_dtype
 from pose2id.distances import split_lengths
+from pose2id.progress import tqdm
 
 
 class FusedRows:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import cached_blocks, row_blocks
 from pose2id.centralization.fusion import FusedRows, check_fits
 from pose2id.distances import row_sums, scale_to_unit
 from pose2id.neighbors import find_neighbors
+from pose2id.progress import tqdm
 
 Take = Callable[[torch.Tensor], torch.Tensor]
 

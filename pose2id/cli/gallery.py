@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from pose2id.cli.printing import say_json
 from pose2id.documents import read_text
 from pose2id.files import FeatureFile, read_features
 from pose2id.gallery import Gallery
+from pose2id.gallery.arguments import check_rows, take_keys, take_time
 
 NAMES = ("features", "cams", "groups", "paths", "generated")
 
@@ -51,18 +53,29 @@ def _read_rows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]
         given = {"features": file.features, "keys": keys, "generated": file.generated, "cams": file.cams}
         times = None if moment is None else [moment] * len(keys)
         rows.append((str(file.path), {**given, "groups": file.groups, "times": times}))
+    for path, given in rows:  # before a gallery is made, or one of the files is taken
+        with _named(path):
+            check_rows(**given)
+    take_keys([key for _, given in rows for key in given["keys"]])
     return rows
 
 
 def _change(gallery: Gallery, change: Callable[..., int], files: list[tuple[str, dict[str, Any]]], said: str) -> None:
     """One change for each file."""
-    for path, rows in files:
-        try:
+    for number, (path, rows) in enumerate(files):
+        with _named(path, f"; the files before it are {said}" if number else ""):
             change(**rows)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{path}: {error}") from error
     count = sum(len(rows["keys"]) for _, rows in files)
     say_json({"version": gallery.version, "rows": len(gallery), said: count})
+
+
+@contextmanager
+def _named(path: object, ending: str = "") -> Iterator[None]:
+    """Errors with the name of the file that holds what is wrong."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}{ending}") from error
 
 
 def _read(arguments: argparse.Namespace, path: str) -> FeatureFile:
@@ -85,17 +98,18 @@ def _take_time(text: str | None, name: str) -> float | None:
     """Seconds since 1970."""
     if text is None:
         return None
+    moment: float | datetime
     try:
-        return float(text)
+        moment = float(text)
     except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be a date such as 2026-11-30T08:00+01:00, or seconds since 1970, received '{text}'"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"{name} must be a date such as 2026-11-30T08:00+01:00, or seconds since 1970, received '{text}'"
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return take_time(moment, name)
 
 
 def _open(arguments: argparse.Namespace) -> Gallery:
@@ -127,11 +141,8 @@ def run_search(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {name: getattr(arguments, option) for name, option in names.items()}
     options["centralize"] = arguments.centralize_queries
     options |= {name: _take_time(getattr(arguments, name), f"--{name}") for name in ("after", "before")}
-    with _open(arguments) as gallery, gallery.reading() as version:
-        try:
-            found = gallery.search(file.features, arguments.top, **options)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{file.path}: {error}") from error
+    with _open(arguments) as gallery, gallery.reading() as version, _named(file.path):
+        found = gallery.search(file.features, arguments.top, **options)
     queries = range(len(found.keys)) if file.paths is None else np.asarray(file.paths).tolist()
     each = [
         {"query": query, "keys": keys, "distances": distances[: len(keys)].tolist()}

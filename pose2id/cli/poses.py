@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from pose2id.cli.printing import say, tell
 from pose2id.images import read_image
 from pose2id.ipg.folders import collect_references
 from pose2id.ipg.folders.sources import reason_of
 from pose2id.poses import keypoints, write_keypoints
+from pose2id.progress import tqdm
 from pose2id.validation import check_path
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import (
     BLOCK_ELEMENTS,
@@ -35,6 +34,7 @@ from pose2id.evaluation.tiles import (
     Tiles,
     exact_in_float64,
 )
+from pose2id.progress import tqdm
 from pose2id.tables import format_text
 from pose2id.threads import fit_threads, map_in_threads
 from pose2id.validation import check_choice, check_count, check_flag

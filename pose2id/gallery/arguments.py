@@ -125,16 +125,27 @@ def other_width(kept: int | None, width: int) -> str:
     )
 
 
+def _take_rows(features: Any, generated: Any, n: int | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    rows, kind = take_features(features)
+    if n is not None and len(rows) != n:
+        raise ValueError(f"features must have one row for each of the {n} keys, received {len(rows)}")
+    return rows, [] if generated is None else take_generated(generated, rows, kind)
+
+
+def check_rows(features: Any, keys: Any, cams: Any, groups: Any, times: Any, generated: Any) -> None:
+    """Raise for what is wrong with rows whatever the gallery that they shall go to."""
+    n = len(take_keys(keys))
+    take_told(cams, groups, times, n)
+    _take_rows(features, generated, n)
+
+
 def fuse_features(features: Any, generated: Any, settings: Settings, n: int | None = None) -> torch.Tensor:
     """The rows as a gallery keeps them (n, D): features as given, or fused with their generated features.
 
     With `normalize` fused rows have length 1, and `centralize` makes of them what it makes of features and generated
     ones.
     """
-    rows, kind = take_features(features)
-    if n is not None and len(rows) != n:
-        raise ValueError(f"features must have one row for each of the {n} keys, received {len(rows)}")
-    averaged = [] if generated is None else take_generated(generated, rows, kind)
+    rows, averaged = _take_rows(features, generated, n)
     rows, averaged = rows.cpu(), [each.cpu() for each in averaged]
     dtype = getattr(torch, settings.dtype)
     stored = torch.empty(rows.shape, dtype=dtype)

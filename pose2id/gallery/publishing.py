@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from pose2id.gallery.arguments import from_blobs
 from pose2id.gallery.schema import Head
 from pose2id.gallery.stores.records import Record, Store, StoredRow
 from pose2id.gallery.transactions import Transaction
+from pose2id.progress import tqdm
 
 BYTES = 2**23
 """Of vectors in one request: Milvus takes 64 MB at most."""

@@ -68,6 +68,6 @@ def _search_anew(
     if table.size and len(at):
         labels = torch.from_numpy(lists.labels)[at] if settings.exclude else None
         base = searched[at]
-        found, far = find_neighbors(base, base, table.shape[1], labels, labels, within=True, progress=progress)
+        found, far = find_neighbors(base, base, lists.near.shape[1], labels, labels, within=True, progress=progress)
         table[at], lengths[at] = torch.where(found >= 0, at[found.clamp(min=0)], NONE), far.numpy()
     return table, lengths

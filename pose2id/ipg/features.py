@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pose2id.errors import require
 from pose2id.images import PURPOSE, read_image, take_image
@@ -17,6 +16,7 @@ from pose2id.ipg import bars
 from pose2id.ipg.folders.pictures import find_pictures
 from pose2id.ipg.presets import PRESETS, SHARED_BATCHES
 from pose2id.poses import Pose, representative_poses
+from pose2id.progress import tqdm
 from pose2id.validation import check_choice, check_count, check_flag, is_tensor
 
 if TYPE_CHECKING:

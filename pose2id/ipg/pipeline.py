@@ -14,7 +14,6 @@ from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from PIL import Image
-from tqdm import tqdm
 
 from pose2id.errors import one_line
 from pose2id.images import take_image
@@ -39,6 +38,7 @@ from pose2id.ipg.small import PatchCodec, SmallEncoder
 from pose2id.ipg.weights.configuration import Config
 from pose2id.ipg.weights.loading import load_components
 from pose2id.poses import Pose, representative_poses
+from pose2id.progress import tqdm
 
 if TYPE_CHECKING:
     from typing import Self

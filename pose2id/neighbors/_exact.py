@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, lower_distances, pair_distances, slack, squared_norms, underflow
@@ -31,6 +30,7 @@ from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
 from pose2id.neighbors.rounded import rounded_distances
 from pose2id.neighbors.ties import Bound, settle_ties
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 ROW_TILE = 2048

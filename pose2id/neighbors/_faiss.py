@@ -30,13 +30,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pose2id.distances import Frame, lower_distances, slack, squared_norms, underflow
 from pose2id.errors import MissingExtraError, one_line
 from pose2id.neighbors import _exact, _heaps
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
+from pose2id.progress import tqdm
 
 ROW_TILE = 4096
 LIMIT = 1024

@@ -13,11 +13,11 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-from tqdm import tqdm
 
 from pose2id.distances import Frame, full_precision, lower_distances, slack, squared_norms, underflow
 from pose2id.neighbors import _exact
 from pose2id.neighbors.contract import Search
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 PANEL = 256

@@ -26,7 +26,6 @@ another go to the engine `exact`.
 from __future__ import annotations
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import cut, elements_at_once, row_blocks, rows_at_once, work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances
@@ -34,6 +33,7 @@ from pose2id.neighbors import _exact
 from pose2id.neighbors._int8 import machine
 from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors.contract import Search
+from pose2id.progress import tqdm
 
 SMALLEST = 5000
 """Below so many rows the exact engine takes less than a second."""

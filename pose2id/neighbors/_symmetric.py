@@ -16,7 +16,6 @@ Rows that collect more than their share of pairs, those with many near ties, are
 from __future__ import annotations
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import work_dtype
 from pose2id.distances import Frame, full_precision, pair_distances, slack, squared_norms, underflow
@@ -24,6 +23,7 @@ from pose2id.neighbors._int8.filter import LARGEST_K, Found
 from pose2id.neighbors._int8.layout import GROUP
 from pose2id.neighbors._int8.sweep import FINE, group_width
 from pose2id.neighbors.contract import Search
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 TILE = 2048

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from tqdm import tqdm
 
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 Bound = Callable[[int, int], torch.Tensor]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import ArrayT, cached_blocks
 from pose2id.centralization import check_parameters, mutual_neighbors
@@ -18,6 +17,7 @@ from pose2id.parts.fusion import FusedParts
 from pose2id.parts.pairs import ordered_mean
 from pose2id.parts.search import Search, search
 from pose2id.parts.sets import check_part_engine, take_generated, take_parts, unit_parts
+from pose2id.progress import tqdm
 from pose2id.threads import fit_threads
 from pose2id.validation import check_flag
 

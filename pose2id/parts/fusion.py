@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import all_finite, cached_blocks, work_dtype
 from pose2id.centralization.fusion import check_fits
 from pose2id.distances import split_lengths
 from pose2id.parts.sets import Parts, PartSet, visible_rows
+from pose2id.progress import tqdm
 
 
 class FusedParts:

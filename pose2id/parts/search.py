@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import cut, work_dtype
 from pose2id.distances import full_precision
@@ -25,6 +24,7 @@ from pose2id.neighbors.ties import Bound, settle_ties
 from pose2id.parts.pairs import EUCLIDEAN_MEAN, Rule, measure_pairs
 from pose2id.parts.sets import PartSet
 from pose2id.parts.tiles import Tiles
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 TILE = 2048

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pose2id import plots
 from pose2id.datasets import DemoSet
 from pose2id.evaluation import evaluate
 from pose2id.programs.figures import most_changed
+from pose2id.progress import tqdm
 from pose2id.study import FeatureSet, Row, Setting, centralize_sets, run_study
 from pose2id.tables import as_dicts, format_text
 

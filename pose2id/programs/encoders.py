@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pose2id.attributes import SYNTHETIC
 from pose2id.datasets import READERS, read_dataset
@@ -28,6 +27,7 @@ from pose2id.encoders.training import RESULT, check_needs
 from pose2id.errors import one_line
 from pose2id.images import read_image
 from pose2id.programs.keypoints import check_found, find_pose, read_poses
+from pose2id.progress import tqdm
 from pose2id.synthetic import PARTS, make_set
 from pose2id.training import configuration
 from pose2id.training.configuration import WorldData, open_configuration, read_table

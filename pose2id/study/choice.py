@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from pose2id.centralization import SearchedSet
 from pose2id.evaluation import Scores, evaluate_features
+from pose2id.progress import tqdm
 from pose2id.study.runs import FeatureSet, Setting, compare_scores, run_study, standard_error
 from pose2id.tables import format_text
 from pose2id.validation import JUNK, check_count, check_flag, check_number, equal_label, take_labels

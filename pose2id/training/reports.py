@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pose2id.atomic import sync, write_file
 from pose2id.errors import explain_write, require
+from pose2id.progress import tqdm
 
 LOSSES = "losses.csv"
 _HEADER = "step,loss,learning_rate,gradient_norm"

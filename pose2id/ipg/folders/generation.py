@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from pose2id.atomic import lock
 from pose2id.ipg.folders.keys import LOCK
 from pose2id.ipg.folders.manifest import FolderSettings, describe_request
@@ -17,6 +15,7 @@ from pose2id.ipg.folders.plan import join_units, make_plan
 from pose2id.ipg.folders.sheets import draw_sheets
 from pose2id.ipg.folders.sources import Photographs, draw_poses, reason_of
 from pose2id.ipg.presets import SHARED_BATCHES
+from pose2id.progress import tqdm
 
 if TYPE_CHECKING:
     from PIL import Image

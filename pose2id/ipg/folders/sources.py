@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from pose2id.errors import one_line
 from pose2id.images import SUFFIXES, decode, read_bytes, read_image
 from pose2id.ipg.folders.keys import check_key, check_pose_name
 from pose2id.poses import Pose, read_poses, representative_poses
+from pose2id.progress import tqdm
 from pose2id.validation import check_path
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from pose2id.ipg.networks import SmallEncoder
+from pose2id.progress import tqdm
 from pose2id.training.erasing import draw_rectangle
 from pose2id.validation import check_count, check_number, take_labels
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pose2id.errors import one_line
 from pose2id.images import read_image
 from pose2id.poses import Pose
+from pose2id.progress import tqdm
 
 
 @dataclass(frozen=True, eq=False)  # comparing arrays with == has no single truth value

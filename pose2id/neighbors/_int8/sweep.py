@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import elements_at_once
 from pose2id.neighbors._int8.encoder import Encoder
@@ -24,6 +23,7 @@ from pose2id.neighbors._int8.layout import NONE
 from pose2id.neighbors._int8.pairs import Pairs, count_each
 from pose2id.neighbors._int8.side import NO_PAIR, Side, View
 from pose2id.neighbors.contract import Search
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 ENTRIES = 2**18

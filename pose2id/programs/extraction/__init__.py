@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pose2id.atomic import lock
 from pose2id.files import check_output, write_arrays
@@ -34,6 +33,7 @@ from pose2id.poses import Pose
 from pose2id.programs.extraction.encoders import POSE, Encoder, load_encoder
 from pose2id.programs.extraction.photographs import Photographs, from_files, from_set
 from pose2id.programs.extraction.unfinished import Block, Unfinished, stamp
+from pose2id.progress import tqdm
 from pose2id.validation import check_count, check_flag, is_tensor
 
 if TYPE_CHECKING:

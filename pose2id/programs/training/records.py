@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pose2id.atomic import write_file
 from pose2id.datasets import READERS, read_dataset
@@ -23,6 +22,7 @@ from pose2id.ipg.training.configuration import read_data
 from pose2id.ipg.training.records import fingerprint
 from pose2id.poses import Pose
 from pose2id.programs.keypoints import check_found, find_pose, read_poses
+from pose2id.progress import tqdm
 from pose2id.synthetic import make_set
 from pose2id.validation import check_number, take_path
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pose2id.ipg import IPGPipeline, bars
 from pose2id.ipg.networks import SmallEncoder
 from pose2id.ipg.training.encoder import encode_images, train_encoder
+from pose2id.progress import tqdm
 from pose2id.synthetic import SyntheticSet, make_set
 
 TRAINED = range(2000, 4000)
