@@ -467,7 +467,7 @@ def test_bad_files_make_no_gallery(tmp_path, monkeypatch, capsys):
             assert "bad.npz" in err
             assert words in err
     assert main(["gallery", "add", "new.gallery", "good.npz", "good.npz"]) == 2
-    assert "more than once: 'a', 'b', 'c'" in capsys.readouterr().err
+    assert "good.npz: keys must be new, in the files before it are already: 'a', 'b', 'c'" in capsys.readouterr().err
     assert main(["gallery", "add", "new.gallery", "good.npz", "--time", "nan"]) == 2
     assert "--time must be finite" in capsys.readouterr().err
     assert list(Path.cwd().glob("*.gallery*")) == []

@@ -15,7 +15,7 @@ from pose2id.cli.printing import say_json
 from pose2id.documents import read_text
 from pose2id.files import FeatureFile, read_features
 from pose2id.gallery import Gallery
-from pose2id.gallery.arguments import check_rows, take_keys, take_time
+from pose2id.gallery.arguments import check_rows, name_some, take_time
 
 NAMES = ("features", "cams", "groups", "paths", "generated")
 
@@ -31,6 +31,11 @@ def run_add(arguments: argparse.Namespace) -> None:
     lacking = next((path for path, rows in files if name and rows[name] is None), None)
     if lacking is not None:  # before a gallery is made with this setting
         raise ValueError(f"--exclude-{name} needs an array '{name}' in {lacking}, it holds none")
+    seen: set[str] = set()
+    for path, rows in files:
+        if twice := [key for key in rows["keys"] if key in seen]:
+            raise ValueError(f"{path}: keys must be new, in the files before it are already: {name_some(twice)}")
+        seen.update(rows["keys"])
     with Gallery.open(arguments.gallery, **given) as gallery:
         _change(gallery, gallery.add, files, "added")
 
@@ -56,7 +61,6 @@ def _read_rows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]
     for path, given in rows:  # before a gallery is made, or one of the files is taken
         with _named(path):
             check_rows(**given)
-    take_keys([key for _, given in rows for key in given["keys"]])
     return rows
 
 
