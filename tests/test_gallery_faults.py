@@ -2,7 +2,6 @@
 
 import copy
 import datetime as dt
-import logging
 import os
 import pickle
 import shutil
@@ -475,7 +474,6 @@ def test_bad_files_make_no_gallery(tmp_path, monkeypatch, capsys):
     assert main(["gallery", "add", "new.gallery", "good.npz", "more.npz"]) == 2
     assert "more.npz: this gallery has rows of D = 6, received D = 5" in (said := capsys.readouterr().err)
     assert said.endswith("; the files before it are added\n")
-    assert not logging.getLogger("psycopg").isEnabledFor(logging.WARNING)
 
 
 # Killed processes.

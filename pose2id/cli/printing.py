@@ -36,8 +36,6 @@ def prepare_log(*, verbose: bool) -> None:
     logging.basicConfig(handlers=[handler])
     # Where memory is so short that not even its thread can start, more is to be said than that.
     warnings.filterwarnings("ignore", message="tqdm:disabling monitor support")
-    # Of a connection that was lost it tells twice; the error that follows is enough.
-    logging.getLogger("psycopg").setLevel(logging.ERROR)
     if verbose:
         logging.getLogger("pose2id").setLevel(logging.INFO)
 
