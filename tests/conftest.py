@@ -9,10 +9,12 @@ import torch
 from hypothesis import settings
 from support.arrays import KINDS
 from support.faiss import STATES
-from support.filters import filter_everything
+from support.filters import filter_everything, search_natively
 from support.golden import GOLDEN
 from support.postgresql import serve
 from support.standin import reason_to_skip, standin
+
+from pose2id.neighbors._native import load_kernel
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, also of those they start
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,14 +53,18 @@ def array_kind(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, projection", "faiss"])
+@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, projection", "faiss", "native"])
 def engine(request):
-    """Every exact engine that is installed; `exact` also with its int8 filter on sets of any size and kind."""
+    """Every exact engine that is installed; `exact` also with its int8 filter, `native` on sets of any size."""
     if request.param == "faiss" and importlib.util.find_spec("faiss") is None:
         pytest.skip("faiss is not installed")
+    if request.param == "native" and load_kernel()[0] is None:
+        pytest.skip(f"the native kernel is {load_kernel()[1]}")
     with pytest.MonkeyPatch.context() as patch:
         if "," in request.param:
             filter_everything(patch, projection="projection" in request.param)
+        if request.param == "native":
+            search_natively(patch)
         yield request.param.partition(",")[0]
 
 

@@ -62,7 +62,7 @@ def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
     if filtered is not None:
         indices, distances, rows = filtered.indices, filtered.distances, filtered.left.nonzero().flatten()
     if len(rows):
-        _search_rows(asked, rows, indices, distances)
+        search_rows(asked, rows, indices, distances)
     return indices, distances
 
 
@@ -72,7 +72,7 @@ def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.T
     if found is None:
         return *search(asked), farthest(asked.base, progress=asked.progress)
     if bool(found.left.any()):
-        _search_rows(asked, found.left.nonzero().flatten(), found.indices, found.distances)
+        search_rows(asked, found.left.nonzero().flatten(), found.indices, found.distances)
     far = farthest(asked.base, progress=asked.progress) if found.farthest is None else found.farthest
     return found.indices, found.distances, far
 
@@ -86,7 +86,7 @@ def _search_tiles(asked: Search, *, farthest: bool = False) -> _filter.Found | N
     return ways[0](asked, farthest=farthest) or ways[1](asked, farthest=farthest)
 
 
-def _search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
+def search_rows(asked: Search, rows: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor) -> None:
     """Both stages in float for the named rows of `queries`; writes their rows of `indices` and `distances`."""
     base, dtype = asked.base, distances.dtype
     frame = Frame(base, asked.queries)

@@ -28,6 +28,7 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "exact": Engine("pose2id.neighbors._exact", "search", exact=True),
+    "native": Engine("pose2id.neighbors._native.search", "search", exact=True),
     "faiss": Engine("pose2id.neighbors._faiss", "search", exact=True),
     "pivots": Engine("pose2id.neighbors._pivots", "search", exact=False),
     "faiss-ivf": Engine("pose2id.neighbors._faiss", "search_ivf", exact=False),

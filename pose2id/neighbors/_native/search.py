@@ -1,0 +1,322 @@
+"""The engine `native`: codes as in the int8 filter of `exact`, multiplied, compared and measured by the native kernel.
+
+Rows become codes with a proven error (`_int8.encoder`), of whole rows or, for few neighbours, of a projection. The
+kernel multiplies blocks of codes, each pair of blocks once for the rows of both. A pair whose bound does not rule it
+out is measured at once, as a sum of float64 differences, and tightens the limits of its rows. So nothing waits, and
+what a row holds are its k nearest.
+
+The float32 distance is that of `exact` to the last bit: where float64 sums leave two numbers open, the pair is kept
+apart, and measured as `exact` does. Distances of float64 rows are so measured for all; there the kernel proposes a
+few more than k. Rows that many others crowd around, and sets without structure, go to `exact`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from pose2id.distances import full_precision, pair_distances
+from pose2id.errors import MissingExtraError
+from pose2id.neighbors import _exact, _native
+from pose2id.neighbors._int8.encoder import Encoder
+from pose2id.neighbors._int8.layout import PADDING, WIDEST
+from pose2id.neighbors._int8.products import Products
+from pose2id.neighbors._native import PANEL, Kernel, Side, Sweep, load_kernel
+from pose2id.neighbors.contract import Search
+from pose2id.neighbors.distinct import search_distinct
+from pose2id.threads import map_in_threads, refit_threads
+
+LARGEST_K = 64
+SPARE = 6
+"""Rows beyond k that are proposed for float64 rows."""
+SMALLEST = 256
+"""Rows of either side; below, `exact` is as fast."""
+BLOCK = 2**18
+"""Codes of a block: it stays in the caches."""
+SLICE = 2**29
+"""Products of codes that are made in one call, some milliseconds: between calls signals are heard."""
+PIVOTS = 256
+"""Rows that others are sorted by,"""
+LOOKED_AT = 128
+"""by so many columns."""
+OUTER = 64
+"""Rows that give the first bounds of the farthest distances."""
+ROOM = 4096
+"""Pairs that may wait to be measured as `exact` does."""
+OUTERMOST, ALL = range(2)
+
+
+def probe() -> tuple[object | None, str]:
+    """Give the kernel and a sentence on it; None and what is wrong where there is none."""
+    return load_kernel()
+
+
+def projection_columns(n: int, width: int, k: int) -> int:
+    """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
+    columns = max(256, 16 * round(24 * (n / 16_000) ** 0.5))
+    return columns if k <= 4 and width >= 1.5 * columns else 0
+
+
+@search_distinct
+def search(asked: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q, k) and distances (Q, k), by the contract."""
+    found = _search(asked)
+    return _exact.search(asked) if found is None else (found.indices, found.distances)
+
+
+def search_both_ends(asked: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `search` gives within one set, and the distance of every row to the farthest (n,), float64."""
+    found = _search(asked, farthest=True)
+    if found is None or found.farthest is None:
+        return _exact.search_both_ends(asked)
+    return found.indices, found.distances, found.farthest
+
+
+@dataclass
+class Found:
+    """What a search found."""
+
+    indices: torch.Tensor  # (Q, k), by the contract
+    distances: torch.Tensor  # (Q, k)
+    farthest: torch.Tensor | None = None  # (N,) float64
+
+
+def _search(asked: Search, *, farthest: bool = False) -> Found | None:
+    """The k nearest rows; None where these sets are not for the kernel."""
+    kernel, words = load_kernel()
+    if kernel is None:
+        raise MissingExtraError(f"engine 'native' needs its kernel: {words}", extra="", package="pose2id")
+    wide = asked.base.dtype == torch.float64
+    n, width = asked.base.shape
+    k = asked.k + SPARE if wide else asked.k
+    if (
+        asked.base.device.type != "cpu"
+        or asked.queries.dtype != asked.base.dtype
+        or min(len(asked.queries), n) < max(1, SMALLEST)
+        or k > LARGEST_K
+        or not 0 < width <= WIDEST
+    ):
+        return None
+    rows = asked.base if wide else asked.base.float()  # the kernel reads these
+    queries = rows if asked.within else asked.queries if wide else asked.queries.float()
+    same = replace(asked, queries=queries.contiguous(), base=rows.contiguous())
+    if asked.within:
+        same = replace(same, queries=same.base)
+    with full_precision(rows.device):
+        search = _Sweep(kernel, same, k, farthest=farthest)
+        if not search.fits or not search.run():
+            return None
+        found, left = search.found()
+    if len(left):
+        _exact.search_rows(asked, left, found.indices, found.distances)
+    return found
+
+
+class _Codes:
+    """One set in sweeping order, for the kernel."""
+
+    def __init__(self, kernel: Kernel, encoder: Encoder, rows: torch.Tensor, order: torch.Tensor) -> None:
+        pad = -len(order) % PANEL
+        self.codes, self.half, self.error = encoder.encode(rows, order, spare=pad)
+        self.order = torch.nn.functional.pad(order, (0, pad), value=-1).int()
+        self.half[len(order) :] = PADDING
+        self.rows = rows
+        self.labels: torch.Tensor | None = None
+
+    def take(self, at: torch.Tensor) -> _Codes:
+        """Some rows, a multiple of `PANEL`, not yet packed."""
+        part = object.__new__(_Codes)
+        part.codes, part.half, part.error, part.order = (
+            each[at] for each in (self.codes, self.half, self.error, self.order)
+        )
+        part.rows, part.labels = self.rows, None
+        return part
+
+    def label(self, labels: torch.Tensor | None) -> None:
+        """Keep the labels of the set in sweeping order."""
+        if labels is not None:
+            self.labels = labels[self.order.long().clamp(min=0)].contiguous()
+
+    def side(self) -> Side:
+        """What the kernel is told."""
+        parts = (self.codes, self.half, self.error, self.order, self.labels, self.rows)
+        return Side(*(None if part is None else part.data_ptr() for part in parts), len(self.order))
+
+
+class _Order:
+    """Rows by the nearest of some pivots, which follow each other from near to near, by a part of their columns."""
+
+    def __init__(self, encoder: Encoder, base: torch.Tensor) -> None:
+        self.encoder = encoder
+        width, pieces = base.shape[1], max(1, LOOKED_AT // 16)
+        starts = torch.linspace(0, max(0, width - 16), pieces, device="cpu").long().unique().tolist()
+        self.columns = [slice(start, start + 16) for start in starts]
+        generator = torch.Generator("cpu").manual_seed(0)
+        pivots = self._look(base[torch.randperm(len(base), generator=generator, device="cpu")[:PIVOTS]])
+        near = (pivots @ pivots.T - self._half(pivots)).numpy()
+        rank, at = [0] * len(pivots), 0
+        for place in range(1, len(pivots)):  # a chain: from each pivot to the nearest one not yet visited
+            near[:, at] = -torch.inf
+            at = int(near[at].argmax())
+            rank[at] = place
+        self.pivots, self.rank = pivots, torch.tensor(rank, device="cpu")
+
+    def _look(self, rows: torch.Tensor) -> torch.Tensor:
+        parts = [(rows[:, at] * self.encoder.scale - self.encoder.centre[at]).float() for at in self.columns]
+        return torch.cat(parts, dim=1)
+
+    def _half(self, looked: torch.Tensor) -> torch.Tensor:
+        return looked.square().sum(dim=1) / 2
+
+    def sort(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The order of rows (n,), and their places in the chain, ascending; rows far from the middle last."""
+        place, half = [], []
+        for part in torch.split(rows, 4096):
+            refit_threads()
+            looked = self._look(part)
+            place.append(self.rank[torch.addmm(-self._half(self.pivots), looked, self.pivots.T).argmax(dim=1)])
+            half.append(self._half(looked))
+        lengths = torch.cat(half)
+        key = torch.cat(place) + PIVOTS * (lengths > 4 * lengths.median())
+        key, order = key.sort(stable=True)
+        return order, key
+
+
+class _Sweep:
+    """One search by the kernel: what it is lent, and what it gives back."""
+
+    def __init__(self, kernel: Kernel, asked: Search, k: int, *, farthest: bool) -> None:
+        self.kernel, self.asked, self.k = kernel, asked, k
+        base, queries = asked.base, asked.queries
+        n, width = base.shape
+        self.wide = base.dtype == torch.float64
+        products = Products(base.device)
+        products.level = kernel.level
+        columns = projection_columns(n, width, asked.k) if asked.within and not farthest else 0
+        encoder = Encoder(base, products, None if asked.within else queries, columns=columns)
+        if columns and encoder.map.captured < 0.5:
+            encoder = Encoder(base, products, columns=0)
+        self.encoder = encoder
+        # Distances may be inf in float32, all of them ties.
+        self.fits = self.wide or 2 * width**0.5 / encoder.scale < torch.finfo(torch.float32).max
+        order = _Order(encoder, base)
+        at, places = order.sort(base)
+        self.right = self.left = _Codes(kernel, encoder, base, at)
+        self.right.label(asked.base_labels)
+        own = places
+        if not asked.within:
+            at, own = order.sort(queries)
+            self.left = _Codes(kernel, encoder, queries, at)
+            self.left.label(asked.query_labels)
+        outer = None
+        if farthest:
+            where = torch.where(self.left.order >= 0, self.left.half, -1).topk(min(OUTER, len(self.left.half)))
+            outer = self.left.take(where.indices)
+        for each in (self.left, outer, None if asked.within else self.right):
+            if each is not None:
+                kernel.pack(each.codes)
+        self.outer = outer
+        m = len(self.left.order)
+        self.locks = torch.zeros(m, dtype=torch.uint8, device="cpu")
+        self.limits = torch.full((m,), torch.inf, dtype=torch.float32, device="cpu")
+        self.counts = torch.zeros(m, dtype=torch.int32, device="cpu")
+        self.keys = torch.full((m, k), EMPTY, dtype=torch.int64, device="cpu")
+        self.far = torch.full((m if farthest else 0,), -1.0, dtype=torch.float64, device="cpu")
+        self.far_rows = torch.zeros(len(self.far), dtype=torch.int32, device="cpu")
+        self.doubtful = torch.empty(ROOM, 2, dtype=torch.int32, device="cpu")
+        self.doubts = torch.zeros(1, dtype=torch.int32, device="cpu")
+        self.measured = torch.zeros(1, dtype=torch.int64, device="cpu")
+        columns = self.left.codes.shape[1]
+        self.block = min(256, max(PANEL, BLOCK // columns // PANEL * PANEL))
+        self.tasks = self._tasks(own, places)
+        self.sweep = Sweep(
+            self.left.side(), self.right.side(), Side() if outer is None else outer.side(),
+            columns, width, k, 256 + 16 * k + n // 16, self.block,
+            encoder.step, encoder.scale, (width + 8) * 2.0**-52,
+            kernel.machine, asked.within, self.wide, ROOM,
+            self.locks.data_ptr(), self.limits.data_ptr(), self.counts.data_ptr(), self.keys.data_ptr(),
+            self.far.data_ptr() if farthest else None, self.far_rows.data_ptr(),
+            self.doubtful.data_ptr(), self.doubts.data_ptr(), self.measured.data_ptr(),
+        )  # fmt: skip
+
+    def _tasks(self, own: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """What is to be done, near blocks first: (n, 3), int32."""
+        a, b = (-(-len(each.order) // self.block) for each in (self.left, self.right))
+        rows = torch.arange(a, device="cpu")
+        if self.asked.within:
+            apart, row = torch.meshgrid(rows, rows, indexing="ij")
+            real = row + apart < a
+            row, apart = row[real], apart[real]
+            column = row + apart
+        else:
+            # The block of the base whose places are those of the middle of the queries' block.
+            middle = own[(rows * self.block + self.block // 2).clamp(max=len(own) - 1)]
+            nearest = torch.searchsorted(places, middle).clamp(max=len(places) - 1) // self.block
+            row, apart = (each.T.flatten() for each in torch.meshgrid(rows, torch.arange(b), indexing="ij"))
+            column = (nearest[row] + apart) % b
+        tasks = torch.stack([torch.full_like(row, ALL), row, column], dim=1)
+        if self.outer is not None:
+            tasks = torch.cat([torch.stack([torch.full_like(rows, OUTERMOST), rows, 0 * rows], dim=1), tasks])
+        return tasks.int().contiguous()
+
+    def run(self) -> bool:
+        """All tasks; whether that was worth it."""
+        n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
+        slices = torch.split(self.tasks, max(1, SLICE // each))
+        most = n * (64 + 8 * self.k + len(self.right.order) // 64)
+        refit_threads()
+        done = map_in_threads(lambda part: self.kernel.sweep(self.sweep, part), slices, self.limits.device)
+        for _ in tqdm(done, total=len(slices), desc="neighbours", unit="slice", disable=not self.asked.progress):
+            if int(self.measured) > most:
+                done.close()
+                return False
+        return True
+
+    def found(self) -> tuple[Found, torch.Tensor]:
+        """What was found, and the rows that are left over."""
+        asked = self.asked
+        real = self.left.order >= 0
+        order = self.left.order[real].long()
+        self._settle_doubts()
+        keys = self.keys[real].sort(dim=1).values
+        near, bits = keys & LAST, (keys >> 32).int().view(torch.float32)
+        near = near.masked_fill_(near == LAST, -1)
+        left = self.limits[real] < 0
+        indices, distances = asked.no_neighbors()
+        if self.wide:
+            scale = self.encoder.scale
+            indices[order], distances[order] = _exact.measure(asked, order, near, scale)
+            beyond = bits[:, -1].double() * ((1 - 2.0**-22) / scale)
+            left |= ~((beyond > distances[order, -1]) | (near[:, -1] < 0))
+        else:
+            indices[order], distances[order] = near, bits
+        far = None
+        if len(self.far):
+            far = torch.empty(len(order), dtype=torch.float64, device="cpu")
+            far[order] = pair_distances(
+                asked.base, asked.base, order, self.far_rows[real].long(), self.encoder.scale
+            )
+        return Found(indices, distances, far), order[left]
+
+    def _settle_doubts(self) -> None:
+        """Measure the pairs that were kept apart, for both of their rows."""
+        count = min(int(self.doubts), ROOM)
+        if not count:
+            return
+        row, column = self.doubtful[:count].long().T
+        if self.asked.within:
+            row, column = torch.cat([row, column]), torch.cat([column, row])
+        own, other = self.left.order[row].long(), self.right.order[column].long()
+        measured = pair_distances(self.asked.queries, self.asked.base, own, other, self.encoder.scale).float()
+        keys = (measured.view(torch.int32).long() << 32) + other
+        for at, key in zip(row.tolist(), keys, strict=True):
+            if not bool((self.keys[at] == key).any()):
+                self.keys[at] = torch.cat([self.keys[at], key[None]]).sort().values[: self.k]
+
+
+LAST = 2**32 - 1
+EMPTY = (0x7F800000 << 32) + LAST
+"""The key of no neighbour."""
