@@ -45,8 +45,9 @@
 
 namespace {
 
-constexpr int STRIP = 8;                    // rows that are multiplied at once,
-constexpr int PANEL = 32;                   // with so many columns, which lie together, four codes of each in turn;
+constexpr int STRIP = 8;                    // rows that are multiplied at once, as two quads,
+constexpr int PANEL = 32;                   // with so many columns, which lie together as two halves;
+constexpr int QUAD = STRIP / 2, HALF = PANEL / 2;
 constexpr int GROUP = 16;                   // codes that are summed in 16 bits
 constexpr int TILE = STRIP * PANEL;
 constexpr int32_t NONE = -800000000;        // below every c of two rows, above those of padding
@@ -55,8 +56,9 @@ constexpr uint64_t EMPTY = (uint64_t{0x7f800000} << 32) | 0xffffffffu;  // no ne
 
 // ------------------------------------------------------------------------------------------------ products of a tile
 
-// Eight rows, ready to be multiplied with panels: [columns / 4][8][4] codes, [columns / 16][8] what (6) takes off, as
-// two int16, and what is taken off in whole where products are summed in 32 bits at once.
+// Eight rows, ready to be multiplied with panels: [2][columns / 4][4 rows][4] codes, [2][columns / 16][4 rows] what
+// (6) takes off, as two int16, and what is taken off in whole where products are summed in 32 bits at once. A panel is
+// [2][columns / 4][16 rows][4] codes.
 struct Strip {
   int8_t* codes;
   int32_t* pairs;
@@ -77,30 +79,30 @@ struct Machine {
   Measure narrow, wide;   // of float32 and of float64 rows
 };
 
-// Codes of the first eight rows of a panel, signed again, with what (6) takes off.
+// Codes of eight rows of a panel, signed again, with what (6) takes off.
 void load_plain(Strip& strip, const uint8_t* panel, int64_t columns, int32_t offset) {
-  for (int r = 0; r < STRIP; r++) strip.whole[r] = 0;
-  for (int64_t group = 0; group < columns / GROUP; group++) {
-    int16_t sums[STRIP * 2] = {0};
-    for (int64_t at = group * GROUP / 4; at < (group + 1) * GROUP / 4; at++) {
-      const uint8_t* from = panel + at * PANEL * 4;
-      int8_t* codes = strip.codes + at * STRIP * 4;
-      for (int i = 0; i < STRIP * 4; i++) codes[i] = (int8_t)(from[i] - offset);
-      for (int i = 0; i < STRIP * 2; i++) sums[i] = (int16_t)(sums[i] - offset * (codes[2 * i] + codes[2 * i + 1]));
-    }
-    std::memcpy(strip.pairs + group * STRIP, sums, sizeof sums);
-    for (int r = 0; r < STRIP; r++) strip.whole[r] += sums[2 * r] + sums[2 * r + 1];
+  for (int r = 0; r < STRIP; r++) {
+    int8_t* codes = strip.codes + r / QUAD * columns * QUAD + r % QUAD * 4;
+    int32_t whole = 0;
+    for (int64_t at = 0; at < columns / 4; at++)
+      for (int i = 0; i < 4; i++) {
+        codes[at * QUAD * 4 + i] = (int8_t)(panel[at * HALF * 4 + r * 4 + i] - offset);
+        whole -= offset * codes[at * QUAD * 4 + i];
+      }
+    strip.whole[r] = whole;
   }
 }
 
 // out (8, 32) = rows . columns, exact.
 void multiply_plain(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   std::memset(out, 0, TILE * sizeof(int32_t));
-  for (int64_t at = 0; at < columns / 4; at++)
-    for (int r = 0; r < STRIP; r++)
-      for (int c = 0; c < PANEL; c++)
-        for (int i = 0; i < 4; i++)
-          out[r * PANEL + c] += strip.codes[(at * STRIP + r) * 4 + i] * (int8_t)panel[(at * PANEL + c) * 4 + i];
+  for (int r = 0; r < STRIP; r++)
+    for (int c = 0; c < PANEL; c++) {
+      const int8_t* left = strip.codes + r / QUAD * columns * QUAD + r % QUAD * 4;
+      const uint8_t* right = panel + c / HALF * columns * HALF + c % HALF * 4;
+      for (int64_t at = 0; at < columns / 4; at++)
+        for (int i = 0; i < 4; i++) out[r * PANEL + c] += left[at * QUAD * 4 + i] * (int8_t)right[at * HALF * 4 + i];
+    }
 }
 
 // Which of 32 columns pass the limit of the row or their own: c >= limit, with out = c + own + half. Bit by bit.
@@ -151,14 +153,18 @@ POSE2ID_TARGET("avx2") inline __m256i word(const void* at) {
 // `whole` is for products that are summed in 32 bits at once, and left alone.
 POSE2ID_TARGET("avx2") void load_avx2(Strip& strip, const uint8_t* panel, int64_t columns, int32_t offset) {
   const __m256i added = _mm256_set1_epi8((char)offset);
-  for (int64_t group = 0; group < columns / GROUP; group++) {
+  const int64_t groups = columns / GROUP;
+  __m128i *codes = (__m128i*)strip.codes, *pairs = (__m128i*)strip.pairs;
+  for (int64_t group = 0; group < groups; group++) {
     __m256i sums = _mm256_setzero_si256();
-    for (int64_t at = group * GROUP / 4; at < (group + 1) * GROUP / 4; at++) {
-      const __m256i codes = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i*)(panel + at * PANEL * 4)), added);
-      _mm256_storeu_si256((__m256i*)(strip.codes + at * STRIP * 4), codes);
-      sums = _mm256_sub_epi16(sums, _mm256_maddubs_epi16(added, codes));
+    for (int64_t at = group * QUAD; at < (group + 1) * QUAD; at++) {
+      const __m256i eight = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i*)(panel + at * HALF * 4)), added);
+      _mm_storeu_si128(codes + at, _mm256_castsi256_si128(eight));
+      _mm_storeu_si128(codes + at + columns / 4, _mm256_extracti128_si256(eight, 1));
+      sums = _mm256_sub_epi16(sums, _mm256_maddubs_epi16(added, eight));
     }
-    _mm256_storeu_si256((__m256i*)(strip.pairs + group * STRIP), sums);
+    _mm_storeu_si128(pairs + group, _mm256_castsi256_si128(sums));
+    _mm_storeu_si128(pairs + group + groups, _mm256_extracti128_si256(sums, 1));
   }
 }
 
@@ -175,10 +181,10 @@ void multiply_quarter(const int8_t* codes, const int32_t* pairs, const uint8_t* 
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i* const sums = (__m256i*)out;  // (4, 4), of which the first two columns
   for (int r = 0; r < 4; r++) sums[r * 4] = sums[r * 4 + 1] = _mm256_setzero_si256();
-  for (int64_t group = 0; group < columns / GROUP; group++, pairs += STRIP) {
+  for (int64_t group = 0; group < columns / GROUP; group++, pairs += QUAD) {
     __m256i part[4][2];
     for (int r = 0; r < 4; r++) part[r][0] = part[r][1] = word(pairs + r);
-    for (int i = 0; i < GROUP / 4; i++, panel += PANEL * 4, codes += STRIP * 4) {
+    for (int i = 0; i < GROUP / 4; i++, panel += HALF * 4, codes += QUAD * 4) {
       const __m256i first = _mm256_loadu_si256((const __m256i*)panel);
       const __m256i second = _mm256_loadu_si256((const __m256i*)(panel + 32));
       for (int r = 0; r < 4; r++) {
@@ -197,8 +203,9 @@ void multiply_quarter(const int8_t* codes, const int32_t* pairs, const uint8_t* 
 
 void multiply_avx2(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   for (int half = 0; half < 2; half++)
-    for (int r = 0; r < STRIP; r += 4)
-      multiply_quarter(strip.codes + r * 4, strip.pairs + r, panel + half * 64, columns, out + r * PANEL + half * 16);
+    for (int quad = 0; quad < 2; quad++)
+      multiply_quarter(strip.codes + quad * columns * QUAD, strip.pairs + quad * columns / GROUP * QUAD,
+                       panel + half * columns * HALF, columns, out + quad * QUAD * PANEL + half * HALF);
 }
 
 template <bool far>
@@ -237,12 +244,12 @@ POSE2ID_TARGET("avx512f,avx512bw,avx512vl,avx512vnni")
 void multiply_vnni(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   __m512i sums[STRIP][2];
   for (int r = 0; r < STRIP; r++) sums[r][0] = sums[r][1] = _mm512_set1_epi32(strip.whole[r]);
-  const int8_t* codes = strip.codes;
-  for (int64_t at = 0; at < columns / 4; at++, panel += PANEL * 4, codes += STRIP * 4) {
-    const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + 64);
+  for (int64_t at = 0; at < columns / 4; at++, panel += HALF * 4) {
+    const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + columns * HALF);
     for (int r = 0; r < STRIP; r++) {
+      const int8_t* codes = strip.codes + (r / QUAD * columns / 4 + at) * QUAD * 4 + r % QUAD * 4;
       int32_t value;
-      std::memcpy(&value, codes + r * 4, 4);
+      std::memcpy(&value, codes, 4);
       const __m512i row = _mm512_set1_epi32(value);
       sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], first, row);
       sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], second, row);
@@ -281,11 +288,11 @@ void multiply_neon(const Strip& strip, const uint8_t* panel, int64_t columns, in
     int32x4_t sums[STRIP][2];
     for (int r = 0; r < STRIP; r++) sums[r][0] = sums[r][1] = vdupq_n_s32(0);
     for (int64_t at = 0; at < columns / 4; at++) {
-      const int8_t *right = (const int8_t*)panel + (at * PANEL + c) * 4, *left = strip.codes + at * STRIP * 4;
+      const int8_t* right = (const int8_t*)panel + c / HALF * columns * HALF + (at * HALF + c % HALF) * 4;
       const int8x16_t first = vld1q_s8(right), second = vld1q_s8(right + 16);
       for (int r = 0; r < STRIP; r++) {
         int32_t value;
-        std::memcpy(&value, left + r * 4, 4);
+        std::memcpy(&value, strip.codes + (r / QUAD * columns / 4 + at) * QUAD * 4 + r % QUAD * 4, 4);
         const int8x16_t row = vreinterpretq_s8_s32(vdupq_n_s32(value));
         sums[r][0] = vdotq_s32(sums[r][0], first, row);
         sums[r][1] = vdotq_s32(sums[r][1], second, row);
@@ -330,7 +337,7 @@ const Machine* find_machine(int32_t number) {
 
 // One of the two sets of a sweep, in sweeping order, padded to whole panels; `Side` of Python.
 struct Side {
-  const uint8_t* panels;   // [rows / 32][columns / 4][32][4]
+  const uint8_t* panels;   // [rows / 16][columns / 4][16][4]
   const int32_t* half;     // h of (2), 950,000,000 for padding
   const double* error;     // E
   const int32_t* order;    // rows of the set, -1 for padding
@@ -371,6 +378,7 @@ struct Work {
   int32_t* near;     // h + limit of the block's columns by (3),
   int32_t* far;      // and by (5)
   uint64_t* hits;    // of one row: how much c lacks, then the column
+  uint32_t* seen;    // (block, block) bits: pairs that were measured
   const Side& right;
   int64_t first, stop, begin, end;  // rows, columns
   bool own, both;                   // the block with itself; columns take part as rows too
@@ -402,12 +410,6 @@ struct Lock {
   ~Lock() { flag.store(0, std::memory_order_release); }
 };
 
-bool holds(const Sweep& sweep, int64_t row, int32_t other) {
-  const Lock lock(sweep.locks[row]);
-  const uint64_t* heap = sweep.keys + row * sweep.k;
-  return std::any_of(heap, heap + sweep.k, [&](uint64_t key) { return (uint32_t)key == (uint32_t)other; });
-}
-
 // A pair that was measured, for one of its rows: into the heap of its k nearest.
 void take_near(const Sweep& sweep, int64_t row, int32_t other, float distance) {
   uint32_t bits;
@@ -415,7 +417,7 @@ void take_near(const Sweep& sweep, int64_t row, int32_t other, float distance) {
   const uint64_t key = (uint64_t{bits} << 32) | (uint32_t)other;
   uint64_t* heap = sweep.keys + row * sweep.k;
   const Lock lock(sweep.locks[row]);
-  if (key >= heap[0] || std::find(heap, heap + sweep.k, key) != heap + sweep.k) return;
+  if (key >= heap[0] || std::find(heap, heap + sweep.k, key) != heap + sweep.k) return;  // it may have been measured before
   std::pop_heap(heap, heap + sweep.k);
   heap[sweep.k - 1] = key;
   std::push_heap(heap, heap + sweep.k);
@@ -449,7 +451,19 @@ bool labelled_alike(const Work& work, int64_t row, int64_t column) {
   return left.labels && work.right.labels && left.labels[row] == work.right.labels[column];
 }
 
-// Measure a pair of positions; `near_row`, ... say for which of the two, and what.
+// Whether a pair is met for the first time in these blocks.
+bool is_new(Work& work, int64_t row, int64_t column) {
+  const auto mark = [&](int64_t left, int64_t right) -> bool {
+    uint32_t &word = work.seen[(left * work.sweep.block + right) / 32], bit = uint32_t{1} << right % 32;
+    const bool fresh = !(word & bit);
+    word |= bit;
+    return fresh;
+  };
+  if (work.own) mark(column - work.first, row - work.begin);
+  return mark(row - work.first, column - work.begin);
+}
+
+// Measure a pair of positions; `near_row`, ... say for which of the two, and what for.
 void measure(Work& work, int64_t row, int64_t column, bool near_row, bool near_column, bool far_row, bool far_column) {
   const Sweep& sweep = work.sweep;
   const int32_t own = sweep.left.order[row], other = work.right.order[column];
@@ -491,8 +505,9 @@ void look_at(Work& work, int64_t row, int64_t column, int32_t c, bool far) {
   if (labelled_alike(work, row, column)) return;
   bool mine = c >= near_limit(sweep, sweep.limits[row].load(std::memory_order_relaxed), errors);
   bool theirs = work.both && c >= near_limit(sweep, sweep.limits[column].load(std::memory_order_relaxed), errors);
-  mine = mine && count_pair(sweep, row) && !holds(sweep, row, work.right.order[column]);  // it may be one of the first
-  theirs = theirs && count_pair(sweep, column) && !holds(sweep, column, sweep.left.order[row]);
+  if ((!mine && !theirs) || !is_new(work, row, column)) return;
+  mine = mine && count_pair(sweep, row);
+  theirs = theirs && count_pair(sweep, column);
   if (mine || theirs) measure(work, row, column, mine, theirs || work.own, false, false);
 }
 
@@ -518,7 +533,7 @@ void begin_near(Work& work, int64_t row) {
     best[at] = c, where[at] = column;
   }
   for (int64_t at = 0; at < found; at++)
-    if (!holds(sweep, row, work.right.order[where[at]])) measure(work, row, where[at], true, work.both || work.own, false, false);
+    if (is_new(work, row, where[at])) measure(work, row, where[at], true, work.both || work.own, false, false);
 }
 
 // So is the farthest of the outer rows.
@@ -576,12 +591,13 @@ enum Kind { OUTER, ALL };  // first bounds of the farthest from the outer rows; 
 
 void visit(Work& work, Kind kind) {
   const Sweep& sweep = work.sweep;
+  std::memset(work.seen, 0, sweep.block * sweep.block / 8);
   work.error = largest(work.right.error, work.begin, work.end);
   work.across = largest(sweep.left.error, work.first, work.stop);
   if (kind != OUTER) find_column_limits(work);
   for (int64_t row = work.first; row < work.stop; row += STRIP) {
     const int64_t bytes = sweep.columns * PANEL;
-    const uint8_t* panel = sweep.left.panels + row / PANEL * bytes + row % PANEL * 4;
+    const uint8_t* panel = sweep.left.panels + row / HALF * (bytes / 2) + row % HALF * 4;
     work.machine.load(work.strip, panel, sweep.columns, work.machine.offset);
     for (int64_t column = work.begin; column < work.end; column += PANEL)
       work.machine.multiply(work.strip, work.right.panels + column / PANEL * bytes, sweep.columns,
@@ -620,18 +636,18 @@ POSE2ID_EXPORT const char* pose2id_machine(int32_t number, int32_t* level) {
 
 // Bytes of scratch that `pose2id_sweep` and `pose2id_pack` want.
 POSE2ID_EXPORT int64_t pose2id_scratch(int64_t columns, int64_t block) {
-  return 64 * 8 + columns * PANEL + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4;
+  return 64 * 8 + columns * PANEL + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
 }
 
 // Rows of codes (rows, columns), rows a multiple of 32, as panels, in place.
 POSE2ID_EXPORT void pose2id_pack(uint8_t* codes, int64_t rows, int64_t columns, int32_t number, char* scratch) {
   const int32_t offset = find_machine(number)->offset;
-  uint8_t* copy = take<uint8_t>(scratch, columns * PANEL);
-  for (int64_t panel = 0; panel < rows / PANEL; panel++, codes += columns * PANEL) {
-    std::memcpy(copy, codes, columns * PANEL);
+  uint8_t* copy = take<uint8_t>(scratch, columns * HALF);
+  for (int64_t half = 0; half < rows / HALF; half++, codes += columns * HALF) {
+    std::memcpy(copy, codes, columns * HALF);
     for (int64_t at = 0; at < columns / 4; at++)
-      for (int c = 0; c < PANEL; c++)
-        for (int i = 0; i < 4; i++) codes[(at * PANEL + c) * 4 + i] = (uint8_t)(copy[c * columns + at * 4 + i] + offset);
+      for (int c = 0; c < HALF; c++)
+        for (int i = 0; i < 4; i++) codes[(at * HALF + c) * 4 + i] = (uint8_t)(copy[c * columns + at * 4 + i] + offset);
   }
 }
 
@@ -642,12 +658,13 @@ POSE2ID_EXPORT void pose2id_sweep(const Sweep* sweep, const int32_t* tasks, int6
   int32_t* tiles = take<int32_t>(scratch, sweep->block * STRIP);
   int32_t *near = take<int32_t>(scratch, sweep->block), *far = take<int32_t>(scratch, sweep->block);
   uint64_t* hits = take<uint64_t>(scratch, sweep->block);
+  uint32_t* seen = take<uint32_t>(scratch, sweep->block * sweep->block / 32);
   for (; count--; tasks += 3) {
     const Kind kind = (Kind)tasks[0];
     const Side& right = kind == OUTER ? sweep->outer : sweep->right;
     const int64_t first = tasks[1] * sweep->block, begin = tasks[2] * sweep->block;
     const bool own = sweep->within && kind != OUTER && tasks[1] == tasks[2];
-    Work work{*sweep, machine, strip, tiles, near, far, hits, right, first, std::min(first + sweep->block, sweep->left.count),
+    Work work{*sweep, machine, strip, tiles, near, far, hits, seen, right, first, std::min(first + sweep->block, sweep->left.count),
               begin, std::min(begin + sweep->block, right.count), own, sweep->within && !own && kind != OUTER, 0, 0};
     visit(work, kind);
     sweep->measured->fetch_add(work.measured, std::memory_order_relaxed);
