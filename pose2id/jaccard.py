@@ -49,8 +49,8 @@ def jaccard_distances(
     max_distance : float
         Larger distances are not stored, from 0 to 1: at least the `eps` of `DBSCAN`. 1 stores all pairs that share a
         neighbour, in sets without structure half of all pairs.
-    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
-        Who searches neighbours; see `knn_graph`. The first three give the same answer, the others are approximate.
+    engine : {"auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        Who searches neighbours; see `knn_graph`. The first four give the same answer, the others are approximate.
     progress : bool
         Show progress bars.
 

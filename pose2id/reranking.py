@@ -52,8 +52,8 @@ def rerank(
         Rows averaged in local query expansion, the row itself included, at least 1 (no expansion).
     lambda_value : float
         Share of the original distance, from 0 to 1.
-    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
-        Who searches neighbours; see `knn_graph`. The first three give the same answer, the others are approximate.
+    engine : {"auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        Who searches neighbours; see `knn_graph`. The first four give the same answer, the others are approximate.
     progress : bool
         Show progress bars.
 

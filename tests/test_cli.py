@@ -1316,7 +1316,8 @@ def test_doctor_as_json(capsys, faiss_state):
     assert found["python"] == platform.python_version()
     assert found["packages"]["torch"] == importlib.metadata.version("torch")
     assert len(found["cuda"]) == torch.cuda.device_count()
-    exact, faiss, pivots, *indexes = found["engines"]
+    exact, native, faiss, pivots, *indexes = found["engines"]
+    assert (native["name"], native["finds"]) == ("native", "all")
     assert (exact["name"], exact["works"]) == ("exact", True)
     assert (pivots["name"], pivots["works"]) == ("pivots", True)
     assert faiss == {"name": "faiss", "works": works, "detail": words, "finds": "all"}

@@ -65,8 +65,8 @@ def centralize(
     exclude : (N,) integers or strings, optional
         Rows with equal labels are never neighbours: pass camera labels to take neighbours from other cameras only,
         frame or tracklet labels where equal ones cannot (or need not) match.
-    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
-        Who searches neighbours; see `knn_graph`. The first three give the same answer, the others are approximate.
+    engine : {"auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        Who searches neighbours; see `knn_graph`. The first four give the same answer, the others are approximate.
     progress : bool
         Show progress bars: fusing, the search, adding the neighbours.
     out : (N, D) array of the container, device and dtype of `features`, optional

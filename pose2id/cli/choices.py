@@ -1,6 +1,6 @@
 """What options can be set to, by name, without loading what the names stand for; a test compares them with it."""
 
-ENGINES = ("auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw")
+ENGINES = ("auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw")
 PROTOCOLS = ("market1501", "all", "sysu-mm01", "cuhk03", "vehicleid")
 SIDES = ("query", "gallery")
 METRICS = ("euclidean", "cosine")

@@ -50,8 +50,8 @@ class NeighborCentralizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator)
         Weight max(cosine, 0) ** alpha of each neighbour.
     normalize : bool
         Scale rows to length 1 before and after.
-    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
-        Who searches neighbours; see `knn_graph`. The first three give the same answer, the others are approximate.
+    engine : {"auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        Who searches neighbours; see `knn_graph`. The first four give the same answer, the others are approximate.
 
     Attributes
     ----------

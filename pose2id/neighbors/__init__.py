@@ -7,13 +7,16 @@ within one set a row is never its own neighbour, by index, not by distance; -1 a
 engine     finds   what it is                                                                     needs
 ========== ======= ============================================================================== ==================
 exact      all     torch products, in int8 where that pays, checked in float64; CPU and CUDA      nothing more
+native     all     int8 products and their comparison in compiled code, checked in float64; CPU   a C++ compiler, or
+                                                                                                  a wheel with it
 faiss      all     faiss flat search, or its heaps over products made once for both rows,         extra faiss-cpu/-gpu
                    checked in float64; CPU, or GPU if faiss has it
 pivots     most    joins around pivots, for large sets; CPU and CUDA                              nothing more
 faiss-ivf  most    faiss inverted file (IVFFlat), automatic size; CPU                             extra faiss-cpu/-gpu
 faiss-hnsw most    faiss graph (HNSWFlat); CPU; with several threads not repeatable to the last   extra faiss-cpu/-gpu
                    neighbour
-auto       all     `exact`, or `faiss` on the CPU where that works and is estimated to be cheaper nothing more
+auto       all     `exact`, or on the CPU `native` or `faiss` where that works and is estimated   nothing more
+                   to be cheaper
 ========== ======= ============================================================================== ==================
 
 Engines that find most are approximate: they report real neighbours at their real distances, in the contract's order,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -49,45 +50,63 @@ class Choice(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Estimated work of the two engines that find all neighbours, in float32 multiply-adds of a large product."""
+    """Estimated work of the engines that find all neighbours, in float32 multiply-adds of a large product."""
 
     exact: float
     faiss: float
+    native: float = math.inf  # where it does not work, or is not for such a search
 
 
 SMALLEST = 256
-"""Rows of either side from which on "auto" thinks of faiss: below, importing it costs more than the search."""
+"""Rows of either side from which on "auto" thinks of others than `exact`: below, importing them costs more."""
 
 
 def estimate_costs(
-    queries: int, n: int, width: int, k: int, codes: tuple[int, float] | None, *, within: bool = True
+    queries: int,
+    n: int,
+    width: int,
+    k: int,
+    codes: tuple[int, float] | None,
+    native: tuple[int, float] | None = None,
+    *,
+    within: bool = True,
 ) -> Costs:
     """What the k nearest of `n` rows cost for `queries` rows, `within` one set or not.
 
-    `codes` are their columns and how many times faster than floats they are multiplied; None where `exact` uses none.
-    All else is in multiply-adds, so it travels between machines. Fitted by hand to some
-    times, as multiples of a full product: faiss and floats on a Zen 3, codes on a Zen 4 (3.7 times as fast as floats)
-    by an earlier version. `pytest benchmarks/test_auto.py --full` shows what each choice costs.
+    `codes` are their columns and how many times faster than floats they are multiplied; None where `exact` uses none;
+    `native` those of the engine `native`, None where it is not for such a search. All else is in multiply-adds, so it
+    travels between machines. Fitted by hand to some times, as multiples of a full product: faiss, floats and `native`
+    on a Zen 3, codes on a Zen 4 (3.7 times as fast as floats) by an earlier version. `pytest benchmarks/test_auto.py
+    --full` shows what each choice costs.
 
     - A product: D, or the columns of a code divided by its speed; half of it within one set, .65 D in tiles for faiss.
     - Passing over one: 90 in faiss's heaps, 190 by torch, 150 where codes are multiplied as floats.
     - The codes of a row, its order and its share of calls: 345 D + 500,000.
     - A neighbour: 125 D + 154,000 where codes propose it; 12 D + 10,000 where floats do, which also propose 6 more.
+    - `native`: passing over a product 20; a row 345 D + 400,000, and D for each column of a projection, which costs
+      2e9 to make; a neighbour 45 D.
     """
     pairs, measured = queries * n, queries * (k + 6) * (12 * width + 10_000)
     faiss = pairs * ((0.65 if within else 1.0) * width + 90) + measured
+    whole = math.inf
+    if native is not None:
+        columns, speed = native
+        made = 2e9 + queries * width * columns if columns < width else 0.0
+        product = (0.5 if within else 1.0) * columns / speed + 20
+        whole = pairs * product + made + queries * (345 * width + 400_000 + k * 45 * width)
     if codes is None:
-        return Costs(pairs * (width + 190) + measured, faiss)
+        return Costs(pairs * (width + 190) + measured, faiss, whole)
     columns, speed = codes
     product = (0.5 if within else 1.0) * columns / speed + (150 if speed == 1 else 0)
-    return Costs(pairs * product + queries * (345 * width + 500_000 + k * (125 * width + 154_000)), faiss)
+    return Costs(pairs * product + queries * (345 * width + 500_000 + k * (125 * width + 154_000)), faiss, whole)
 
 
 def choose_engine(n: int, device: str = "cpu", *, width: int = 768, k: int = 2, queries: int | None = None) -> Choice:
     """What "auto" takes for the `k` nearest of `n` rows of `width` columns on a device ("cpu" or "cuda"), and why.
 
     The answer never depends on it: only engines that find all neighbours are taken, and these agree to the last bit.
-    faiss is taken on the CPU, where it is installed, works, and is estimated to be cheaper (`estimate_costs`).
+    `native` and `faiss` are taken on the CPU, where they are installed, work, and are estimated to be cheaper
+    (`estimate_costs`).
     `queries` is the number of rows of another set whose neighbours are wanted; None: those of the rows themselves.
 
     Examples
@@ -104,18 +123,30 @@ def choose_engine(n: int, device: str = "cpu", *, width: int = 768, k: int = 2, 
     if device != "cpu" or min(asks, n) < SMALLEST:
         return Choice("exact", plain, hint)
     within = queries is None
-    costs = estimate_costs(asks, n, width, k, planned_codes(asks, n, width, k, within=within), within=within)
-    words = f"estimated at {costs.faiss / 1e9:.3g} billion multiply-adds, exact at {costs.exact / 1e9:.3g}"
-    if costs.faiss >= costs.exact:
-        return Choice("exact", f"{plain}; faiss is {words}", hint)
-    if not faiss_works():
-        return Choice("exact", f"{plain}; faiss, {words}, is not there, does not work or has a GPU", hint)
-    return Choice("faiss", f"it finds the same neighbours as exact and is installed; {words}{never}", hint)
+    codes, native = planned_codes(asks, n, width, k, within=within), planned_native(asks, n, width, k, within=within)
+    costs = estimate_costs(asks, n, width, k, codes, native, within=within)
+    named = {name: cost for name, cost in costs._asdict().items() if cost < math.inf}
+    words = "estimated at " + ", ".join(f"{name} {cost / 1e9:.3g}" for name, cost in named.items())
+    words += " billion multiply-adds"
+    cheapest = min(named, key=lambda name: named[name])
+    if cheapest == "faiss" and not faiss_works():
+        words += "; faiss is not there, does not work or has a GPU"
+        del named["faiss"]
+        cheapest = min(named, key=lambda name: named[name])
+    if cheapest == "exact":
+        return Choice("exact", f"{plain}; {words}", hint)
+    return Choice(cheapest, f"it finds the same neighbours as exact and is installed; {words}{never}", hint)
 
 
 def planned_codes(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
     """The codes by which `exact` would filter such a search on the CPU, as `estimate_costs` wants them."""
     plan = import_module("pose2id.neighbors._int8.filter").planned_products
+    return plan(queries, n, width, k, within=within)  # type: ignore[no-any-return]
+
+
+def planned_native(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
+    """The codes by which `native` would search, as `estimate_costs` wants them; None where it would not."""
+    plan = import_module(ENGINES["native"].module).planned_products
     return plan(queries, n, width, k, within=within)  # type: ignore[no-any-return]
 
 

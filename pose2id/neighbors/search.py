@@ -11,8 +11,9 @@ import torch
 from pose2id.arrays import ArrayT, take_features, work_dtype
 from pose2id.neighbors import _exact
 from pose2id.neighbors._across import search_across
+from pose2id.neighbors._native import search as _native
 from pose2id.neighbors.contract import Neighbors, Search
-from pose2id.neighbors.engines import ENGINES, Choice, check_engine, choose_engine
+from pose2id.neighbors.engines import ENGINES, Choice, check_engine, choose_engine, planned_native
 from pose2id.threads import fit_threads
 from pose2id.validation import check_count, check_flag, encode_labels, take_labels
 
@@ -42,8 +43,8 @@ def knn_graph(
         Neighbours per row, at least 1. Where there are fewer other rows, the rest is -1 and inf.
     exclude : (N,) integers or strings, optional
         Rows with equal labels are never neighbours (same camera, same frame, same tracklet).
-    engine : {"auto", "exact", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
-        See `pose2id.neighbors`. The first three give the same answer; the others are approximate, for large sets: they
+    engine : {"auto", "exact", "native", "faiss", "pivots", "faiss-ivf", "faiss-hnsw"}
+        See `pose2id.neighbors`. The first four give the same answer; the others are approximate, for large sets: they
         may miss neighbours, and what they report is at its real distance.
     recall_sample : int
         Measure the recall on so many rows, evenly spread over all: their true neighbours are searched by the engine
@@ -255,8 +256,17 @@ def find_both_ends(
 
     That one is float64, (n,), Euclidean; 0 where all rows are identical.
     """
-    # "auto" needs no estimate: `exact` finds both ends from the same products, another engine only one of them.
-    if engine in ("auto", "exact") and k < len(rows):
-        return _exact.search_both_ends(Search(rows, rows, k, within=True, progress=progress))
+    # "auto" needs no estimate: `exact` and `native` find both ends from the same products, another only one of them.
+    if engine in ("auto", "exact", "native") and k < len(rows):
+        asked = Search(rows, rows, k, within=True, progress=progress)
+        if engine == "native" or (engine == "auto" and _goes_natively(rows, k)):
+            return _native.search_both_ends(asked)
+        return _exact.search_both_ends(asked)
     near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
     return near, distances, _exact.farthest(rows, progress=progress)
+
+
+def _goes_natively(rows: torch.Tensor, k: int) -> bool:
+    """Whether the engine `native` is for both ends of such a set."""
+    n, width = rows.shape
+    return rows.device.type == "cpu" and planned_native(n, n, width, k, within=True) is not None

@@ -505,10 +505,9 @@ void look_at(Work& work, int64_t row, int64_t column, int32_t c, bool far) {
   if (labelled_alike(work, row, column)) return;
   bool mine = c >= near_limit(sweep, sweep.limits[row].load(std::memory_order_relaxed), errors);
   bool theirs = work.both && c >= near_limit(sweep, sweep.limits[column].load(std::memory_order_relaxed), errors);
-  if ((!mine && !theirs) || !is_new(work, row, column)) return;
   mine = mine && count_pair(sweep, row);
   theirs = theirs && count_pair(sweep, column);
-  if (mine || theirs) measure(work, row, column, mine, theirs || work.own, false, false);
+  if ((mine || theirs) && is_new(work, row, column)) measure(work, row, column, mine, theirs || work.own, false, false);
 }
 
 int32_t product(const Work& work, int64_t row, int64_t column) {

@@ -12,7 +12,6 @@ few more than k. Rows that many others crowd around, and sets without structure,
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from pose2id.distances import full_precision, pair_distances
 from pose2id.errors import MissingExtraError
-from pose2id.neighbors import _exact, _native
+from pose2id.neighbors import _exact
 from pose2id.neighbors._int8.encoder import Encoder
 from pose2id.neighbors._int8.layout import PADDING, WIDEST
 from pose2id.neighbors._int8.products import Products
@@ -32,12 +31,16 @@ from pose2id.threads import map_in_threads, refit_threads
 LARGEST_K = 64
 SPARE = 6
 """Rows beyond k that are proposed for float64 rows."""
+SPEED = {1: 2.4, 2: 8.0, 3: 8.0}
+"""How many times faster than float32 numbers codes are multiplied, by machine of the kernel; measured for AVX2 only."""
 SMALLEST = 256
 """Rows of either side; below, `exact` is as fast."""
 BLOCK = 2**18
 """Codes of a block: it stays in the caches."""
 SLICE = 2**29
 """Products of codes that are made in one call, some milliseconds: between calls signals are heard."""
+CAP = 256
+"""Pairs that a row may measure, with 16 for each neighbour asked for, and one for every 16 rows."""
 PIVOTS = 256
 """Rows that others are sorted by,"""
 LOOKED_AT = 128
@@ -57,7 +60,33 @@ def probe() -> tuple[object | None, str]:
 def projection_columns(n: int, width: int, k: int) -> int:
     """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
     columns = max(256, 16 * round(24 * (n / 16_000) ** 0.5))
-    return columns if k <= 4 and width >= 1.5 * columns else 0
+    return columns if k <= 4 and width >= 1.5 * columns and n >= 2048 and n * width > 5_000_000 else 0
+
+
+def measured_at_most(queries: int, n: int, k: int) -> int:
+    """Pairs that are measured in all before the search is left to `exact`: there is no structure to filter by."""
+    return queries * (64 + 8 * k + n // 64)
+
+
+def rounding(width: int) -> float:
+    """What a distance by float64 differences may be off by, as a share of it, whatever the order of summation."""
+    return (width + 8) * 2.0**-52
+
+
+def is_for(queries: int, n: int, width: int, k: int) -> bool:
+    """Whether the kernel is for searches of this size."""
+    return min(queries, n) >= SMALLEST and 0 < k <= LARGEST_K and 0 < width <= WIDEST
+
+
+def planned_products(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
+    """Columns of the codes of such a search, and how many times faster than floats they are multiplied.
+
+    None where the kernel is not for such a search, not there, or has no vector instructions.
+    """
+    kernel, _ = load_kernel()
+    if kernel is None or not kernel.machine or not is_for(queries, n, width, k):
+        return None
+    return (projection_columns(n, width, k) if within else 0) or width, SPEED[kernel.machine]
 
 
 @search_distinct
@@ -95,9 +124,7 @@ def _search(asked: Search, *, farthest: bool = False) -> Found | None:
     if (
         asked.base.device.type != "cpu"
         or asked.queries.dtype != asked.base.dtype
-        or min(len(asked.queries), n) < max(1, SMALLEST)
-        or k > LARGEST_K
-        or not 0 < width <= WIDEST
+        or not is_for(len(asked.queries), n, width, k)
     ):
         return None
     rows = asked.base if wide else asked.base.float()  # the kernel reads these
@@ -118,7 +145,7 @@ def _search(asked: Search, *, farthest: bool = False) -> Found | None:
 class _Codes:
     """One set in sweeping order, for the kernel."""
 
-    def __init__(self, kernel: Kernel, encoder: Encoder, rows: torch.Tensor, order: torch.Tensor) -> None:
+    def __init__(self, encoder: Encoder, rows: torch.Tensor, order: torch.Tensor) -> None:
         pad = -len(order) % PANEL
         self.codes, self.half, self.error = encoder.encode(rows, order, spare=pad)
         self.order = torch.nn.functional.pad(order, (0, pad), value=-1).int()
@@ -152,8 +179,8 @@ class _Order:
     def __init__(self, encoder: Encoder, base: torch.Tensor) -> None:
         self.encoder = encoder
         width, pieces = base.shape[1], max(1, LOOKED_AT // 16)
-        starts = torch.linspace(0, max(0, width - 16), pieces, device="cpu").long().unique().tolist()
-        self.columns = [slice(start, start + 16) for start in starts]
+        starts = {max(0, width - 16) * piece // max(1, pieces - 1) for piece in range(pieces)}
+        self.columns = [slice(start, start + 16) for start in sorted(starts)]
         generator = torch.Generator("cpu").manual_seed(0)
         pivots = self._look(base[torch.randperm(len(base), generator=generator, device="cpu")[:PIVOTS]])
         near = (pivots @ pivots.T - self._half(pivots)).numpy()
@@ -204,12 +231,12 @@ class _Sweep:
         self.fits = self.wide or 2 * width**0.5 / encoder.scale < torch.finfo(torch.float32).max
         order = _Order(encoder, base)
         at, places = order.sort(base)
-        self.right = self.left = _Codes(kernel, encoder, base, at)
+        self.right = self.left = _Codes(encoder, base, at)
         self.right.label(asked.base_labels)
         own = places
         if not asked.within:
             at, own = order.sort(queries)
-            self.left = _Codes(kernel, encoder, queries, at)
+            self.left = _Codes(encoder, queries, at)
             self.left.label(asked.query_labels)
         outer = None
         if farthest:
@@ -234,8 +261,8 @@ class _Sweep:
         self.tasks = self._tasks(own, places)
         self.sweep = Sweep(
             self.left.side(), self.right.side(), Side() if outer is None else outer.side(),
-            columns, width, k, 256 + 16 * k + n // 16, self.block,
-            encoder.step, encoder.scale, (width + 8) * 2.0**-52,
+            columns, width, k, CAP + 16 * k + n // 16, self.block,
+            encoder.step, encoder.scale, rounding(width),
             kernel.machine, asked.within, self.wide, ROOM,
             self.locks.data_ptr(), self.limits.data_ptr(), self.counts.data_ptr(), self.keys.data_ptr(),
             self.far.data_ptr() if farthest else None, self.far_rows.data_ptr(),
@@ -266,7 +293,7 @@ class _Sweep:
         """All tasks; whether that was worth it."""
         n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
         slices = torch.split(self.tasks, max(1, SLICE // each))
-        most = n * (64 + 8 * self.k + len(self.right.order) // 64)
+        most = measured_at_most(n, len(self.right.order), self.k)
         refit_threads()
         done = map_in_threads(lambda part: self.kernel.sweep(self.sweep, part), slices, self.limits.device)
         for _ in tqdm(done, total=len(slices), desc="neighbours", unit="slice", disable=not self.asked.progress):
@@ -276,7 +303,7 @@ class _Sweep:
         return True
 
     def found(self) -> tuple[Found, torch.Tensor]:
-        """What was found, and the rows that are left over."""
+        """What was found, and the rows that are left over, ascending."""
         asked = self.asked
         real = self.left.order >= 0
         order = self.left.order[real].long()
@@ -296,10 +323,8 @@ class _Sweep:
         far = None
         if len(self.far):
             far = torch.empty(len(order), dtype=torch.float64, device="cpu")
-            far[order] = pair_distances(
-                asked.base, asked.base, order, self.far_rows[real].long(), self.encoder.scale
-            )
-        return Found(indices, distances, far), order[left]
+            far[order] = pair_distances(asked.base, asked.base, order, self.far_rows[real].long(), self.encoder.scale)
+        return Found(indices, distances, far), order[left].sort().values
 
     def _settle_doubts(self) -> None:
         """Measure the pairs that were kept apart, for both of their rows."""

@@ -1,0 +1,185 @@
+"""The native engine: its products, its answers against `exact` to the last bit, and what it leaves to others."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from pose2id import MissingExtraError, knn_graph
+from pose2id.neighbors import _exact, _native, engines, find_both_ends, find_neighbors
+from pose2id.neighbors._native import all_kernels, load_kernel
+from pose2id.neighbors._native import search as native
+
+KERNELS = {kernel.name: kernel for kernel in all_kernels()}
+needs_kernel = pytest.mark.skipif(not KERNELS, reason=f"the native kernel is {load_kernel()[1]}")
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request, monkeypatch):
+    """Every machine that this one can be, for sets of any size."""
+    monkeypatch.setattr(native, "load_kernel", lambda: (KERNELS[request.param], "chosen by a test"))
+    monkeypatch.setattr(native, "SMALLEST", 1)
+    return KERNELS[request.param]
+
+
+def clusters(n, width, seed=0, noise=0.5):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((max(1, n // 12), width))
+    return (centres[rng.integers(0, len(centres), n)] + noise * rng.standard_normal((n, width))).astype(np.float32)
+
+
+def assert_same(found, wanted):
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@needs_kernel
+@pytest.mark.parametrize("columns", [16, 48, 768, 16384])
+@pytest.mark.parametrize("kind", ["largest", "signs", "any"])
+def test_products_are_exact(kernel, columns, kind):
+    """Sums of 16 bits would overflow if a bound were one too large."""
+    rng, level = np.random.default_rng(columns), kernel.level
+    codes = {
+        "largest": np.full((32, columns), level),
+        "signs": level * rng.choice([-1, 1], (32, 1)) * np.ones((1, columns), int),
+        "any": rng.integers(-level, level + 1, (32, columns)),
+    }[kind]
+    products = kernel.multiply(torch.from_numpy(codes.astype(np.int8)))
+    np.testing.assert_array_equal(products, codes[:8] @ codes.T)
+
+
+SETS = {
+    "clusters": clusters(700, 40),
+    "few columns": clusters(300, 1),
+    "wide": clusters(90, 500),
+    "noise": np.random.default_rng(1).standard_normal((400, 33), dtype=np.float32),
+    "lattice": np.random.default_rng(2).integers(-2, 3, (600, 5)).astype(np.float32),
+    "far from the origin": clusters(300, 20) + np.float32(5000),
+    "a few far rows": np.concatenate([clusters(290, 20), 1e6 * clusters(10, 20)]),
+    "one scale each": clusters(300, 20) * np.float32(10) ** np.arange(-6, 6).repeat(25).astype(np.float32)[:, None],
+    "tiny": clusters(300, 20) * np.float32(1e-42),
+    "huge": clusters(300, 20) * np.float32(3e37),
+    "a line": np.arange(500, dtype=np.float32)[:, None] * np.ones((1, 17), np.float32),
+}
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("rows", SETS.values(), ids=SETS.keys())
+@pytest.mark.parametrize("k", [1, 7, 64])
+def test_answers_are_those_of_exact(rows, k):
+    labels = np.arange(len(rows)) % 5
+    for exclude in (None, labels):
+        found, wanted = (knn_graph(rows, k, exclude=exclude, engine=name) for name in ("native", "exact"))
+        assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+    some = torch.from_numpy(rows)
+    parts = some[: len(rows) // 3], some[len(rows) // 3 :]
+    assert_same(*(find_neighbors(*parts, k, engine=name) for name in ("native", "exact")))
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("projected", [False, True])
+def test_other_dtypes_and_projections(monkeypatch, dtype, projected):
+    monkeypatch.setattr(native, "projection_columns", lambda *_: 16 if projected else 0)
+    rows = clusters(500, 60).astype(dtype)
+    found, wanted = (knn_graph(rows, 3, engine=name) for name in ("native", "exact"))
+    assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["clusters", "noise", "a few far rows", "one scale each", "a line"])
+def test_both_ends(name, dtype):
+    rows = torch.from_numpy(SETS[name].astype(dtype))
+    found = find_both_ends(rows, 9, engine="native")
+    assert_same(found[:2], find_neighbors(rows, rows, 9, within=True, engine="exact"))
+    np.testing.assert_allclose(found[2], torch.cdist(rows.double(), rows.double()).amax(dim=1), rtol=1e-7)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+def test_rows_that_many_crowd_around_are_left_to_exact(monkeypatch):
+    rows, left, search_rows = clusters(400, 30), [], _exact.search_rows
+
+    def counted(asked, these, *others):
+        left.append(len(these))
+        return search_rows(asked, these, *others)
+
+    monkeypatch.setattr(_exact, "search_rows", counted)
+    monkeypatch.setattr(native, "CAP", -470)  # 1 for k = 7
+    found, wanted = (knn_graph(rows, 7, engine=name) for name in ("native", "exact"))
+    assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+    assert left[0] > 300
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("room", [0, 3, 4096])
+def test_distances_that_sums_leave_open_are_measured_as_exact_does(monkeypatch, room):
+    """As if float64 sums were good for five digits."""
+    monkeypatch.setattr(native, "ROOM", room)
+    monkeypatch.setattr(native, "rounding", lambda _: 1e-8)
+    rows = clusters(300, 30)
+    found, wanted = (knn_graph(rows, 4, engine=name) for name in ("native", "exact"))
+    assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+def test_sets_without_structure_are_left_to_exact(monkeypatch):
+    monkeypatch.setattr(native, "measured_at_most", lambda *_: 0)
+    sweeps = []
+    monkeypatch.setattr(_exact, "search", lambda asked: sweeps.append(asked) or asked.no_neighbors())
+    knn_graph(clusters(300, 20), 2, engine="native")
+    assert len(sweeps) == 1
+
+
+@needs_kernel
+def test_what_is_not_for_the_kernel_goes_to_exact():
+    for rows, k in ((clusters(50, 4), 2), (clusters(400, 4), 65)):
+        found, wanted = (knn_graph(rows, k, engine=name) for name in ("native", "exact"))
+        assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+
+
+@needs_kernel
+def test_a_signal_is_heard_between_slices(monkeypatch):
+    monkeypatch.setattr(native, "SLICE", 1)
+    rows = clusters(6000, 60)
+    threading.Timer(0.15, signal.raise_signal, [signal.SIGINT]).start()
+
+    def search_on():
+        while True:
+            knn_graph(rows, 5, engine="native")
+
+    with pytest.raises(KeyboardInterrupt):
+        search_on()
+
+
+def test_without_the_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSE2ID_KERNEL", str(tmp_path / "none.so"))
+    assert load_kernel() == (None, f"POSE2ID_KERNEL names no file: {tmp_path / 'none.so'}")
+    with pytest.raises(MissingExtraError, match="engine 'native' needs its kernel: POSE2ID_KERNEL names no file"):
+        knn_graph(np.eye(300, dtype=np.float32), 2, engine="native")
+    assert engines.choose_engine(20_000).engine != "native"
+    (tmp_path / "none.so").write_bytes(b"no library")
+    kernel, words = load_kernel()
+    assert kernel is None
+    assert words.startswith("none.so cannot be loaded")
+    assert _native.find_library() == tmp_path / "none.so"
+
+
+@needs_kernel
+def test_a_library_that_errs_is_not_used(monkeypatch):
+    _native._load_kernel.cache_clear()
+    monkeypatch.setattr(_native.Kernel, "multiply", lambda *_: torch.zeros(8, 32, dtype=torch.int32))
+    try:
+        kernel, words = load_kernel()
+        assert kernel is None
+        assert "multiplies wrongly" in words
+    finally:
+        _native._load_kernel.cache_clear()
