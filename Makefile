@@ -32,7 +32,7 @@ SANITIZED = folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	CXX='$(CXX)' $(BIN)/python hatch_build.py "$$folder/kernel.so" -O1 -g -fno-omit-frame-pointer $(1) && \
 	POSE2ID_KERNEL="$$folder/kernel.so" \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(2).so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	$(BIN)/python -m pytest --capture=no tests/native
+	$(BIN)/python -m pytest --capture=no tests/test_native.py $(wildcard tests/native)
 test-native: export OMP_NUM_THREADS = 1
 test-native: export ASAN_OPTIONS = detect_leaks=0
 test-native: export UBSAN_OPTIONS = halt_on_error=1:print_stacktrace=1
