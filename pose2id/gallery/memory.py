@@ -60,11 +60,12 @@ class Memory:
         """Everything from the database, the rows from the cache where that is right."""
         lists, stored = self.read_lists(asked, head)
         store, since = self._map(asked, head, "fused")
-        gone = np.concatenate([np.setdiff1d(store.ids, lists.ids), lists.ids[stored > since]])
+        gone = np.concatenate([_without(store.ids, lists.ids), lists.ids[stored > since]])
         if len(gone) or not len(store.ids):
             self.clean(head)
         store = store.drop(gone)
-        return State(head, lists, self._fetch(asked, head, "fused", store, np.setdiff1d(lists.ids, store.ids)))
+        missing = _without(lists.ids, store.ids)
+        return State(head, lists, self._fetch(asked, head, "fused", store, missing))
 
     def read_lists(self, asked: Transaction, head: Head, after: int | None = None) -> tuple[Lists, Ids]:
         """Lists of all rows, or of those touched after a version; and when each row was stored."""
@@ -77,13 +78,16 @@ class Memory:
             bad = [at for at, *size in zip(ids, *sizes, strict=True) if tuple(size) not in whole]
             if bad:
                 raise ValueError(f"{len(bad)} lists of neighbours are damaged: {name_ids(asked, bad)}")
-            bits = b"".join(empty[0] if each is None else each for each in near)
-            lengths = b"".join(empty[1] if each is None else each for each in distances)
+            zero = np.array([each is None for each in near])
+            if zero.any():
+                near = tuple(empty[0] if each is None else each for each in near)
+                distances = tuple(empty[1] if each is None else each for each in distances)
+            bits, lengths = b"".join(near), b"".join(distances)
             part = Lists(
                 np.array(ids, dtype=np.int64),
                 np.frombuffer(bits, "<i8").astype(np.int64).reshape(len(ids), head.listed),
                 np.frombuffer(lengths, "<f4").astype(np.float32).reshape(len(ids), head.listed),
-                np.array([each is not None for each in near]),
+                ~zero,
                 self.encode(head.settings, {"cam": cams, "grp": groups}, len(ids)),
             )
             lists.append(part)
@@ -143,8 +147,8 @@ class Memory:
             store, since = no_rows(state.head.width or 1), -1
         if since != state.head.version:
             anew = np.array(asked.ids(changed_after=since), dtype=np.int64)
-            store = store.drop(np.concatenate([np.setdiff1d(store.ids, state.lists.ids), anew]))
-            missing = np.setdiff1d(state.lists.ids, store.ids)
+            store = store.drop(np.concatenate([_without(store.ids, state.lists.ids), anew]))
+            missing = _without(state.lists.ids, store.ids)
             store = self._fetch(asked, state.head, "centralized", store, missing)
         self._centralized = (store, state.head.version)
         self.save()
@@ -178,6 +182,11 @@ class Memory:
             return store
         blocks = (store.take(np.arange(at, min(at + PART, len(store.ids)))) for at in range(0, len(store.ids), PART))
         return save(path, _mark(head), store.ids, store.width, blocks) or store
+
+
+def _without(ids: Ids, others: Ids) -> Ids:
+    """Those that are not among the others."""
+    return ids[~np.isin(ids, others)]
 
 
 def _mark(head: Head) -> Mark:
