@@ -118,7 +118,7 @@ class Store:
         self.note(record)
 
     def _make_index(self) -> None:
-        """The approximate index, if it is not there: of all rows at once, ten times as fast as row by row."""
+        """The approximate index, if it is not there: of all rows at once, which is faster than row by row."""
         words = (
             "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam "
             "WHERE a.amname = 'hnsw' AND i.indrelid = to_regclass({quoted})"
