@@ -524,6 +524,18 @@ def test_tables_of_any_name(opened, people, name):
     assert set(ask(target)) == {"a", "b", "c"}
 
 
+def test_a_database_without_an_encoding_holds_any_text(opened, server):
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    opened.add(rows(len(ODD)), ODD, cams=ODD)
+    target = server.replace("/postgres?", "/plain?") + "&client_encoding=utf8&table=people"
+    for anew in (False, True):
+        opened.publish(target.replace("&client_encoding=utf8", ""), anew=anew)
+        assert {key: row[-1] for key, row in ask(target).items()} == content(opened)
+
+
 def test_a_table_of_something_else_is_left_alone(opened, people):
     import psycopg
 
@@ -534,6 +546,22 @@ def test_a_table_of_something_else_is_left_alone(opened, people):
     for anew in (False, True):
         with pytest.raises(ValueError, match="not made by publishing"):
             opened.publish(f"{people}&table=mine", anew=anew)
+
+
+def test_the_client_speaks_again_when_the_last_thread_is_done():
+    pytest.importorskip("pymilvus")
+    from pose2id.gallery.stores import milvus
+
+    log = logging.getLogger("pymilvus")
+    before = log.level
+    first, second = milvus._quiet(), milvus._quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not log.isEnabledFor(logging.CRITICAL)
+    second.__exit__(None, None, None)
+    assert log.level == before
+    assert log.isEnabledFor(logging.CRITICAL)
 
 
 def test_a_collection_of_something_else_is_left_alone(opened, milvus):

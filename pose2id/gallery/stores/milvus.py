@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,36 @@ from pose2id.gallery.stores.targets import Target
 COLLECTION = "pose2id_gallery"
 PROPERTY = "pose2id.record"
 INDEX = {"exact": "FLAT", "hnsw": "HNSW"}
+LOGS = ("pymilvus", "milvus_lite")
 AT_ONCE = 8192
 """Ids in one answer or request."""
+
+
+class _Quiet:
+    """The loggers of the client say nothing as long as a thread is within, and what they said before afterwards."""
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._levels = threading.Lock(), 0, [0] * len(LOGS)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        logs = [logging.getLogger(name) for name in LOGS]
+        with self._lock:
+            self._within += 1
+            if self._within == 1:
+                self._levels = [log.level for log in logs]
+                for log in logs:
+                    log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._within -= 1
+                for log, level in zip(logs, self._levels, strict=True):
+                    log.setLevel(log.level if self._within else level)
+
+
+_quiet = _Quiet()
 
 
 class Store:
@@ -40,21 +69,15 @@ class Store:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors in one line; the client also logs each with its traceback, and what it was given."""
-        logs = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite")]
-        levels = [log.level for log in logs]
-        for log in logs:
-            log.setLevel(logging.CRITICAL + 1)
         try:
-            yield
+            with _quiet():
+                yield
         except (self._milvus.MilvusException, OSError, ValueError, RuntimeError) as error:
             words = self._target.explain(error)
             # A process that opened a place of milvus-lite keeps it until it ends, also after its client is closed.
             words += "; another process may have it open" if "local milvus" in words else ""
             lost = getattr(error, "code", 0) == 2 or isinstance(error, ConnectionError)
             raise (ConnectionError if lost else OSError)(words) from None
-        finally:
-            for log, level in zip(logs, levels, strict=True):
-                log.setLevel(level)
 
     def record(self) -> Record | None:
         """A property of the collection."""

@@ -42,7 +42,7 @@ class Store:
         self._sql = psycopg.sql
         self._t = self._sql.Identifier(self._table)
         with self._explained():
-            self._connection = psycopg.connect(f"postgresql://{target.address}")
+            self._connection = psycopg.connect(f"postgresql://{target.address}", client_encoding="utf8")
         try:
             with self._explained():
                 words = "SELECT pg_advisory_lock(hashtext('pose2id.publish'), hashtext(%s))"
