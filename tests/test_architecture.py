@@ -53,7 +53,7 @@ FRONT = {
     "": {"errors", "centralization", "density", "evaluation", "jaccard", "neighbors", "reranking"},
     "walkthrough": {"programs"},
 }
-# Each optional package is imported in one file, that others ask.
+# Each optional package, and tqdm for its lock, is imported in one file, that others ask.
 ONE_FILE = {
     "dask": "pose2id.distributed.sources",
     "distributed": "pose2id.distributed.sources",
@@ -66,6 +66,7 @@ ONE_FILE = {
     "sklearn": "pose2id.integrations.sklearn",
     "sqlalchemy": "pose2id.gallery.schema",
     "torchmetrics": "pose2id.integrations.torchmetrics",
+    "tqdm": "pose2id.progress",
     "zarr": "pose2id.distributed.sources",
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from tqdm import tqdm
 
 from pose2id.arrays import cut, work_dtype
 from pose2id.distances import Frame, full_precision, slack, squared_norms
@@ -19,6 +18,7 @@ from pose2id.neighbors._int8 import machine
 from pose2id.neighbors._int8.filter import is_for
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import FEWEST
+from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
 TILE = 2048

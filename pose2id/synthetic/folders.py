@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from pose2id.atomic import clear_leftovers, write_folder
 from pose2id.errors import require
+from pose2id.progress import tqdm
 from pose2id.synthetic.cameras import PURPOSE
 from pose2id.synthetic.drawing import PARTS
 from pose2id.synthetic.pictures import Picture

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from pose2id.errors import require
 from pose2id.poses import Pose
+from pose2id.progress import tqdm
 from pose2id.synthetic.cameras import PURPOSE, Camera, draw_background, expose, make_camera
 from pose2id.synthetic.people import make_person
 from pose2id.synthetic.pictures import Picture, canvas_size, render

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from tqdm import tqdm
 
 from pose2id.distances import full_precision, pair_distances
 from pose2id.errors import MissingExtraError
@@ -26,6 +25,7 @@ from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors._native import PANEL, Kernel, Side, Sweep, load_kernel
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
+from pose2id.progress import tqdm
 from pose2id.threads import map_in_threads, refit_threads
 
 LARGEST_K = 64
