@@ -682,7 +682,10 @@ def test_the_commands_say_what_the_gallery_does(here, capsys):
         assert opened.features(["4.jpg", "0.jpg"], centralized=False).tobytes() == better.tobytes()
         assert sorted(opened.search(better, cams=["z"]).keys[0]) == ["0.jpg", "4.jpg"]
         assert opened.expire(before=8) == ["0.jpg", "4.jpg"]
-    assert run(capsys, "verify", "g.db") == {"version": 6, "rows": 3, "wrong": []}
+    changed = run(capsys, "recompute", "g.db", "--k1", 3, "--alpha", 0)
+    assert (changed["version"], changed["rows"]) == (7, 3)
+    assert changed["settings"].items() >= {"k1": 3, "k2": 1, "alpha": 0.0, "exclude": "cams"}.items()
+    assert run(capsys, "verify", "g.db") == {"version": 7, "rows": 3, "wrong": []}
 
 
 @pytest.mark.usefixtures("here")
@@ -717,6 +720,7 @@ def test_publish_says_what_was_sent(capsys):
         (("add", "none/g.db", "one.npz"), "folder does not exist"),
         (("info", "g.db"), "there is no gallery g.db"),
         (("update", "g.db", "one.npz"), "there is no gallery g.db"),
+        (("recompute", "g.db", "--k1", "3"), "there is no gallery g.db"),
         (("remove", "g.db"), "name the keys"),
         (("search", "one.npz", "one.npz"), "one.npz"),
     ],

@@ -22,10 +22,7 @@ NAMES = ("features", "cams", "groups", "paths", "generated")
 
 def run_add(arguments: argparse.Namespace) -> None:
     """`pose2id gallery add`."""
-    given = {name: value for name in SETTINGS if (value := getattr(arguments, name))}
-    given |= {name: value for name in ("k1", "k2", "alpha", "eta") if (value := getattr(arguments, name)) is not None}
-    if given.pop("no_normalize", False):
-        given["normalize"] = False
+    given = _take_settings(arguments)
     files = _read_rows(arguments)
     name = arguments.exclude
     lacking = next((path for path, rows in files if name and rows[name] is None), None)
@@ -38,6 +35,21 @@ def run_add(arguments: argparse.Namespace) -> None:
         seen.update(rows["keys"])
     with Gallery.open(arguments.gallery, **given) as gallery:
         _change(gallery, gallery.add, files, "added")
+
+
+def _take_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were named."""
+    given = {name: value for name in SETTINGS if (value := getattr(arguments, name))}
+    given |= {name: value for name in ("k1", "k2", "alpha", "eta") if (value := getattr(arguments, name)) is not None}
+    if given.pop("no_normalize", False):
+        given["normalize"] = False
+    return given
+
+
+def run_recompute(arguments: argparse.Namespace) -> None:
+    """`pose2id gallery recompute`."""
+    with Gallery.open(arguments.gallery, create=False, recompute=True, **_take_settings(arguments)) as gallery:
+        say_json({"version": gallery.version, "rows": len(gallery), "settings": gallery.settings})
 
 
 def run_update(arguments: argparse.Namespace) -> None:

@@ -23,25 +23,7 @@ def add_gallery(commands: Any) -> None:
     _add_files(add, "+", "feature files; 'generated' is used, 'cams' and 'groups' are kept, if a file has them")
     _add_keys(add)
     _add_time(add)
-    for name, kind, check, default in (
-        ("k1", int, count(0), 2),
-        ("k2", int, count(0), 2),
-        ("alpha", float, check_number, 0),
-        ("eta", float, check_number, 1),
-    ):
-        words = f"{METHOD[name]} (default for a new gallery {default}; a gallery keeps its settings)"
-        add.add_argument(f"--{name}", action=Option, check=check, type=kind, help=words)
-    add.add_argument(
-        "--no-normalize",
-        action="store_true",
-        help="write raw sums, not scaled to length 1, as the released function gives them",
-    )
-    choice = add.add_mutually_exclusive_group()
-    for name, other in (("cams", "cameras"), ("groups", "groups")):
-        words = f"take neighbours from other {other} only; needs '{name}' in each file (default for a new gallery: all)"
-        choice.add_argument(f"--exclude-{name}", dest="exclude", action="store_const", const=name, help=words)
-    words = "number format in which rows are kept (default for a new gallery float32)"
-    add.add_argument("--dtype", choices=("float32", "float16"), help=words)
+    _add_settings(add)
 
     update = _add_action(actions, "update", "give rows that are there the features of feature files, a change each")
     _add_files(update, "+", "feature files; 'generated' is used, 'cams' and 'groups' replace those that are kept")
@@ -66,6 +48,9 @@ def add_gallery(commands: Any) -> None:
     search.add_argument("--after", metavar="TIME", help=f"find only rows of this time or later: {_TIME}")
     search.add_argument("--before", metavar="TIME", help="find only rows of before this time")
     search.add_argument("--centralize-queries", action="store_true", help="pull each query toward the gallery first")
+
+    recompute = _add_action(actions, "recompute", "change settings of the gallery, and compute all rows anew with them")
+    _add_settings(recompute)
 
     publish = _add_action(actions, "publish", "bring a vector database to the gallery's version: what changed is sent")
     publish.add_argument(
@@ -106,3 +91,26 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 def _add_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", metavar="TIME", help=f"time of all rows: {_TIME}")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """What a gallery is told when it is made, and keeps."""
+    for name, kind, check, default in (
+        ("k1", int, count(0), 2),
+        ("k2", int, count(0), 2),
+        ("alpha", float, check_number, 0),
+        ("eta", float, check_number, 1),
+    ):
+        words = f"{METHOD[name]} (default for a new gallery {default}; a gallery keeps its settings)"
+        parser.add_argument(f"--{name}", action=Option, check=check, type=kind, help=words)
+    parser.add_argument(
+        "--no-normalize",
+        action="store_true",
+        help="write raw sums, not scaled to length 1, as the released function gives them",
+    )
+    choice = parser.add_mutually_exclusive_group()
+    for name, other in (("cams", "cameras"), ("groups", "groups")):
+        words = f"take neighbours from other {other} only; needs '{name}' in each file (default for a new gallery: all)"
+        choice.add_argument(f"--exclude-{name}", dest="exclude", action="store_const", const=name, help=words)
+    words = "number format in which rows are kept (default for a new gallery float32)"
+    parser.add_argument("--dtype", choices=("float32", "float16"), help=words)

@@ -84,6 +84,7 @@ def change_settings(kept: Settings, given: Mapping[str, Any], *, recompute: bool
         )
     if not recompute:
         raise ValueError(
-            f"this gallery was made with {words}; leave that out, or pass recompute=True to compute everything anew"
+            f"this gallery was made with {words}; leave that out, or compute everything anew (recompute=True, `pose2id "
+            "gallery recompute`)"
         )
     return Settings(**{**asdict(kept), **changed})
