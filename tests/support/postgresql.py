@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def find_closed(pgserver):
-    """The folders that pgserver would open to everybody: as root it runs the server as another user, who must get there.
+    """The folders that pgserver would open to everybody: as root it runs the server as another user, who must get in.
 
     In a container that is of no matter.
     """
