@@ -165,9 +165,10 @@ def test_small_chunks_are_put_together(monkeypatch):
     assert distributed.centralize(x).chunks[0] == (10,) * 7 + (13,)
 
 
-def test_pivots_find_most(monkeypatch):
+@pytest.mark.parametrize("scale", [1, 1e30])
+def test_pivots_find_most(monkeypatch, scale):
     monkeypatch.setattr(blocks, "SEARCHED", 2**24)
-    x = make_rows(4000, 16)
+    x = make_rows(4000, 16) * np.float32(scale)
     expected = pose2id.knn_graph(x, 2)
     found = distributed.knn_graph(da.from_array(x, chunks=(700, 16)), 2, engine="pivots")
     indices, distances = dask.compute(found.indices, found.distances)
@@ -180,13 +181,27 @@ def test_pivots_find_most(monkeypatch):
     assert (indices != np.arange(4000)[:, None]).all()
 
 
-def test_parts_are_about_as_large_as_blocks():
-    x = make_rows(4000, 16)
+@pytest.mark.parametrize("columns", [16, 600])
+@pytest.mark.parametrize("structured", [True, False])
+def test_parts_are_about_as_large_as_blocks(structured, columns):
+    """Also where all rows are about as far from each other, and the pivots nearest to the mean near to all."""
+    x = make_rows(4000, columns) if structured else np.random.default_rng(0).standard_normal((4000, columns)) + 9
     block = blocks.fuse_block(x, first=0)
-    trained = pivots.train([pivots.take_sample(block, count=2000)], parts=7)
+    trained = pivots.train([pivots.take_sample(block, count=900)], parts=7)
     sizes = [len(each.rows) for each in pivots.send(block, trained, parts=7, zeros=True)]
     assert sum(sizes) >= 4000
-    assert max(sizes) < 2.5 * sum(sizes) / 7
+    assert max(sizes) < 1.6 * sum(sizes) / 7
+
+
+def test_a_sample_is_no_larger_than_a_block():
+    counts = pivots.share_sample([1000] * 122, pivots.count_parts([1000] * 122), 16_384)
+    assert 40_000 < sum(counts) <= 64_000 + 122  # times 256 columns
+    block = blocks.fuse_block(np.random.default_rng(0).standard_normal((50, 1000)), first=0)
+    sample = pivots.take_sample(block, count=counts[0])
+    assert sample.rows.shape == (50, 256)
+    assert np.abs(sample.rows).max() == 1
+    lengths = np.linalg.norm(sample.rows[1:] - sample.rows[0], axis=1) * sample.largest
+    np.testing.assert_allclose(lengths, np.linalg.norm(block.rows[1:] - block.rows[0], axis=1), rtol=0.25)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 83])

@@ -207,7 +207,7 @@ class _Graph:
         parts = pivots.count_parts(sizes)
         samples = [
             self.put(self.key("sample", i), pivots.take_sample, self.key("fused", i), count=count)
-            for i, count in enumerate(pivots.share_sample(sizes, parts))
+            for i, count in enumerate(pivots.share_sample(sizes, parts, self.source.features.shape[1]))
         ]
         trained = self.put(self.key("pivots"), pivots.train, samples, parts=parts)
         for i in range(self.count):

@@ -1,14 +1,15 @@
 """The engine `pivots` on a cluster: rows are sent to the parts of their nearest pivots, and searched there.
 
 Pivots come from k-means on a sample, as those of `pose2id.neighbors` do; here they only decide which rows meet on a
-worker. They are cut into parts of about equally many rows, neighbouring pivots into one part as far as may be: by
-halves along the direction in which they vary most. A row joins the parts of its `MEMBERSHIPS` nearest pivots, mostly
-one or two, and the engine `pivots` searches every part.
+worker, for which *sketches* of at most `SKETCHED` columns do. A row joins the parts of its `MEMBERSHIPS` nearest
+pivots. Pivots that too many rows are near to are moved away from all. Then they are cut into parts of about equally
+many rows, neighbouring pivots into one part as far as may be: by halves along the direction in which they vary most.
+The engine `pivots` searches every part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,22 +21,34 @@ from pose2id.neighbors import find_neighbors
 from pose2id.validation import encode_labels
 
 MEMBERSHIPS = 5
-COPIES = 2
+COPIES = 3
 """How many parts a row joins, as a plan: parts are so many that with it they are as large as blocks."""
-PIVOTS_PER_PART = 32
+PIVOTS_PER_PART = 8
 SAMPLED = 16
-"""Rows per pivot in the sample."""
+"""Rows per pivot in the sample, where these take no more memory than a block."""
+SKETCHED = 256
 STEPS = 3
+BALANCED = 20
+"""Steps that even out how many rows are near each pivot."""
 ELEMENTS = 2**22
 """Elements of a tile of products."""
 SEED = 0
 
 
-class Pivots(NamedTuple):
-    """Pivots (P, D) and the part of each (P,)."""
+class Sample(NamedTuple):
+    """Sketches of rows (m, S), float32, as shares of the largest entry."""
 
     rows: Floats
+    largest: float
+
+
+class Pivots(NamedTuple):
+    """Pivots (P, S) as shares of the sample's `largest` entry, how far each is moved away (P,), and its part (P,)."""
+
+    rows: Floats
+    away: Floats
     part: Indices
+    largest: float
 
 
 class Sent(NamedTuple):
@@ -58,36 +71,76 @@ def count_parts(sizes: Sequence[int]) -> int:
     return max(1, -(-COPIES * sum(sizes) // max(1, *sizes))) if len(sizes) > 1 else 1
 
 
-def share_sample(sizes: Sequence[int], parts: int) -> list[int]:
-    """How many rows of each block belong to the sample."""
-    wanted = parts * PIVOTS_PER_PART * SAMPLED
+def share_sample(sizes: Sequence[int], parts: int, width: int) -> list[int]:
+    """How many rows of each block belong to the sample, whose sketches take no more memory than the largest block."""
+    wanted = min(parts * PIVOTS_PER_PART * SAMPLED, max(1, *sizes) * -(-width // SKETCHED))
     return [min(size, -(-wanted * size // max(1, sum(sizes)))) for size in sizes]
 
 
-def take_sample(block: Block, *, count: int) -> Floats:
+def sketch(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (n, D) in at most `SKETCHED` columns, float64: sums under random signs, whose distances are about theirs."""
+    n, width = rows.shape
+    if width <= SKETCHED:
+        return rows.double()
+    generator = torch.Generator("cpu").manual_seed(SEED)
+    signs = torch.randint(0, 2, (width,), generator=generator, device="cpu") * 2 - 1
+    signed = torch.nn.functional.pad(rows * signs, (0, -width % SKETCHED))
+    return signed.view(n, -1, SKETCHED).sum(dim=1, dtype=torch.float64)
+
+
+def take_sample(block: Block, *, count: int) -> Sample:
     """At most `count` rows that are not zero, evenly spread."""
     at = (block.rows != 0).any(axis=1).nonzero()[0]
-    rows: Floats = block.rows[at[np.linspace(0, len(at) - 1, min(count, len(at))).astype(np.int64)]]
-    return rows
+    at = at[np.linspace(0, len(at) - 1, min(count, len(at))).astype(np.int64)]
+    rows = as_tensor(block.rows)
+    largest = max([0.0, *(float(sketch(rows[at[part]]).abs().amax()) for part in _pieces(rows, len(at)))])
+    short = torch.empty(len(at), min(rows.shape[1], SKETCHED), dtype=torch.float32)
+    for part in _pieces(rows, len(at)):
+        short[part] = (sketch(rows[at[part]]) / (largest or 1.0)).float()
+    return Sample(short.numpy(), largest)
 
 
-def train(samples: Sequence[Floats], *, parts: int) -> Pivots:
+def _pieces(rows: torch.Tensor, n: int) -> Iterator[slice]:
+    """Slices that cover n rows of such a width, for sketches."""
+    return cut(n, max(1, ELEMENTS // rows.shape[1]))
+
+
+def train(samples: Sequence[Sample], *, parts: int) -> Pivots:
     """Pivots from a sample, and parts from pivots."""
-    sample = as_tensor(np.concatenate(samples))
-    sample = sample / sample.abs().amax().clamp(min=torch.finfo(sample.dtype).tiny) if len(sample) else sample
-    largest = float(np.max([np.abs(rows).max(initial=0.0) for rows in samples]))
+    largest = max(each.largest for each in samples)
+    sample = torch.cat([as_tensor(each.rows) * (each.largest / (largest or 1.0)) for each in samples])
     generator = torch.Generator("cpu").manual_seed(SEED)
-    count = min(parts * PIVOTS_PER_PART, len(sample))
+    count = min(parts * PIVOTS_PER_PART, -(-2 * len(sample) // SAMPLED)) if len(sample) else 0
+    count = min(len(sample), max(count, parts))
     pivots = sample[torch.randperm(len(sample), generator=generator)[:count]]
-    weight = torch.ones(count, dtype=torch.int64)
     for _ in range(STEPS if count else 0):
-        nearest = _nearest(sample, pivots, 1)[:, 0]
+        nearest = _nearest(sample, pivots, pivots.square().sum(dim=1) / 2, 1)[:, 0]
         sums = torch.zeros_like(pivots).index_add_(0, nearest, sample)
         weight = torch.bincount(nearest, minlength=count)
         pivots = torch.where(weight[:, None] > 0, sums / weight.clamp(min=1)[:, None], pivots)
+    away, load = _balance(sample, pivots)
     part = np.zeros(count, np.int64)
-    _halve(pivots, weight, torch.arange(count), 0, parts, part)
-    return Pivots((pivots * largest).numpy(), part)
+    _halve(pivots, load, torch.arange(count), 0, parts, part)
+    return Pivots(pivots.numpy(), away.numpy(), part, largest)
+
+
+def _balance(sample: torch.Tensor, pivots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far pivots are moved away so that about equally many rows are near each, (P,), and how many are, (P,).
+
+    In unstructured data the pivots nearest to the mean would be near to all rows.
+    """
+    away, count = pivots.square().sum(dim=1) / 2, len(pivots)
+    best = away, torch.full((count,), len(sample))
+    if not count:
+        return best
+    step = (sample[:: -(-len(sample) // 1024)] @ pivots.T).sub_(away).std(correction=0) / 2
+    for _ in range(BALANCED):
+        load = torch.bincount(_nearest(sample, pivots, away, MEMBERSHIPS).flatten(), minlength=count)
+        if load.max() < best[1].max():
+            best = away, load
+        away = away + step * ((load + 1) / (load.float().mean() + 1)).log()
+        step *= 0.85
+    return best
 
 
 def _halve(pivots: torch.Tensor, weight: torch.Tensor, at: torch.Tensor, first: int, parts: int, part: Indices) -> None:
@@ -106,13 +159,11 @@ def _halve(pivots: torch.Tensor, weight: torch.Tensor, at: torch.Tensor, first: 
     _halve(pivots, weight, at[order[cut:]], first + left, parts - left, part)
 
 
-def _nearest(rows: torch.Tensor, pivots: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count` nearest pivots of every row, (n, count)."""
-    half = pivots.square().sum(dim=1) / 2
-    step = max(1, ELEMENTS // max(1, len(pivots)))
+def _nearest(rows: torch.Tensor, pivots: torch.Tensor, away: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` nearest pivots of every row (of a sketch), (n, count)."""
     found = torch.empty(len(rows), min(count, len(pivots)), dtype=torch.int64)
-    for part in cut(len(rows), step):
-        found[part] = (rows[part] @ pivots.T).sub_(half).topk(found.shape[1], dim=1).indices
+    for part in cut(len(rows), max(1, ELEMENTS // max(1, len(pivots)))):
+        found[part] = (rows[part] @ pivots.T).sub_(away).topk(found.shape[1], dim=1).indices
     return found
 
 
@@ -120,8 +171,11 @@ def send(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Sent]
     """The rows of a block, by the parts that they join."""
     rows = as_tensor(block.rows)
     at = torch.arange(len(rows)) if zeros else (rows != 0).any(dim=1).nonzero().flatten()
-    largest = max(float(np.abs(pivots.rows).max(initial=0.0)), float(torch.finfo(rows.dtype).tiny))
-    near = _nearest(rows[at] / largest, as_tensor(pivots.rows) / largest, MEMBERSHIPS)
+    known = as_tensor(pivots.rows), as_tensor(pivots.away)
+    near = torch.empty(len(at), min(MEMBERSHIPS, len(pivots.part)), dtype=torch.int64)
+    for piece in _pieces(rows, len(at)):
+        short = (sketch(rows[at[piece]]) / (pivots.largest or 1.0)).clamp_(-1e9, 1e9).float()
+        near[piece] = _nearest(short, *known, MEMBERSHIPS)
     joins = np.zeros((len(at), parts), bool)
     if near.shape[1]:
         np.put_along_axis(joins, pivots.part[near.numpy()], True, axis=1)
