@@ -188,7 +188,7 @@ def test_parts_are_about_as_large_as_blocks(structured, columns):
     x = make_rows(4000, columns) if structured else np.random.default_rng(0).standard_normal((4000, columns)) + 9
     block = blocks.fuse_block(x, first=0)
     trained = pivots.train([pivots.take_sample(block, count=900)], parts=7)
-    sizes = [len(each.rows) for each in pivots.send(block, trained, parts=7, zeros=True)]
+    sizes = list(map(len, pivots.join(block, trained, parts=7, zeros=True)))
     assert sum(sizes) >= 4000
     assert max(sizes) < 1.6 * sum(sizes) / 7
 

@@ -211,11 +211,12 @@ class _Graph:
         ]
         trained = self.put(self.key("pivots"), pivots.train, samples, parts=parts)
         for i in range(self.count):
-            sent = self.put(self.key("sent", i), pivots.send, self.key("fused", i), trained, parts=parts, zeros=zeros)
+            fused = self.key("fused", i)
+            joined = self.put(self.key("joined", i), pivots.join, fused, trained, parts=parts, zeros=zeros)
             for p in range(parts):
-                self.put(self.key("rows", i, p), getitem, sent, p)
+                self.put(self.key("sent", i, p), pivots.send, fused, joined, part=p)
         for p in range(parts):
-            rows = [self.key("rows", i, p) for i in range(self.count)]
+            rows = [self.key("sent", i, p) for i in range(self.count)]
             found = self.put(self.key("found", p), pivots.search_part, rows, k=k, device=device)
             for i in range(self.count):
                 self.put(self.key("met", p, i), getitem, found, i)

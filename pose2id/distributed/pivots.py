@@ -167,8 +167,8 @@ def _nearest(rows: torch.Tensor, pivots: torch.Tensor, away: torch.Tensor, count
     return found
 
 
-def send(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Sent]:
-    """The rows of a block, by the parts that they join."""
+def join(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Indices]:
+    """Which rows of a block join each part."""
     rows = as_tensor(block.rows)
     at = torch.arange(len(rows)) if zeros else (rows != 0).any(dim=1).nonzero().flatten()
     known = as_tensor(pivots.rows), as_tensor(pivots.away)
@@ -181,12 +181,14 @@ def send(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Sent]
         np.put_along_axis(joins, pivots.part[near.numpy()], True, axis=1)
     else:
         joins[:, 0] = True  # rows of zeros only
-    sent = []
-    for part in range(parts):
-        chosen = at.numpy()[joins[:, part]]
-        labels = None if block.labels is None else block.labels[chosen]
-        sent.append(Sent(block.rows[chosen], chosen + block.first, labels))
-    return sent
+    return [at.numpy()[joins[:, part]] for part in range(parts)]
+
+
+def send(block: Block, joined: Sequence[Indices], *, part: int) -> Sent:
+    """The rows of a block for one part. Those for all parts at once would be several blocks."""
+    chosen = joined[part]
+    labels = None if block.labels is None else block.labels[chosen]
+    return Sent(block.rows[chosen], chosen + block.first, labels)
 
 
 def search_part(sent: Sequence[Sent], *, k: int, device: str) -> list[Met]:
