@@ -21,7 +21,7 @@ from pose2id.distances import scale_to_unit
 from pose2id.neighbors import find_across, find_neighbors
 from pose2id.validation import encode_labels
 
-SEARCHED = 2**24
+SEARCHED = 2**23
 """Bytes of rows that are searched in one another at once: what a search needs beside them is some times as much."""
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -101,8 +101,8 @@ def take_sample(block: Block, *, count: int) -> Sample:
 
 
 def _pieces(rows: torch.Tensor, n: int) -> Iterator[slice]:
-    """Slices that cover n rows of such a width, for sketches."""
-    return cut(n, max(1, ELEMENTS // rows.shape[1]))
+    """Slices that cover n rows of such a width, for sketches: these take some times the memory of their rows."""
+    return cut(n, max(1, ELEMENTS // 4 // rows.shape[1]))
 
 
 def train(samples: Sequence[Sample], *, parts: int) -> Pivots:

@@ -36,14 +36,19 @@ def search_across(asked: Search) -> tuple[Table, Table] | None:
     sides = asked, _turn(asked)
     if not all(len(side.queries) for side in sides) or any(_repeats(side) or _has_codes(side) for side in sides):
         return None
-    frame, dtype = Frame(asked.base, asked.queries), work_dtype(asked.base.dtype)
+    frame = Frame(asked.base, asked.queries)
     tiles = [list(cut(len(side.queries), TILE)) for side in sides]
-    best = [[Best(side.k + SPARE) for _ in own] for side, own in zip(sides, tiles, strict=True)]
+    with full_precision(asked.base.device):
+        best = _multiply(asked, frame, tiles)
+        return _finish(sides[0], tiles[0], best[0], frame), _finish(sides[1], tiles[1], best[1], frame)
+
+
+def _multiply(asked: Search, frame: Frame, tiles: list[list[slice]]) -> list[list[Best]]:
+    """The smallest lower bounds for every row of each side's tiles, less the row's own norm."""
+    dtype = work_dtype(asked.base.dtype)
+    best = [[Best(asked.k + SPARE) for _ in own] for own in tiles]
     total = len(tiles[0]) * len(tiles[1])
-    with (
-        full_precision(asked.base.device),
-        tqdm(total=total, desc="neighbours", unit="tile", disable=not asked.progress) as bar,
-    ):
+    with tqdm(total=total, desc="neighbours", unit="tile", disable=not asked.progress) as bar:
         for i, rows in enumerate(tiles[0]):
             left, own = _centre(frame, asked.queries[rows], dtype)
             left *= -2
@@ -54,11 +59,10 @@ def search_across(asked: Search) -> tuple[Table, Table] | None:
                 alike = asked.labelled_alike(rows, columns)
                 if alike is not None:
                     product.masked_fill_(alike, torch.inf)
-                # Lower bounds of squared distances, less the norm of the row that they are for.
                 best[0][i].take(product + other, columns.start)
                 best[1][j].take(product.T.contiguous().add_(own), rows.start)
                 bar.update()
-        return _finish(sides[0], tiles[0], best[0], frame), _finish(sides[1], tiles[1], best[1], frame)
+    return best
 
 
 def _turn(asked: Search) -> Search:
