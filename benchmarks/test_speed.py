@@ -21,6 +21,7 @@ from features import loose, ranking, reid_like
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank, rerank_top, threads
 from pose2id.neighbors._int8 import filter as _filter
+from pose2id.neighbors._native import load_kernel
 
 HEAD = ("task", "N", "D", "ours [s]", "peer", "peer [s]", "peer / ours", "memory", "equality")
 SIZES = [(3368, 768), (3368, 2048), (8000, 768)]
@@ -71,9 +72,12 @@ SEARCHES_FULL += [(n, 768, k, 1) for n in (3368, 15913) for k in (2, 20)]
 SEARCHES_FULL += [(n, d, 2, None) for n, d in WIDE]
 
 
+@pytest.mark.parametrize("engine", ["exact", "native"])
 @pytest.mark.parametrize(("n", "d", "k", "threads"), SEARCHES + SEARCHES_FULL)
-def test_knn_against_faiss(report, full, n, d, k, threads):
+def test_knn_against_faiss(report, full, n, d, k, threads, engine):
     faiss = pytest.importorskip("faiss")
+    if engine == "native" and load_kernel()[0] is None:
+        pytest.skip(f"the native kernel is {load_kernel()[1]}")
     if (n, d, k, threads) in SEARCHES_FULL and not full:
         pytest.skip("needs --full")
     x = reid_like(n, d)[0]
@@ -82,15 +86,16 @@ def test_knn_against_faiss(report, full, n, d, k, threads):
         if threads:
             torch.set_num_threads(threads)
             faiss.omp_set_num_threads(threads)
-        graph = knn_graph(x, k, engine="exact")
+        graph = knn_graph(x, k, engine=engine)
         # faiss leaves self in, orders near ties by rounding: compare distances, and indices where they are apart
         squared, index = faiss.knn(x, x, k + 1)
         same = (index[:, 1:] == graph.indices).mean()
         np.testing.assert_allclose(np.sqrt(np.maximum(squared[:, 1:], 0)), graph.distances, atol=2e-3)
         assert same > 0.999
-        calls = (lambda: knn_graph(x, k, engine="exact")), (lambda: faiss.knn(x, x, k + 1))
-        space = share("knn" if k == 2 else "knn 20", x) if k in (2, 20) and not threads else ""
-        task = f"knn_graph k={k}, exact" + (", one thread" if threads else "")
+        calls = (lambda: knn_graph(x, k, engine=engine)), (lambda: faiss.knn(x, x, k + 1))
+        measured = engine == "exact" and k in (2, 20) and not threads
+        space = share("knn" if k == 2 else "knn 20", x) if measured else ""
+        task = f"knn_graph k={k}, {engine}" + (", one thread" if threads else "")
         add(report, task, (n, d), "faiss.knn", calls, equal(same), space=space, repeats=1 if n * d > 6e7 else 3)
     finally:
         torch.set_num_threads(told[0])

@@ -47,7 +47,7 @@ def test_products_are_exact(kernel, columns, kind):
         "any": rng.integers(-level, level + 1, (32, columns)),
     }[kind]
     products = kernel.multiply(torch.from_numpy(codes.astype(np.int8)))
-    np.testing.assert_array_equal(products, codes[:8] @ codes.T)
+    np.testing.assert_array_equal(products, codes[:16] @ codes.T)
 
 
 SETS = {
@@ -176,7 +176,7 @@ def test_without_the_library(monkeypatch, tmp_path):
 @needs_kernel
 def test_a_library_that_errs_is_not_used(monkeypatch):
     _native._load_kernel.cache_clear()
-    monkeypatch.setattr(_native.Kernel, "multiply", lambda *_: torch.zeros(8, 32, dtype=torch.int32))
+    monkeypatch.setattr(_native.Kernel, "multiply", lambda *_: torch.zeros(16, 32, dtype=torch.int32))
     try:
         kernel, words = load_kernel()
         assert kernel is None

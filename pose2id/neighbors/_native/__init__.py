@@ -17,7 +17,7 @@ ABI_VERSION = 1
 NAMES = ("_kernel.so", "_kernel.dll")
 PANEL = 32
 """Rows of codes that lie together."""
-STRIP = 8
+STRIP = 16
 """Rows that are multiplied at once."""
 FASTEST_FIRST = (2, 1, 3)
 """The kernel's machines with vector instructions: AVX512-VNNI, AVX2, NEON; 0 is portable and slow."""
@@ -67,7 +67,7 @@ class Kernel(NamedTuple):
         self.library.pose2id_sweep(ctypes.byref(sweep), tasks.data_ptr(), len(tasks), scratch.data_ptr())
 
     def multiply(self, codes: torch.Tensor) -> torch.Tensor:
-        """The products of the first `STRIP` of `PANEL` rows of codes with all, (8, 32) int32: for tests."""
+        """The products of the first `STRIP` of `PANEL` rows of codes with all, (16, 32) int32: for tests."""
         codes = codes.clone()
         self.pack(codes)
         scratch = self.scratch(codes.shape[1], PANEL)

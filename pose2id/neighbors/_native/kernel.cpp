@@ -45,9 +45,9 @@
 
 namespace {
 
-constexpr int STRIP = 8;                    // rows that are multiplied at once, as two quads,
+constexpr int STRIP = 16;                   // rows that are multiplied one after the other, as quads,
 constexpr int PANEL = 32;                   // with so many columns, which lie together as two halves;
-constexpr int QUAD = STRIP / 2, HALF = PANEL / 2;
+constexpr int QUAD = 4, HALF = PANEL / 2;
 constexpr int GROUP = 16;                   // codes that are summed in 16 bits
 constexpr int TILE = STRIP * PANEL;
 constexpr int32_t NONE = -800000000;        // below every c of two rows, above those of padding
@@ -56,7 +56,7 @@ constexpr uint64_t EMPTY = (uint64_t{0x7f800000} << 32) | 0xffffffffu;  // no ne
 
 // ------------------------------------------------------------------------------------------------ products of a tile
 
-// Eight rows, ready to be multiplied with panels: [2][columns / 4][4 rows][4] codes, [2][columns / 16][4 rows] what
+// Sixteen rows, ready to be multiplied with panels: [4][columns / 4][4 rows][4] codes, [4][columns / 16][4 rows] what
 // (6) takes off, as two int16, and what is taken off in whole where products are summed in 32 bits at once. A panel is
 // [2][columns / 4][16 rows][4] codes.
 struct Strip {
@@ -79,7 +79,7 @@ struct Machine {
   Measure narrow, wide;   // of float32 and of float64 rows
 };
 
-// Codes of eight rows of a panel, signed again, with what (6) takes off.
+// Codes of the rows of half a panel, signed again, with what (6) takes off.
 void load_plain(Strip& strip, const uint8_t* panel, int64_t columns, int32_t offset) {
   for (int r = 0; r < STRIP; r++) {
     int8_t* codes = strip.codes + r / QUAD * columns * QUAD + r % QUAD * 4;
@@ -93,7 +93,7 @@ void load_plain(Strip& strip, const uint8_t* panel, int64_t columns, int32_t off
   }
 }
 
-// out (8, 32) = rows . columns, exact.
+// out (16, 32) = rows . columns, exact.
 void multiply_plain(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   std::memset(out, 0, TILE * sizeof(int32_t));
   for (int r = 0; r < STRIP; r++)
@@ -156,15 +156,19 @@ POSE2ID_TARGET("avx2") void load_avx2(Strip& strip, const uint8_t* panel, int64_
   const int64_t groups = columns / GROUP;
   __m128i *codes = (__m128i*)strip.codes, *pairs = (__m128i*)strip.pairs;
   for (int64_t group = 0; group < groups; group++) {
-    __m256i sums = _mm256_setzero_si256();
-    for (int64_t at = group * QUAD; at < (group + 1) * QUAD; at++) {
-      const __m256i eight = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i*)(panel + at * HALF * 4)), added);
-      _mm_storeu_si128(codes + at, _mm256_castsi256_si128(eight));
-      _mm_storeu_si128(codes + at + columns / 4, _mm256_extracti128_si256(eight, 1));
-      sums = _mm256_sub_epi16(sums, _mm256_maddubs_epi16(added, eight));
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t at = group * QUAD; at < (group + 1) * QUAD; at++)
+      for (int i = 0; i < 2; i++) {
+        const __m256i* from = (const __m256i*)(panel + at * HALF * 4) + i;
+        const __m256i eight = _mm256_sub_epi8(_mm256_loadu_si256(from), added);
+        _mm_storeu_si128(codes + at + 2 * i * columns / 4, _mm256_castsi256_si128(eight));
+        _mm_storeu_si128(codes + at + (2 * i + 1) * columns / 4, _mm256_extracti128_si256(eight, 1));
+        sums[i] = _mm256_sub_epi16(sums[i], _mm256_maddubs_epi16(added, eight));
+      }
+    for (int i = 0; i < 2; i++) {
+      _mm_storeu_si128(pairs + group + 2 * i * groups, _mm256_castsi256_si128(sums[i]));
+      _mm_storeu_si128(pairs + group + (2 * i + 1) * groups, _mm256_extracti128_si256(sums[i], 1));
     }
-    _mm_storeu_si128(pairs + group, _mm256_castsi256_si128(sums));
-    _mm_storeu_si128(pairs + group + groups, _mm256_extracti128_si256(sums, 1));
   }
 }
 
@@ -203,7 +207,7 @@ void multiply_quarter(const int8_t* codes, const int32_t* pairs, const uint8_t* 
 
 void multiply_avx2(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   for (int half = 0; half < 2; half++)
-    for (int quad = 0; quad < 2; quad++)
+    for (int quad = 0; quad < STRIP / QUAD; quad++)
       multiply_quarter(strip.codes + quad * columns * QUAD, strip.pairs + quad * columns / GROUP * QUAD,
                        panel + half * columns * HALF, columns, out + quad * QUAD * PANEL + half * HALF);
 }
@@ -239,24 +243,27 @@ POSE2ID_TARGET("avx2,fma") double narrow_avx2(const void* left, const void* righ
   return (four[0] + four[1]) + (four[2] + four[3]) + sum_squares(a + at, b + at, width - at, 1.0);
 }
 
-// Eight rows and 32 columns by AVX512-VNNI: four products of unsigned and signed bytes summed in 32 bits.
+// Eight rows and 32 columns at a time by AVX512-VNNI: four products of unsigned and signed bytes summed in 32 bits.
 POSE2ID_TARGET("avx512f,avx512bw,avx512vl,avx512vnni")
 void multiply_vnni(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
-  __m512i sums[STRIP][2];
-  for (int r = 0; r < STRIP; r++) sums[r][0] = sums[r][1] = _mm512_set1_epi32(strip.whole[r]);
-  for (int64_t at = 0; at < columns / 4; at++, panel += HALF * 4) {
-    const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + columns * HALF);
-    for (int r = 0; r < STRIP; r++) {
-      const int8_t* codes = strip.codes + (r / QUAD * columns / 4 + at) * QUAD * 4 + r % QUAD * 4;
-      int32_t value;
-      std::memcpy(&value, codes, 4);
-      const __m512i row = _mm512_set1_epi32(value);
-      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], first, row);
-      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], second, row);
+  for (int top = 0; top < STRIP; top += 8) {
+    __m512i sums[8][2];
+    for (int r = 0; r < 8; r++) sums[r][0] = sums[r][1] = _mm512_set1_epi32(strip.whole[top + r]);
+    const int8_t* codes = strip.codes + top * columns;
+    for (int64_t at = 0; at < columns / 4; at++, codes += QUAD * 4) {
+      const __m512i first = _mm512_loadu_si512(panel + at * HALF * 4);
+      const __m512i second = _mm512_loadu_si512(panel + (columns / 4 + at) * HALF * 4);
+      for (int r = 0; r < 8; r++) {
+        int32_t value;
+        std::memcpy(&value, codes + r / QUAD * columns * QUAD + r % QUAD * 4, 4);
+        const __m512i row = _mm512_set1_epi32(value);
+        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], first, row);
+        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], second, row);
+      }
     }
+    for (int r = 0; r < 8; r++)
+      for (int c = 0; c < 2; c++) _mm512_storeu_si512(out + (top + r) * PANEL + c * HALF, sums[r][c]);
   }
-  for (int r = 0; r < STRIP; r++)
-    for (int c = 0; c < 2; c++) _mm512_storeu_si512(out + r * PANEL + c * 16, sums[r][c]);
 }
 
 bool supports(bool vnni) {
@@ -277,30 +284,32 @@ bool supports(bool vnni) {
 #endif
 
 #ifdef POSE2ID_NEON
-// Eight rows and 32 columns, eight columns at a time, by dot products of signed bytes.
+// Eight rows and eight columns at a time, by dot products of signed bytes.
 #if defined(__clang__)
 POSE2ID_TARGET("dotprod")
 #else
 POSE2ID_TARGET("arch=armv8.2-a+dotprod")
 #endif
 void multiply_neon(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
-  for (int c = 0; c < PANEL; c += 8) {
-    int32x4_t sums[STRIP][2];
-    for (int r = 0; r < STRIP; r++) sums[r][0] = sums[r][1] = vdupq_n_s32(0);
-    for (int64_t at = 0; at < columns / 4; at++) {
-      const int8_t* right = (const int8_t*)panel + c / HALF * columns * HALF + (at * HALF + c % HALF) * 4;
-      const int8x16_t first = vld1q_s8(right), second = vld1q_s8(right + 16);
-      for (int r = 0; r < STRIP; r++) {
-        int32_t value;
-        std::memcpy(&value, strip.codes + (r / QUAD * columns / 4 + at) * QUAD * 4 + r % QUAD * 4, 4);
-        const int8x16_t row = vreinterpretq_s8_s32(vdupq_n_s32(value));
-        sums[r][0] = vdotq_s32(sums[r][0], first, row);
-        sums[r][1] = vdotq_s32(sums[r][1], second, row);
+  for (int top = 0; top < STRIP; top += 8)
+    for (int c = 0; c < PANEL; c += 8) {
+      int32x4_t sums[8][2];
+      for (int r = 0; r < 8; r++) sums[r][0] = sums[r][1] = vdupq_n_s32(0);
+      const int8_t *left = strip.codes + top * columns, *right = (const int8_t*)panel + c / HALF * columns * HALF;
+      right += c % HALF * 4;
+      for (int64_t at = 0; at < columns / 4; at++, left += QUAD * 4, right += HALF * 4) {
+        const int8x16_t first = vld1q_s8(right), second = vld1q_s8(right + 16);
+        for (int r = 0; r < 8; r++) {
+          int32_t value;
+          std::memcpy(&value, left + r / QUAD * columns * QUAD + r % QUAD * 4, 4);
+          const int8x16_t row = vreinterpretq_s8_s32(vdupq_n_s32(value));
+          sums[r][0] = vdotq_s32(sums[r][0], first, row);
+          sums[r][1] = vdotq_s32(sums[r][1], second, row);
+        }
       }
+      for (int r = 0; r < 8; r++)
+        for (int i = 0; i < 2; i++) vst1q_s32(out + (top + r) * PANEL + c + 4 * i, sums[r][i]);
     }
-    for (int r = 0; r < STRIP; r++)
-      for (int i = 0; i < 2; i++) vst1q_s32(out + r * PANEL + c + 4 * i, sums[r][i]);
-  }
 }
 
 bool has_dot_products() {
@@ -596,7 +605,7 @@ void visit(Work& work, Kind kind) {
   if (kind != OUTER) find_column_limits(work);
   for (int64_t row = work.first; row < work.stop; row += STRIP) {
     const int64_t bytes = sweep.columns * PANEL;
-    const uint8_t* panel = sweep.left.panels + row / HALF * (bytes / 2) + row % HALF * 4;
+    const uint8_t* panel = sweep.left.panels + row / HALF * (bytes / 2);
     work.machine.load(work.strip, panel, sweep.columns, work.machine.offset);
     for (int64_t column = work.begin; column < work.end; column += PANEL)
       work.machine.multiply(work.strip, work.right.panels + column / PANEL * bytes, sweep.columns,
@@ -635,7 +644,7 @@ POSE2ID_EXPORT const char* pose2id_machine(int32_t number, int32_t* level) {
 
 // Bytes of scratch that `pose2id_sweep` and `pose2id_pack` want.
 POSE2ID_EXPORT int64_t pose2id_scratch(int64_t columns, int64_t block) {
-  return 64 * 8 + columns * PANEL + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
+  return 64 * 8 + columns * (HALF + STRIP) + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
 }
 
 // Rows of codes (rows, columns), rows a multiple of 32, as panels, in place.
@@ -670,7 +679,7 @@ POSE2ID_EXPORT void pose2id_sweep(const Sweep* sweep, const int32_t* tasks, int6
   }
 }
 
-// The product of the first eight rows of a panel with the whole panel, (8, 32), for tests.
+// The product of the first sixteen rows of a panel with the whole panel, (16, 32), for tests.
 POSE2ID_EXPORT void pose2id_multiply(const uint8_t* panel, int64_t columns, int32_t number, int32_t* out, char* scratch) {
   const Machine& machine = *find_machine(number);
   Strip strip{take<int8_t>(scratch, columns * STRIP), take<int32_t>(scratch, columns / GROUP * STRIP), {}};

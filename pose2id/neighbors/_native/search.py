@@ -227,8 +227,9 @@ class _Sweep:
         if columns and encoder.map.captured < 0.5:
             encoder = Encoder(base, products, columns=0)
         self.encoder = encoder
-        # Distances may be inf in float32, all of them ties.
-        self.fits = self.wide or 2 * width**0.5 / encoder.scale < torch.finfo(torch.float32).max
+        # Beyond, distances may be inf, all of them ties; `Frame` stops 2^8 or 2^24 below the largest number.
+        most = torch.finfo(base.dtype).max / (2.0**24 if self.wide else 2.0**8)
+        self.fits = 2 * width**0.5 / encoder.scale < most
         order = _Order(encoder, base)
         at, places = order.sort(base)
         self.right = self.left = _Codes(encoder, base, at)
