@@ -274,7 +274,8 @@ bool supports(bool vnni) {
   const uint64_t kept = _xgetbv(0);
   __cpuidex(info, 7, 0);
   if (!vnni) return (kept & 6) == 6 && (info[1] & (1 << 5));
-  return (kept & 0xe6) == 0xe6 && (info[1] >> 16 & 1) && (info[1] >> 30 & 1) && (info[1] >> 31 & 1) && (info[2] >> 11 & 1);
+  const uint32_t wanted = 1u << 16 | 1u << 30 | 1u << 31;  // AVX512 F, BW, VL
+  return (kept & 0xe6) == 0xe6 && ((uint32_t)info[1] & wanted) == wanted && (info[2] >> 11 & 1);
 #else
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
   return !vnni || (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
@@ -321,8 +322,8 @@ bool has_dot_products() {
 }
 #endif
 
-constexpr Machine PLAIN = {"portable", 127, 0, load_plain, multiply_plain, scan_plain<false>, scan_plain<true>, measure_narrow,
-                           measure_wide};
+constexpr Machine PLAIN = {"portable",         127, 0, load_plain, multiply_plain, scan_plain<false>,
+                           scan_plain<true>, measure_narrow, measure_wide};
 
 // The machine of a number: 0 portable, 1 AVX2, 2 AVX512-VNNI, 3 NEON; null where this one cannot.
 const Machine* find_machine(int32_t number) {
@@ -344,6 +345,8 @@ const Machine* find_machine(int32_t number) {
 
 // ---------------------------------------------------------------------------------------------- what the caller lends
 
+}  // namespace
+
 // One of the two sets of a sweep, in sweeping order, padded to whole panels; `Side` of Python.
 struct Side {
   const uint8_t* panels;   // [rows / 16][columns / 4][16][4]
@@ -354,8 +357,6 @@ struct Side {
   const void* rows;        // (n, width) float32 or float64, in their own order
   int64_t count;           // with padding
 };
-
-}  // namespace
 
 // `Sweep` of Python, which holds what it points to. `threads` may run tasks at the same time.
 struct Sweep {
@@ -395,7 +396,9 @@ struct Work {
   int64_t measured = 0;
 };
 
-double largest(const double* values, int64_t first, int64_t stop) { return *std::max_element(values + first, values + stop); }
+double largest(const double* values, int64_t first, int64_t stop) {
+  return *std::max_element(values + first, values + stop);
+}
 
 // The least c by (3) for a distance t, in the frame.
 int32_t near_limit(const Sweep& sweep, float t, double errors) {
@@ -426,7 +429,7 @@ void take_near(const Sweep& sweep, int64_t row, int32_t other, float distance) {
   const uint64_t key = (uint64_t{bits} << 32) | (uint32_t)other;
   uint64_t* heap = sweep.keys + row * sweep.k;
   const Lock lock(sweep.locks[row]);
-  if (key >= heap[0] || std::find(heap, heap + sweep.k, key) != heap + sweep.k) return;  // it may have been measured before
+  if (key >= heap[0] || std::find(heap, heap + sweep.k, key) != heap + sweep.k) return;  // it may be there already
   std::pop_heap(heap, heap + sweep.k);
   heap[sweep.k - 1] = key;
   std::push_heap(heap, heap + sweep.k);
@@ -478,7 +481,8 @@ void measure(Work& work, int64_t row, int64_t column, bool near_row, bool near_c
   const int32_t own = sweep.left.order[row], other = work.right.order[column];
   const int64_t bytes = sweep.width * (sweep.wide ? sizeof(double) : sizeof(float));
   const void *a = (const char*)sweep.left.rows + own * bytes, *b = (const char*)work.right.rows + other * bytes;
-  const double distance = std::sqrt((sweep.wide ? work.machine.wide : work.machine.narrow)(a, b, sweep.width, sweep.scale));
+  const Measure squared = sweep.wide ? work.machine.wide : work.machine.narrow;
+  const double distance = std::sqrt(squared(a, b, sweep.width, sweep.scale));
   work.measured++;
   if (far_row) take_far(sweep, row, other, distance);
   if (far_column) take_far(sweep, column, own, distance);
@@ -679,7 +683,7 @@ POSE2ID_EXPORT void pose2id_sweep(const Sweep* sweep, const int32_t* tasks, int6
   }
 }
 
-// The product of the first sixteen rows of a panel with the whole panel, (16, 32), for tests.
+// The product of the first 16 rows of a panel with all of it, for tests. `out` (16, 32) lies at a multiple of 64.
 POSE2ID_EXPORT void pose2id_multiply(const uint8_t* panel, int64_t columns, int32_t number, int32_t* out, char* scratch) {
   const Machine& machine = *find_machine(number);
   Strip strip{take<int8_t>(scratch, columns * STRIP), take<int32_t>(scratch, columns / GROUP * STRIP), {}};

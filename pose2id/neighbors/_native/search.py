@@ -59,8 +59,8 @@ def probe() -> tuple[object | None, str]:
 
 def projection_columns(n: int, width: int, k: int) -> int:
     """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
-    columns = max(256, 16 * round(24 * (n / 16_000) ** 0.5))
-    return columns if k <= 4 and width >= 1.5 * columns and n >= 2048 and n * width > 5_000_000 else 0
+    columns = min(max(256, 16 * round(24 * (n / 16_000) ** 0.5)), width // 24 * 16)
+    return columns if k <= 4 and columns >= 256 and n >= 2048 and n * width > 5_000_000 else 0
 
 
 def measured_at_most(queries: int, n: int, k: int) -> int:
