@@ -29,13 +29,14 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from pose2id import evaluate, evaluate_features
+from pose2id.attributes import SYNTHETIC, attribute_accuracy, attribute_filter
 from pose2id.encoders import SYSTEMS, EncoderSettings, encode_images, make_encoder, train_encoder
-from pose2id.evaluation import evaluate
 from pose2id.ipg import IPGPipeline
 from pose2id.poses import pose_direction, representative_poses
 from pose2id.programs.walkthrough import draw_people
 from pose2id.study import FeatureSet, Setting, centralize_sets, run_study
-from pose2id.synthetic import PARTS, make_camera, make_person, make_set, render
+from pose2id.synthetic import PARTS, label_people, make_camera, make_person, make_set, render
 
 SIZE = (64, 32)
 LEARNT = range(20_000, 20_400)
@@ -47,6 +48,8 @@ POSES = [representative_poses()[i] for i in (0, 4)]
 SOMEBODY = 9999
 """Whose masks stand for those of generated pictures."""
 TOP = 20
+THRESHOLDS, CHOSEN = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0), 0.7
+"""Of the filter by attributes, and the paper's."""
 STEPS, TRUNK_STEPS = 400, 1000
 SETTINGS = (
     Setting("base"),
@@ -266,6 +269,38 @@ def test_systems(bench, full, report):
     base = {system: found["rows"][""]["free"]["base"] for system, found in rows.items()}
     for system in rows.keys() - {UNTRAINED}:
         assert np.mean([each[0] for each in base[system]]) > np.mean([each[0] for each in base[UNTRAINED]]) + 0.05
+
+
+def test_attribute_filter(bench, full, report):
+    """APR's filter by what the same network reads from the same pictures, so it errs as the features do."""
+    if not full:
+        pytest.skip("needs APR, trained by --full")
+    encoder = bench.train("apr", "apr", bench.steps, bench.train_trunk())[0]
+    head = ("people", "attributes right [%]", "threshold", "kept [%]", "right ones kept [%]", "mAP", "R1")
+    for title, sets in bench.tested.items():
+        found = {threshold: [] for threshold in THRESHOLDS}
+        for people in sets:
+            query, gallery = (encode(encoder, each) for each in people.shown)
+            labels = *people.ids, *people.cams
+            known = label_people(sorted(set(people.ids[0].tolist())))
+            accuracy = attribute_accuracy(query.attributes, people.ids[0], known).mean
+            right = people.ids[0][:, None] == people.ids[1]
+            for threshold, rows in found.items():
+                kept = attribute_filter(query.attributes, gallery.attributes, SYNTHETIC, threshold=threshold)
+                scores = evaluate_features(query.features, gallery.features, *labels, kept=kept)
+                shares = kept.nnz / right.size, kept.multiply(right).sum() / right.sum()
+                rows.append((accuracy, *shares, scores.mAP, scores.rank(1)))
+            plain = evaluate_features(query.features, gallery.features, *labels)
+            assert found[1.0][-1][1:] == (1.0, 1.0, pytest.approx(plain.mAP, abs=1e-12), plain.rank(1))
+        for threshold, rows in found.items():
+            accuracy, *cells = (show_percent(column) for column in zip(*rows, strict=True))
+            name = f"**{threshold}**" if threshold == CHOSEN else threshold
+            report("Filter by APR's own attributes", head, title, accuracy, name, *cells)
+
+
+def show_percent(values):
+    """The mean in percent, and its standard error."""
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
 
 
 def show_mean(scores, setting, number, score):

@@ -18,8 +18,8 @@ from pose2id.validation import check_number
 class APR(Encoder):
     """Attribute classifiers on the whole feature, re-weighted by each other for the identity classifier.
 
-    What differs from the paper: the batch normalisation in front of the identity classifier; all class probabilities
-    go through the re-weighting module, since the paper does not say which scores do.
+    What differs from the paper: a batch normalisation in front of the classifiers of attributes and of identities; all
+    class probabilities go through the re-weighting module, since the paper does not say which scores do.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ class APR(Encoder):
         super().__init__(classes, trunk)
         self.counts, self.weight = check_sizes(attributes, "attributes"), check_number(weight, "weight")
         total = sum(self.counts)
+        self.norm = nn.BatchNorm1d(trunk.channels)
         self.recognise = nn.ModuleList(nn.Linear(trunk.channels, count) for count in self.counts)
         self.reweight = nn.Linear(total, total)  # V and b of the re-weighting module
         self.classify = Classifier(trunk.channels + total, classes)
@@ -66,7 +67,8 @@ class APR(Encoder):
 
     def recognise_all(self, pooled: torch.Tensor) -> list[torch.Tensor]:
         """Scores (N, classes) of each attribute."""
-        return [layer(pooled) for layer in self.recognise]
+        normed = self.norm(pooled)
+        return [layer(normed) for layer in self.recognise]
 
     def probabilities(self, scores: Sequence[torch.Tensor]) -> torch.Tensor:
         """Those of all classes of all attributes in a row, (N, sum of classes)."""

@@ -20,7 +20,7 @@ def test_every_parameter_learns_and_the_loss_falls():
     encoder, batch = make(), make_batch()
     wanted = {name for name, each in encoder.named_parameters() if each.requires_grad}
     assert reached(encoder, batch) == wanted
-    assert {name.split(".")[0] for name in reached(encoder, batch, "attributes")} == {"trunk", "recognise"}
+    assert {name.split(".")[0] for name in reached(encoder, batch, "attributes")} == {"trunk", "norm", "recognise"}
     before, after = train(encoder, batch)
     assert after < before
     depends_on_the_picture_only(encoder, batch)
@@ -43,9 +43,9 @@ def test_unknown_attributes_teach_nothing():
     assert "recognise.1.weight" in found
     assert "recognise.0.weight" not in found
     half = batch._replace(attributes=batch.attributes.where(torch.arange(12)[:, None] < 6, -1))
-    pooled = encoder.trunk(batch.images).mean((2, 3))[:6]
+    normed = encoder.norm(encoder.trunk(batch.images).mean((2, 3)))[:6]
     expected = [
-        torch.nn.functional.cross_entropy(layer(pooled), batch.attributes[:6, i])
+        torch.nn.functional.cross_entropy(layer(normed), batch.attributes[:6, i])
         for i, layer in enumerate(encoder.recognise)
     ]
     torch.testing.assert_close(encoder.loss(half)["attributes"], torch.stack(expected).mean())
