@@ -1,7 +1,9 @@
 """The native engine: its products, its answers against `exact` to the last bit, and what it leaves to others."""
 
+import itertools
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pose2id import MissingExtraError, knn_graph
 from pose2id.neighbors import _exact, _native, engines, find_both_ends, find_neighbors
 from pose2id.neighbors._native import all_kernels, load_kernel
 from pose2id.neighbors._native import search as native
+from pose2id.neighbors.contract import Search
 
 KERNELS = {kernel.name: kernel for kernel in all_kernels()}
 needs_kernel = pytest.mark.skipif(not KERNELS, reason=f"the native kernel is {load_kernel()[1]}")
@@ -181,5 +184,92 @@ def test_a_library_that_errs_is_not_used(monkeypatch):
         kernel, words = load_kernel()
         assert kernel is None
         assert "multiplies wrongly" in words
+    finally:
+        _native._load_kernel.cache_clear()
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("k", [1, 5, 57])
+def test_float64_distances_below_the_numbers_of_float32(k):
+    """In the frame, which the last row makes: float32 has 1.4e-45 and 2.8e-45, and nothing between them."""
+    rows = np.random.default_rng(5).standard_normal((301, 30)) * 2.5e-46
+    rows[-1] = 1
+    for exclude in (None, np.arange(301) % 4):
+        found, wanted = (knn_graph(rows, k, exclude=exclude, engine=name) for name in ("native", "exact"))
+        assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("farthest", [False, True])
+@pytest.mark.parametrize("cut", [None, 100, 200])
+def test_tasks_are_all_pairs_of_blocks_once(monkeypatch, farthest, cut):
+    monkeypatch.setattr(native, "BLOCK", 1)  # blocks of 32 rows
+    rows = torch.from_numpy(clusters(300, 20))
+    queries, base = (rows, rows) if cut is None else (rows[:cut], rows[cut:])
+    asked = Search(queries, base, 2, within=cut is None)
+    sweep = native._Sweep(native.load_kernel()[0], asked, 2, farthest=farthest and cut is None)
+    a, b, count = -(-len(queries) // 32), -(-len(base) // 32), int(sweep.ends[-1])
+    parts = [sweep.tasks(range(start, min(start + 7, count))) for start in range(0, count, 7)]
+    tasks = [tuple(task) for task in torch.cat(parts).tolist()]
+    outer = [(0, row, 0) for row in range(a)] if farthest and cut is None else []
+    pairs = itertools.product(range(a), range(b))
+    wanted = [(1, row, column) for row, column in pairs if cut is not None or column >= row]
+    assert tasks[: len(outer)] == outer
+    assert sorted(tasks[len(outer) :]) == wanted
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+def test_another_default_device_changes_nothing():
+    rows = torch.from_numpy(clusters(300, 20))
+    wanted = find_neighbors(rows[:100], rows[100:], 4, engine="exact")
+    with torch.device("meta"):
+        found = find_neighbors(rows[:100], rows[100:], 4, engine="native")
+        far = find_both_ends(rows, 4, engine="native")
+    assert_same(found, wanted)
+    assert_same(far, find_both_ends(rows, 4, engine="native"))
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+def test_several_threads_search_at_once():
+    rows = torch.from_numpy(clusters(500, 20))
+    wanted = find_neighbors(rows, rows, 3, within=True, engine="exact")
+
+    def search(_):
+        return find_neighbors(rows, rows, 3, within=True, engine="native")
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(search, range(8)):
+            assert_same(found, wanted)
+
+
+@needs_kernel
+@pytest.mark.parametrize("edge", [255, 256, 257, 287, 288, 289])
+def test_edges_of_panels_and_of_small_sets(edge):
+    """With labels most rows have two neighbours, fewer than are asked for."""
+    for rows in (
+        clusters(edge, 17),
+        clusters(edge, 16).astype(np.float64).T.copy().T,
+        clusters(edge, 65).astype(np.float16),
+    ):
+        labels = np.ones(edge, int)
+        labels[[3, edge - 1]] = 2, 3
+        for k, exclude in ((1, None), (58, None), (64, None), (4, labels)):
+            found, wanted = (knn_graph(rows, k, exclude=exclude, engine=name) for name in ("native", "exact"))
+            assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
+
+
+@needs_kernel
+def test_a_library_of_another_interface_is_not_used(monkeypatch):
+    monkeypatch.setattr(_native, "ABI_VERSION", -1)
+    _native._load_kernel.cache_clear()
+    try:
+        assert load_kernel() == (
+            None,
+            f"{_native.find_library().name} has version 1 of its interface, -1 is needed: install again",
+        )
     finally:
         _native._load_kernel.cache_clear()

@@ -51,8 +51,7 @@ constexpr int QUAD = 4, HALF = PANEL / 2;
 constexpr int GROUP = 16;                   // codes that are summed in 16 bits
 constexpr int TILE = STRIP * PANEL;
 constexpr int32_t NONE = -800000000;        // below every c of two rows, above those of padding
-constexpr int32_t NEVER = 1000000000;         // a limit that no product passes
-constexpr uint64_t EMPTY = (uint64_t{0x7f800000} << 32) | 0xffffffffu;  // no neighbour: inf, -1
+constexpr int32_t NEVER = 1000000000;       // a limit that no product passes
 
 // ------------------------------------------------------------------------------------------------ products of a tile
 
@@ -285,13 +284,20 @@ bool supports(bool vnni) {
 #endif
 
 #ifdef POSE2ID_NEON
-// Eight rows and eight columns at a time, by dot products of signed bytes.
 #if defined(__clang__)
-POSE2ID_TARGET("dotprod")
+#define POSE2ID_DOTPROD POSE2ID_TARGET("dotprod")
 #else
-POSE2ID_TARGET("arch=armv8.2-a+dotprod")
+#define POSE2ID_DOTPROD POSE2ID_TARGET("arch=armv8.2-a+dotprod")
 #endif
-void multiply_neon(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
+
+// `vdotq_s32`, which Clang before 16 hides where not the whole file may use it.
+POSE2ID_DOTPROD inline int32x4_t add_products(int32x4_t sums, int8x16_t left, int8x16_t right) {
+  asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(sums) : "w"(left), "w"(right));
+  return sums;
+}
+
+// Eight rows and eight columns at a time, by dot products of signed bytes.
+POSE2ID_DOTPROD void multiply_neon(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
   for (int top = 0; top < STRIP; top += 8)
     for (int c = 0; c < PANEL; c += 8) {
       int32x4_t sums[8][2];
@@ -304,8 +310,8 @@ void multiply_neon(const Strip& strip, const uint8_t* panel, int64_t columns, in
           int32_t value;
           std::memcpy(&value, left + r / QUAD * columns * QUAD + r % QUAD * 4, 4);
           const int8x16_t row = vreinterpretq_s8_s32(vdupq_n_s32(value));
-          sums[r][0] = vdotq_s32(sums[r][0], first, row);
-          sums[r][1] = vdotq_s32(sums[r][1], second, row);
+          sums[r][0] = add_products(sums[r][0], first, row);
+          sums[r][1] = add_products(sums[r][1], second, row);
         }
       }
       for (int r = 0; r < 8; r++)
@@ -373,7 +379,7 @@ struct Sweep {
   std::atomic<double>* farthest;      // the largest distance so far, or null
   int32_t* farthest_rows;
   int32_t* doubtful;                  // (room, 2) pairs whose float32 distance float64 sums leave open
-  std::atomic<int32_t>* doubts;       // how many there were
+  std::atomic<int64_t>* doubts;       // how many there were
   std::atomic<int64_t>* measured;     // pairs measured by all rows
 };
 
@@ -489,7 +495,7 @@ void measure(Work& work, int64_t row, int64_t column, bool near_row, bool near_c
   if (!near_row && !near_column) return;
   const float lower = (float)(distance * (1 - sweep.rounding)), upper = (float)(distance * (1 + sweep.rounding));
   if (lower != upper && !sweep.wide) {
-    const int32_t at = sweep.doubts->fetch_add(1, std::memory_order_relaxed);
+    const int64_t at = sweep.doubts->fetch_add(1, std::memory_order_relaxed);
     if (at < sweep.room) {
       sweep.doubtful[2 * at] = (int32_t)row;
       sweep.doubtful[2 * at + 1] = (int32_t)column;
@@ -646,9 +652,9 @@ POSE2ID_EXPORT const char* pose2id_machine(int32_t number, int32_t* level) {
   return machine ? machine->name : nullptr;
 }
 
-// Bytes of scratch that `pose2id_sweep` and `pose2id_pack` want.
+// Bytes of scratch that `pose2id_sweep` wants; `pose2id_pack` and `pose2id_multiply` with a block of 0.
 POSE2ID_EXPORT int64_t pose2id_scratch(int64_t columns, int64_t block) {
-  return 64 * 8 + columns * (HALF + STRIP) + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
+  return 64 * 8 + columns * STRIP + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
 }
 
 // Rows of codes (rows, columns), rows a multiple of 32, as panels, in place.

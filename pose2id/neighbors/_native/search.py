@@ -35,6 +35,8 @@ SPEED = {1: 2.4, 2: 8.0, 3: 8.0}
 """How many times faster than float32 numbers codes are multiplied, by machine of the kernel; measured for AVX2 only."""
 SMALLEST = 256
 """Rows of either side; below, `exact` is as fast."""
+LARGEST = 2**31 - PANEL
+"""Rows of either side: the kernel counts them in int32."""
 BLOCK = 2**18
 """Codes of a block: it stays in the caches."""
 SLICE = 2**29
@@ -75,7 +77,8 @@ def rounding(width: int) -> float:
 
 def is_for(queries: int, n: int, width: int, k: int) -> bool:
     """Whether the kernel is for searches of this size."""
-    return min(queries, n) >= SMALLEST and 0 < k <= LARGEST_K and 0 < width <= WIDEST
+    fits = min(queries, n) >= SMALLEST and max(queries, n) <= LARGEST
+    return fits and 0 < k <= LARGEST_K and 0 < width <= WIDEST
 
 
 def planned_products(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
@@ -255,11 +258,21 @@ class _Sweep:
         self.far = torch.full((m if farthest else 0,), -1.0, dtype=torch.float64, device="cpu")
         self.far_rows = torch.zeros(len(self.far), dtype=torch.int32, device="cpu")
         self.doubtful = torch.empty(ROOM, 2, dtype=torch.int32, device="cpu")
-        self.doubts = torch.zeros(1, dtype=torch.int32, device="cpu")
+        self.doubts = torch.zeros(1, dtype=torch.int64, device="cpu")
         self.measured = torch.zeros(1, dtype=torch.int64, device="cpu")
         columns = self.left.codes.shape[1]
         self.block = min(256, max(PANEL, BLOCK // columns // PANEL * PANEL))
-        self.tasks = self._tasks(own, places)
+        a, b = (-(-len(each.order) // self.block) for each in (self.left, self.right))
+        rows = torch.arange(a, device="cpu")
+        self.nearest, self.rounds = rows, a - rows  # for each block of the left side; how many tasks each round has
+        if not asked.within:
+            # The block of the base whose places are those of the middle of the queries' block.
+            middle = own[(rows * self.block + self.block // 2).clamp(max=len(own) - 1)]
+            self.nearest = torch.searchsorted(places, middle).clamp(max=len(places) - 1) // self.block
+            self.rounds = torch.full((b,), a, device="cpu")
+        if farthest:
+            self.rounds = torch.cat([torch.tensor([a], device="cpu"), self.rounds])
+        self.ends = self.rounds.cumsum(0)
         self.sweep = Sweep(
             self.left.side(), self.right.side(), Side() if outer is None else outer.side(),
             columns, width, k, CAP + 16 * k + n // 16, self.block,
@@ -270,33 +283,31 @@ class _Sweep:
             self.doubtful.data_ptr(), self.doubts.data_ptr(), self.measured.data_ptr(),
         )  # fmt: skip
 
-    def _tasks(self, own: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """What is to be done, near blocks first: (n, 3), int32."""
-        a, b = (-(-len(each.order) // self.block) for each in (self.left, self.right))
-        rows = torch.arange(a, device="cpu")
-        if self.asked.within:
-            apart, row = torch.meshgrid(rows, rows, indexing="ij")
-            real = row + apart < a
-            row, apart = row[real], apart[real]
-            column = row + apart
-        else:
-            # The block of the base whose places are those of the middle of the queries' block.
-            middle = own[(rows * self.block + self.block // 2).clamp(max=len(own) - 1)]
-            nearest = torch.searchsorted(places, middle).clamp(max=len(places) - 1) // self.block
-            row, apart = (each.T.flatten() for each in torch.meshgrid(rows, torch.arange(b), indexing="ij"))
-            column = (nearest[row] + apart) % b
-        tasks = torch.stack([torch.full_like(row, ALL), row, column], dim=1)
-        if self.outer is not None:
-            tasks = torch.cat([torch.stack([torch.full_like(rows, OUTERMOST), rows, 0 * rows], dim=1), tasks])
-        return tasks.int().contiguous()
+    def tasks(self, numbers: range) -> torch.Tensor:
+        """Some of all tasks, by number: (n, 3) int32. All at once would be quadratic in the rows.
+
+        Tasks go in rounds: first bounds of the farthest; then every block of the left side with the nearest block of
+        the right one, the next, and so on. Within one set a pair of blocks comes once.
+        """
+        at = torch.arange(numbers.start, numbers.stop, device="cpu")
+        turn = torch.searchsorted(self.ends, at, right=True)
+        row, apart = at - self.ends[turn] + self.rounds[turn], turn - int(self.outer is not None)
+        column = (self.nearest[row] + apart) % -(-len(self.right.order) // self.block)
+        kind = torch.where(apart < 0, OUTERMOST, ALL)
+        return torch.stack([kind, row, column.masked_fill_(apart < 0, 0)], dim=1).int()
 
     def run(self) -> bool:
         """All tasks; whether that was worth it."""
-        n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
-        slices = torch.split(self.tasks, max(1, SLICE // each))
+        n, each, count = len(self.left.order), self.block**2 * self.left.codes.shape[1], int(self.ends[-1])
+        step = max(1, SLICE // each)
+        slices = range(0, count, step)
         most = measured_at_most(n, len(self.right.order), self.k)
         refit_threads()
-        done = map_in_threads(lambda part: self.kernel.sweep(self.sweep, part), slices, self.limits.device)
+
+        def sweep(start: int) -> None:
+            self.kernel.sweep(self.sweep, self.tasks(range(start, min(start + step, count))))
+
+        done = map_in_threads(sweep, slices, self.limits.device)
         for _ in tqdm(done, total=len(slices), desc="neighbours", unit="slice", disable=not self.asked.progress):
             if int(self.measured) > most:
                 done.close()
@@ -317,7 +328,8 @@ class _Sweep:
         if self.wide:
             scale = self.encoder.scale
             indices[order], distances[order] = _exact.measure(asked, order, near, scale)
-            beyond = bits[:, -1].double() * ((1 - 2.0**-22) / scale)
+            # What was not kept is farther than the float32 number below the last that was.
+            beyond = bits[:, -1].nextafter(torch.full_like(bits[:, -1], -1)).double() / scale
             left |= ~((beyond > distances[order, -1]) | (near[:, -1] < 0))
         else:
             indices[order], distances[order] = near, bits
