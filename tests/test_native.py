@@ -210,8 +210,8 @@ def test_tasks_are_all_pairs_of_blocks_once(monkeypatch, farthest, cut):
     queries, base = (rows, rows) if cut is None else (rows[:cut], rows[cut:])
     asked = Search(queries, base, 2, within=cut is None)
     sweep = native._Sweep(native.load_kernel()[0], asked, 2, farthest=farthest and cut is None)
-    a, b, count = -(-len(queries) // 32), -(-len(base) // 32), int(sweep.ends[-1])
-    parts = [sweep.tasks(range(start, min(start + 7, count))) for start in range(0, count, 7)]
+    a, b = -(-len(queries) // 32), -(-len(base) // 32)
+    parts = [sweep.tasks.take(first, first + 7) for first in range(0, len(sweep.tasks), 7)]
     tasks = [tuple(task) for task in torch.cat(parts).tolist()]
     outer = [(0, row, 0) for row in range(a)] if farthest and cut is None else []
     pairs = itertools.product(range(a), range(b))

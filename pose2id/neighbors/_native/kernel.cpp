@@ -364,6 +364,11 @@ struct Side {
   int64_t count;           // with padding
 };
 
+template <class T>
+constexpr bool is_plain = std::atomic<T>::is_always_lock_free && sizeof(std::atomic<T>) == sizeof(T);
+static_assert(is_plain<uint8_t> && is_plain<float> && is_plain<int32_t> && is_plain<int64_t> && is_plain<double>,
+              "atomics lie in memory that Python lends");
+
 // `Sweep` of Python, which holds what it points to. `threads` may run tasks at the same time.
 struct Sweep {
   Side left, right, outer;            // outer: the rows that give first bounds of the farthest
@@ -406,7 +411,7 @@ double largest(const double* values, int64_t first, int64_t stop) {
   return *std::max_element(values + first, values + stop);
 }
 
-// The least c by (3) for a distance t, in the frame.
+// The least c by (3) for a distance t, in the frame, which was rounded to float32.
 int32_t near_limit(const Sweep& sweep, float t, double errors) {
   if (t < 0) return NEVER;
   const double radius = (t * (1 + 0x1p-22) + errors) / sweep.step;

@@ -215,6 +215,34 @@ class _Order:
         return order, key
 
 
+class _Tasks:
+    """All that the kernel is asked to do, by number. They are made as they are needed: all are quadratic in the rows.
+
+    Tasks go in rounds: first bounds of the farthest, if asked for; then every block of the left side with the nearest
+    block of the right one, `nearest` (a,), with the next, and so on. Within one set each pair of blocks comes once.
+    """
+
+    def __init__(self, nearest: torch.Tensor, blocks: int, *, within: bool, farthest: bool) -> None:
+        self.nearest, self.blocks, self.outer = nearest, blocks, int(farthest)
+        a, rounds = len(nearest), torch.arange(blocks, device="cpu")
+        lengths = a - rounds if within else torch.full_like(rounds, a)
+        self.starts = torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), lengths]).cumsum(0)
+        if farthest:
+            self.starts = torch.cat([self.starts[:1], self.starts + a])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def take(self, first: int, stop: int) -> torch.Tensor:
+        """Tasks `first` to `stop`, or to the last one: (n, 3), int32."""
+        number = torch.arange(first, min(stop, len(self)), device="cpu")
+        turn = torch.searchsorted(self.starts, number, right=True) - 1
+        row, apart = number - self.starts[turn], turn - self.outer
+        column = (self.nearest[row] + apart) % self.blocks
+        kind = torch.where(apart < 0, OUTERMOST, ALL)
+        return torch.stack([kind, row, column.masked_fill_(apart < 0, 0)], dim=1).int()
+
+
 class _Sweep:
     """One search by the kernel: what it is lent, and what it gives back."""
 
@@ -263,16 +291,12 @@ class _Sweep:
         columns = self.left.codes.shape[1]
         self.block = min(256, max(PANEL, BLOCK // columns // PANEL * PANEL))
         a, b = (-(-len(each.order) // self.block) for each in (self.left, self.right))
-        rows = torch.arange(a, device="cpu")
-        self.nearest, self.rounds = rows, a - rows  # for each block of the left side; how many tasks each round has
+        nearest = torch.arange(a, device="cpu")
         if not asked.within:
             # The block of the base whose places are those of the middle of the queries' block.
-            middle = own[(rows * self.block + self.block // 2).clamp(max=len(own) - 1)]
-            self.nearest = torch.searchsorted(places, middle).clamp(max=len(places) - 1) // self.block
-            self.rounds = torch.full((b,), a, device="cpu")
-        if farthest:
-            self.rounds = torch.cat([torch.tensor([a], device="cpu"), self.rounds])
-        self.ends = self.rounds.cumsum(0)
+            middle = own[(nearest * self.block + self.block // 2).clamp(max=len(own) - 1)]
+            nearest = torch.searchsorted(places, middle).clamp(max=len(places) - 1) // self.block
+        self.tasks = _Tasks(nearest, b, within=asked.within, farthest=farthest)
         self.sweep = Sweep(
             self.left.side(), self.right.side(), Side() if outer is None else outer.side(),
             columns, width, k, CAP + 16 * k + n // 16, self.block,
@@ -283,29 +307,16 @@ class _Sweep:
             self.doubtful.data_ptr(), self.doubts.data_ptr(), self.measured.data_ptr(),
         )  # fmt: skip
 
-    def tasks(self, numbers: range) -> torch.Tensor:
-        """Some of all tasks, by number: (n, 3) int32. All at once would be quadratic in the rows.
-
-        Tasks go in rounds: first bounds of the farthest; then every block of the left side with the nearest block of
-        the right one, the next, and so on. Within one set a pair of blocks comes once.
-        """
-        at = torch.arange(numbers.start, numbers.stop, device="cpu")
-        turn = torch.searchsorted(self.ends, at, right=True)
-        row, apart = at - self.ends[turn] + self.rounds[turn], turn - int(self.outer is not None)
-        column = (self.nearest[row] + apart) % -(-len(self.right.order) // self.block)
-        kind = torch.where(apart < 0, OUTERMOST, ALL)
-        return torch.stack([kind, row, column.masked_fill_(apart < 0, 0)], dim=1).int()
-
     def run(self) -> bool:
         """All tasks; whether that was worth it."""
-        n, each, count = len(self.left.order), self.block**2 * self.left.codes.shape[1], int(self.ends[-1])
+        n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
         step = max(1, SLICE // each)
-        slices = range(0, count, step)
+        slices = range(0, len(self.tasks), step)
         most = measured_at_most(n, len(self.right.order), self.k)
         refit_threads()
 
-        def sweep(start: int) -> None:
-            self.kernel.sweep(self.sweep, self.tasks(range(start, min(start + step, count))))
+        def sweep(first: int) -> None:
+            self.kernel.sweep(self.sweep, self.tasks.take(first, first + step))
 
         done = map_in_threads(sweep, slices, self.limits.device)
         for _ in tqdm(done, total=len(slices), desc="neighbours", unit="slice", disable=not self.asked.progress):
