@@ -234,7 +234,9 @@ def test_another_default_device_changes_nothing():
 
 @needs_kernel
 @pytest.mark.usefixtures("kernel")
-def test_several_threads_search_at_once():
+def test_several_threads_search_at_once(monkeypatch):
+    for name, value in (("SLICE", 1), ("BLOCK", 1), ("AT_ONCE", 5)):
+        monkeypatch.setattr(native, name, value)
     rows = torch.from_numpy(clusters(500, 20))
     wanted = find_neighbors(rows, rows, 3, within=True, engine="exact")
 

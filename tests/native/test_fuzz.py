@@ -85,6 +85,7 @@ def test_calls(monkeypatch, part):
     monkeypatch.setattr(native, "SMALLEST", 1)
     monkeypatch.setattr(native, "SLICE", 1)  # as many slices as tasks, for threads
     monkeypatch.setattr(native, "BLOCK", 1)
+    monkeypatch.setattr(native, "AT_ONCE", 4)
     monkeypatch.setattr(native, "map_in_threads", in_threads)
     rows = draw_rows(dice)
     for call in range(TRIES):

@@ -12,6 +12,7 @@ few more than k. Rows that many others crowd around, and sets without structure,
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +42,8 @@ BLOCK = 2**18
 """Codes of a block: it stays in the caches."""
 SLICE = 2**29
 """Products of codes that are made in one call, some milliseconds: between calls signals are heard."""
+AT_ONCE = 2**16
+"""Tasks that are held at once: all are quadratic in the rows."""
 CAP = 256
 """Pairs that a row may measure, with 16 for each neighbour asked for, and one for every 16 rows."""
 PIVOTS = 256
@@ -216,7 +219,7 @@ class _Order:
 
 
 class _Tasks:
-    """All that the kernel is asked to do, by number. They are made as they are needed: all are quadratic in the rows.
+    """All that the kernel is asked to do, by number. They are made as they are needed.
 
     Tasks go in rounds: first bounds of the farthest, if asked for; then every block of the left side with the nearest
     block of the right one, `nearest` (a,), with the next, and so on. Within one set each pair of blocks comes once.
@@ -310,20 +313,22 @@ class _Sweep:
     def run(self) -> bool:
         """All tasks; whether that was worth it."""
         n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
-        step = max(1, SLICE // each)
-        slices = range(0, len(self.tasks), step)
+        size = max(1, SLICE // each)
         most = measured_at_most(n, len(self.right.order), self.k)
-        refit_threads()
-
-        def sweep(first: int) -> None:
-            self.kernel.sweep(self.sweep, self.tasks.take(first, first + step))
-
-        done = map_in_threads(sweep, slices, self.limits.device)
-        for _ in tqdm(done, total=len(slices), desc="neighbours", unit="slice", disable=not self.asked.progress):
+        done, total = self._run_slices(size), -(-len(self.tasks) // size)
+        for _ in tqdm(done, total=total, desc="neighbours", unit="slice", disable=not self.asked.progress):
             if int(self.measured) > most:
                 done.close()
                 return False
         return True
+
+    def _run_slices(self, size: int) -> Generator[None, None, None]:
+        """Run so many tasks in each call of the kernel."""
+        at_once = max(1, AT_ONCE // size) * size
+        for first in range(0, len(self.tasks), at_once):
+            slices = torch.split(self.tasks.take(first, first + at_once), size)
+            refit_threads()
+            yield from map_in_threads(lambda part: self.kernel.sweep(self.sweep, part), slices, self.limits.device)
 
     def found(self) -> tuple[Found, torch.Tensor]:
         """What was found, and the rows that are left over, ascending."""
