@@ -11,11 +11,13 @@ import argparse
 import contextlib
 import doctest
 import io
+import json
 import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pose2id import __version__
@@ -109,6 +111,20 @@ def test_the_configurations_on_the_training_page_are_some(tmp_path: Path) -> Non
         if isinstance(data, WorldData):
             records = read_records(WorldData(ids=[0, 2]), recipe.settings)
             assert {record.image.shape for record in records} == {(64, 32, 3)}
+
+
+def test_the_feature_file_of_the_readme_fits_its_gallery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sqlalchemy")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (made,) = re.findall(r"`(np\.savez\([^`]*\))`", text)
+    (command,) = re.findall(r"^pose2id (gallery add [^#]*?) *#", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names = {"features": np.eye(4), "ids": [0, 0, 1, 1], "cams": [0, 1, 0, 1], "paths": ["a", "b", "c", "d"]}
+    exec(made, {"np": np, **names})
+    assert main(command.split()) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 4
 
 
 def test_the_readme_has_an_example() -> None:

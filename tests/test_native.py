@@ -163,6 +163,12 @@ def test_a_signal_is_heard_between_slices(monkeypatch):
         search_on()
 
 
+def test_not_compiled(monkeypatch):
+    monkeypatch.delenv("POSE2ID_KERNEL", raising=False)
+    monkeypatch.setattr(_native, "NAMES", ())
+    assert load_kernel() == (None, "not compiled: install with a C++ compiler and without POSE2ID_PURE")
+
+
 def test_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setenv("POSE2ID_KERNEL", str(tmp_path / "none.so"))
     assert load_kernel() == (None, f"POSE2ID_KERNEL names no file: {tmp_path / 'none.so'}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pose2id.attributes.annotations import AttributeLabels
-from pose2id.attributes.filtering import predict
+from pose2id.attributes.filtering import check_there, predict
 from pose2id.attributes.vocabulary import MARKET1501
 from pose2id.tables import format_text
 from pose2id.validation import check_choice, take_labels, take_numbers
@@ -121,6 +121,7 @@ def attribute_accuracy(
 
 def _take_classes(predictions: Any, counts: tuple[int, ...]) -> NDArray[np.int64]:
     """Numbers of classes (N, A), from such numbers or from probabilities."""
+    check_there(predictions, "predictions")
     values = take_numbers(predictions, "predictions")
     if values.dtype.kind == "f":
         return predict(predictions, "predictions", counts)[0]

@@ -101,8 +101,17 @@ def attribute_filter(
     return sparse.csr_array(kept.tocsc())  # by way of columns they come out in order, without a sort
 
 
+def check_there(array: Any, name: str) -> None:
+    """TypeError for None, which is what most encoders give as `attributes`."""
+    if array is None:
+        raise TypeError(
+            f"{name} are None: an encoder without attributes gives none; take one that has them, such as apr"
+        )
+
+
 def predict(array: Any, name: str, counts: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The most likely class of each attribute, (N, A), and its probability; the first one of several as likely."""
+    check_there(array, name)
     rows, _ = take_features(array, name, "(N, total)")
     if rows.shape[1] != sum(counts):
         raise ValueError(f"{name} must have {sum(counts)} columns, one for each class, received {tuple(rows.shape)}")

@@ -35,6 +35,7 @@ from pose2id.training.checkpoints import (
     check_tensors,
     find_newest,
     load,
+    require_packages,
     save,
 )
 from pose2id.training.folders import hold_folder
@@ -148,6 +149,7 @@ def train_encoder(
         raise ValueError(f"ids must hold at least two identities, received {len(pictures.people)}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output {folder} must be a folder, it is a file")
+    require_packages()
     if settings.tensorboard:
         require("tensorboard", "train", "EncoderSettings.tensorboard")
     kind, sizes = find_system(system), dict(sizes or {})

@@ -73,7 +73,7 @@ class Gallery:
         ----------
         target : path or str
             A file, or ``postgresql://user:password@host/database`` (extra `postgresql`). A PostgreSQL schema holds one
-            gallery; ``?options=-csearch_path%3Dname`` chooses the schema.
+            gallery; ``?options=-csearch_path%3Dname`` chooses the schema, which must be there (``CREATE SCHEMA name``).
         width : int, optional
             D, the columns of all rows. Otherwise the first rows decide.
         k1, k2, alpha, normalize

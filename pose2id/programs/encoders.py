@@ -30,6 +30,7 @@ from pose2id.programs.keypoints import check_found, find_pose, read_poses
 from pose2id.progress import tqdm
 from pose2id.synthetic import PARTS, make_set
 from pose2id.training import configuration
+from pose2id.training.checkpoints import require_packages
 from pose2id.training.configuration import WorldData, open_configuration, read_table
 from pose2id.training.folders import hold_folder
 from pose2id.validation import check_path, take_path
@@ -85,6 +86,8 @@ def run_encoder_training(
     ------
     FileNotFoundError, TypeError, ValueError
         For a configuration that does not fit, naming table and key, and as `train_encoder`.
+    MissingExtraError
+        As `train_encoder`, before pictures are read.
 
     Examples
     --------
@@ -94,6 +97,7 @@ def run_encoder_training(
     target = check_path(output, "output")
     if target.exists() and not target.is_dir():
         raise ValueError(f"output {target} must be a folder, it is a file")
+    require_packages()  # before pictures are drawn or read, which takes minutes
     with ExitStack() as held:
         if target.is_dir():  # a second run is told at once; a wrong configuration makes no folder
             held.enter_context(hold_folder(target))

@@ -23,6 +23,7 @@ import torch
 
 from pose2id.atomic import remove_folder, write_file, write_folder
 from pose2id.documents import parse_json, read_json
+from pose2id.errors import require
 from pose2id.formats import read_tensors, write_tensors
 from pose2id.validation import check_count
 
@@ -40,6 +41,12 @@ class Checkpoint:
     optimizer: dict[str, torch.Tensor]
     ema: dict[str, torch.Tensor] | None
     state: dict[str, Any]  # what JSON can hold
+
+
+def require_packages() -> None:
+    """MissingExtraError without what a run writes with; to be asked before it begins, not at its first checkpoint."""
+    for module in ("safetensors.torch", "filelock"):
+        require(module, "ipg", "training")
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:

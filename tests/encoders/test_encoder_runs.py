@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,14 @@ def test_a_second_run_is_told_at_once(config, tmp_path, capsys, monkeypatch):
     with lock(run / LOCK):
         assert cli.main(["train", "encoder", str(config), "-o", str(run)]) == 2
     assert "another run (process" in capsys.readouterr().err
+
+
+def test_what_saving_needs_is_asked_for_before_pictures(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pose2id.programs.encoders.read_pictures", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert cli.main(["train", "encoder", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert "training needs safetensors, which is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_how_far_it_is(config, tmp_path, capsys, monkeypatch):

@@ -438,6 +438,14 @@ def test_tensorboard_is_asked_for_only_if_wanted(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("package", ["safetensors", "filelock"])
+def test_what_saving_needs_is_asked_for_before_a_step(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"training needs {package}, .*pip install 'pose2id\[ipg\]'"):
+        fit(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("system", ["idla", "personnet"])
 def test_layers_that_fit_one_size_take_that_of_the_pictures(tmp_path, system):
     """Of sides that no map divides too; others are refused, and told which it takes."""

@@ -98,7 +98,8 @@ def load_kernel() -> tuple[Kernel | None, str]:
     file = find_library()
     if file is None:
         named = os.environ.get("POSE2ID_KERNEL")
-        return None, f"POSE2ID_KERNEL names no file: {named}" if named else "not compiled: install with a C++ compiler"
+        missing = "not compiled: install with a C++ compiler and without POSE2ID_PURE"
+        return None, f"POSE2ID_KERNEL names no file: {named}" if named else missing
     return _load_kernel(file, file.stat().st_mtime_ns)
 
 
