@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 import unicodedata
 from collections.abc import Iterable
+from difflib import SequenceMatcher, get_close_matches
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -202,19 +202,28 @@ def nearest(word: str, names: Iterable[str], likeness: float = 0.6) -> str | Non
     ('market1501', 'faiss-hnsw', None)
     """
     folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=likeness)
+    close = get_close_matches(word.casefold(), folded, n=1, cutoff=likeness)
     close += [name for name in folded if len(word) > 2 and word.casefold() in name][:1]
     return folded[close[0]] if close else None
 
 
 def suggest(word: object, names: Iterable[str]) -> str:
-    """What an error on an unknown name ends with: the nearest one, or nothing.
+    """What an error on an unknown name ends with: the nearest one and all that are about as near, or nothing.
 
     Examples
     --------
     >>> from pose2id.errors import suggest
     >>> suggest("exat", ["auto", "exact"]), suggest("magic", ["auto", "exact"])
     ("; did you mean 'exact'?", '')
+    >>> suggest("--cams", ["--top", "--only-cams", "--not-cams"])  # the nearest alone would be the opposite
+    "; did you mean '--only-cams' or '--not-cams'?"
     """
+    names = list(names)
     name = nearest(word, names) if isinstance(word, str) else None
-    return f"; did you mean {name!r}?" if name else ""
+    if name is None:
+        return ""
+    bare = str(word).casefold().lstrip("-")  # dashes, which all options begin with, make none of them nearer
+    likeness = {each: SequenceMatcher(None, each.casefold().lstrip("-"), bare).ratio() for each in names}
+    least = max(0.5, likeness[name] - 0.1)
+    near = [each for each in names if likeness[each] >= least] or [name]
+    return f"; did you mean {' or '.join(map(repr, near))}?"

@@ -911,6 +911,30 @@ def test_a_name_that_is_nearly_right_is_asked_for(capsys, arguments, meant):
     assert f"; did you mean '{meant}'?; see pose2id" in captured.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "search g q --cams gate hall",
+            "search: unrecognized arguments: --cams gate hall; did you mean '--only-cams' or '--not-cams'?; see",
+        ),
+        ("search g q --camss a", "--camss a; did you mean '--only-cams' or '--not-cams'?; see"),
+        ("search g q --group a", "search: unrecognized arguments: --group a; did you mean '--only-groups' or "),
+        ("search g q --no-cams a", "search: unrecognized arguments: --no-cams a; did you mean '--not-cams'?; see"),
+        ("--helpp", "pose2id gallery: unrecognized arguments: --helpp; did you mean '--help'?; see"),
+        ("search --tops=3", "search: unrecognized arguments: --tops=3; did you mean '--top'?; see"),
+        ("search --top 3 -- --tops", "search: the following arguments are required: FILE; see"),
+        ("add --time 3", "add: the following arguments are required: PATH, FILE; see"),
+    ],
+)
+def test_an_unknown_option_is_told_with_all_that_may_be_meant(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(["gallery", *arguments.split()])
+    captured = capsys.readouterr()
+    assert (stopped.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
+    assert said in captured.err
+
+
 def test_choices_are_those_there_are():
     shtab = pytest.importorskip("shtab")
     assert ("auto", *ENGINES) == choices.ENGINES

@@ -1,7 +1,11 @@
 """Dask arrays: the numbers of one machine to the last bit, however rows are cut, and with workers that die."""
 
+import re
+import socket
+import warnings
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -283,6 +287,28 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_command_shows_no_warning_of_a_taken_port_or_of_text(tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    package = pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(package, "LocalCluster", partial(package.LocalCluster, processes=False))
+    x, cams = make_rows(9), np.array(list("abcabcabc"))
+    group = zarr.open_group("in.zarr", mode="w")
+    group.create_array("features", data=x)
+    group.create_array("cams", data=cams)
+    with socket.socket() as usual, warnings.catch_warnings(record=True) as told:
+        with suppress(OSError):  # somebody has it already
+            usual.bind(("", 8787))
+            usual.listen()
+        warnings.simplefilter("always")
+        assert main(["centralize", "in.zarr", "-o", "out.zarr", "--exclude-cams", "--scheduler", "local"]) == 0
+    assert [line for each in told if re.search("Port|Zarr V3", line := str(each.message))] == []
+    written = zarr.open_group("out.zarr", mode="r")
+    same(written["features"][:], pose2id.centralize(x, exclude=cams))
+    same(written["cams"][:], cams)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_command_goes_from_one_zarr_group_to_another(tmp_path, capsys):
     zarr = pytest.importorskip("zarr", reason="zarr is not installed")
     x, cams = make_rows(83), np.random.default_rng(0).integers(0, 3, 83)
@@ -350,7 +376,14 @@ def test_what_ends_a_computation_is_explained():
         (["x.zarr", "-o", "y.zarr", "--scheduler", "local"], "x.zarr must be a zarr group"),
         (["in.zarr", "-o", "y.zarr", "--scheduler", "nowhere"], "scheduler must be 'local' or an address such as"),
         (["in.zarr", "-o", "y.zarr", "--scheduler", "local", "--exclude-cams"], "needs an array 'cams' in in.zarr"),
-        (["in.zarr", "-o", "in.zarr", "--scheduler", "local"], "exists already"),
+        (
+            ["in.zarr", "-o", "in.zarr", "--scheduler", "local"],
+            "output in.zarr exists already; name another or pass --overwrite",
+        ),
+        (
+            ["bare.zarr", "-o", "y.zarr", "--scheduler", "local"],
+            'it is a bare array; write it with component="features"',
+        ),
         (["in.zarr", "-o", "y.zarr", "--scheduler", "local", "--engine", "faiss-ivf"], "engine on a cluster must be"),
         (["empty.zarr", "-o", "y.zarr", "--scheduler", "local"], "must hold an array 'features', it holds none"),
     ],
@@ -360,6 +393,7 @@ def test_the_command_says_what_is_wrong(words, said, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     zarr.open_group("in.zarr", mode="w").create_array("features", data=make_rows(5))
     zarr.open_group("empty.zarr", mode="w")
+    da.to_zarr(da.ones((5, 3)), "bare.zarr")
     assert main(["centralize", *words]) == 2
     errors = capsys.readouterr().err
     assert said in errors

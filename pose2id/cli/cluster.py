@@ -33,6 +33,8 @@ def wants_cluster(arguments: argparse.Namespace) -> bool:
 
 def run_centralize(arguments: argparse.Namespace) -> None:
     """`pose2id centralize` with `--scheduler`."""
+    if Path(arguments.output).exists() and not arguments.overwrite:
+        raise ValueError(f"output {arguments.output} exists already; name another or pass --overwrite")
     arrays = read_zarr(arguments.features)
     if arguments.exclude_cams and "cams" not in arrays:
         raise ValueError(f"--exclude-cams needs an array 'cams' in {arguments.features}, it holds none")

@@ -272,8 +272,8 @@ def _add_method(
         needs=needs,
         nargs=0,
         default=None if recommended else False,
-        help="take neighbours from other cameras only; the file must have 'cams' (rows with equal 'groups', if it has "
-        "those, are never neighbours anyway)",
+        help="take neighbours from other cameras only; needs 'cams' in each file (default: all; but rows with equal "
+        "'groups', if a file has those, are never neighbours)",
     )
     _add_engine(parser, needs=engine_needs)
 

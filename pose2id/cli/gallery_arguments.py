@@ -63,7 +63,8 @@ def add_gallery(commands: Any) -> None:
     publish.add_argument("--anew", action="store_true", help="write everything, also over another gallery")
 
     _add_action(actions, "verify", "compute everything anew and compare; exit code 1: something is wrong")
-    _add_action(actions, "info", "numbers and settings of the gallery")
+    info = _add_action(actions, "info", "numbers and settings of the gallery")
+    info.description += " 'pulled' are the rows that have mutual neighbours, 'zero_rows' those that hold only zeros."
 
 
 def _add_action(actions: Any, name: str, words: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from pose2id.errors import escape, hide_passwords, suggest
@@ -18,13 +20,14 @@ class Parser(argparse.ArgumentParser):
     """
 
     one_of: tuple[tuple[str, ...], ...] = ()
+    _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but nothing is left over for the parser above, which would point to its own help."""
+        self._words = list(sys.argv[1:] if args is None else args)
         namespace, left = super().parse_known_args(args, namespace)
         if left:
-            near = next(filter(None, (suggest(word, self._option_string_actions) for word in left)), "")
-            self.error(f"unrecognized arguments: {' '.join(left)}{near}")
+            self.error(self._tell_unknown(left))
         given = {name for names in self.one_of for name in names if getattr(namespace, name) is not None}
         if self.one_of and given not in map(set, self.one_of):
             self.error("give " + ", or ".join(" and ".join(f"--{name}" for name in names) for names in self.one_of))
@@ -38,8 +41,20 @@ class Parser(argparse.ArgumentParser):
             error.message += suggest(value, map(str, action.choices or ()))
             raise
 
+    def _tell_unknown(self, words: list[str]) -> str:
+        near = next(filter(None, (suggest(word, self._option_string_actions) for word in words)), "")
+        return f"unrecognized arguments: {' '.join(words)}{near}"
+
+    def _find_unknown(self) -> list[str]:
+        """The long options that were typed here and that no option of this parser begins with."""
+        typed = [word for word in takewhile(lambda word: word != "--", self._words) if word.startswith("--")]
+        known = tuple(self._option_string_actions)
+        return [word for word in typed if not any(name.startswith(word.partition("=")[0]) for name in known)]
+
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
+        if " required" in message and (unknown := self._find_unknown()):  # the likelier slip, as in `--helpp`
+            message = self._tell_unknown(unknown)
         self.exit(2, f"{self.prog}: {escape(hide_passwords(message))}; see {self.prog} --help\n")
 
 

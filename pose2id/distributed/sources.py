@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,18 +94,33 @@ def take_source(features: Any, generated: Any = None, exclude: Any = None) -> So
 def read_zarr(path: str) -> dict[str, Any]:
     """The arrays of a zarr group by name: `features` and `generated` as Dask arrays, labels as numpy arrays."""
     group = _open_group(path)
-    arrays = {name: dask_array().from_zarr(group[name]) for name in ("features", "generated") if name in group}
-    if "features" not in arrays:
+    with _without_warning():
+        held = dict(group.arrays())
+    if "features" not in held:
         raise ValueError(f"{path} must hold an array 'features', it holds {', '.join(sorted(group.keys())) or 'none'}")
-    return arrays | {name: np.asarray(group[name][:]) for name in LABELS if name in group}
+    arrays = {name: dask_array().from_zarr(held[name]) for name in ("features", "generated") if name in held}
+    return arrays | {name: np.asarray(held[name][:]) for name in LABELS if name in held}
 
 
 def _open_group(path: str) -> Any:
     zarr = require("zarr", "dask", "pose2id.distributed")
     try:
         return zarr.open_group(str(Path(path).resolve()), mode="r")  # workers may stand in another folder
+    except zarr.errors.ContainsArrayError as error:
+        raise ValueError(
+            f"{path} must be a zarr group with an array 'features', it is a bare array; write it with "
+            'component="features", as in dask.array.to_zarr(array, path, component="features")'
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} must be a zarr group: {one_line(error, 200)}") from error
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Without zarr's warning that its format has no name for text of fixed length: here zarr wrote it and reads it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The data type .* does not have a Zarr V3 specification")
+        yield
 
 
 def write_zarr(
@@ -116,8 +132,9 @@ def write_zarr(
     `report` is told where progress is shown, if anywhere, and what is waited for.
     """
     group = require("zarr", "dask", "pose2id.distributed").open_group(path, mode="w")
-    for name, array in labels.items():
-        group.create_array(name, data=array)
+    with _without_warning():
+        for name, array in labels.items():
+            group.create_array(name, data=array)
     rows = max(1, *features.chunks[0])  # equal chunks, each written by one task
     chunks = rows, features.shape[1]
     how = {"write_empty_chunks": True}  # so that chunks can be counted
@@ -175,7 +192,7 @@ def _connect(scheduler: str) -> Iterator[Any]:
             distributed.LocalCluster(
                 n_workers=find_limits().threads,
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: of one that is taken a warning would tell
                 silence_logs=logging.ERROR,
             ) as cluster,
             distributed.Client(cluster) as client,
