@@ -179,8 +179,8 @@ def test_tiles_and_pivots_change_nothing(monkeypatch, tile, pivots):
 def test_rows_that_collect_too_much_are_left_to_the_float_path(monkeypatch):
     rows = torch.cat([clustered(), torch.zeros(600, 24)])  # the zeros are all each other's neighbours
     left = []
-    original = _exact._search_rows
-    monkeypatch.setattr(_exact, "_search_rows", lambda *a, **k: (left.append(len(a[1])), original(*a, **k)))
+    original = _exact.search_rows
+    monkeypatch.setattr(_exact, "search_rows", lambda *a, **k: (left.append(len(a[1])), original(*a, **k)))
     graph = knn_graph(rows, 2, engine="exact")
     assert left == [600]
     np.testing.assert_array_equal(graph.indices, knn(rows.double().numpy(), 2)[0])
@@ -193,7 +193,7 @@ def test_a_few_rows_that_collect_too_much_are_swept_again(monkeypatch, labelled)
     labels = np.arange(len(rows)) % 3 if labelled else None
     expected = knn_graph(rows, 2, exclude=labels, engine="exact")
     monkeypatch.setattr(_filter, "THRESHOLDS", replace(_filter.THRESHOLDS, few=1000))
-    monkeypatch.setattr(_exact, "_search_rows", lambda *_, **__: pytest.fail("left to the float path"))
+    monkeypatch.setattr(_exact, "search_rows", lambda *_, **__: pytest.fail("left to the float path"))
     graph = knn_graph(rows, 2, exclude=labels, engine="exact")
     assert torch.equal(graph.indices, expected.indices)
     assert torch.equal(graph.distances, expected.distances)

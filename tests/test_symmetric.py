@@ -40,7 +40,7 @@ def test_equals_the_other_float_path(monkeypatch, name, k, labelled, tile):
     labels = torch.arange(len(rows)) % 5 if labelled else None
     asked = Search(rows, rows, min(k, len(rows) // 5), labels, labels, within=True)
     expected = asked.no_neighbors()
-    _exact._search_rows(asked, torch.arange(len(rows)), *expected)
+    _exact.search_rows(asked, torch.arange(len(rows)), *expected)
     found = _symmetric.search_symmetric(asked, farthest=not labelled)
     if found is None:  # it says so rather than collecting most pairs
         assert name in ("near ties", "few long")
@@ -67,7 +67,7 @@ def test_rows_with_too_many_near_ties_are_left(monkeypatch):
     assert not found.left[~crowd].any()
     indices, distances, farthest = _exact.search_both_ends(asked)
     expected = asked.no_neighbors()
-    _exact._search_rows(asked, torch.arange(len(rows)), *expected)
+    _exact.search_rows(asked, torch.arange(len(rows)), *expected)
     torch.testing.assert_close((indices, distances), expected, rtol=0, atol=0)
     torch.testing.assert_close(farthest, _exact.farthest(rows), rtol=1e-6, atol=0)
 
