@@ -1,6 +1,6 @@
 """Features that outgrow a worker: `pose2id.distributed` on two workers of little memory, with what each task held.
 
-    python benchmarks/cluster.py 15000 16384 500 700MB exact /tmp/cluster --check
+    python benchmarks/cluster.py 15000 16384 500 700MB exact FOLDER --check
 
 writes ROWS x COLUMNS of float32 to FOLDER once (people of four rows, in no order), centralizes them in chunks of CHUNK
 rows on two worker processes of LIMIT memory each, and writes the result there, block by block. Some people's rows are

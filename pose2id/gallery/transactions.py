@@ -100,22 +100,18 @@ class Transaction:
 
     def ids_of(self, keys: Sequence[str]) -> dict[str, int]:
         """The ids of those keys that are there."""
-        rows = self._tables.rows.c
-        found: dict[Any, Any] = {}
-        for part in _parts(keys):
-            found.update(
-                (key, at) for key, at in self._all(self._sa.select(rows.key, rows.id).where(rows.key.in_(part)))
-            )
-        return found
+        return self._pairs("key", "id", keys)
 
     def keys_of(self, ids: Sequence[int]) -> dict[int, str]:
         """The keys of these ids."""
-        rows = self._tables.rows.c
+        return self._pairs("id", "key", ids)
+
+    def _pairs(self, given: str, wanted: str, values: Sequence[Any]) -> dict[Any, Any]:
+        """By the values of one column those of another, of the rows that are there."""
+        column, other = (self._tables.rows.c[name] for name in (given, wanted))
         found: dict[Any, Any] = {}
-        for part in _parts(ids):
-            found.update(
-                (at, key) for at, key in self._all(self._sa.select(rows.id, rows.key).where(rows.id.in_(part)))
-            )
+        for part in _parts(values):
+            found.update((one, two) for one, two in self._all(self._sa.select(column, other).where(column.in_(part))))
         return found
 
     def keys(self) -> list[str]:
