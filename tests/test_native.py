@@ -40,12 +40,14 @@ def assert_same(found, wanted):
 
 @needs_kernel
 @pytest.mark.parametrize("columns", [16, 48, 768, 16384])
-@pytest.mark.parametrize("kind", ["largest", "signs", "any"])
+@pytest.mark.parametrize("kind", ["largest", "signs", "any", "as long as (7) allows", "longer"])
 def test_products_are_exact(kernel, columns, kind):
     """Sums of 16 bits would overflow if a bound were one too large."""
     rng, level = np.random.default_rng(columns), kernel.level
     codes = {
         "largest": np.full((32, columns), level),
+        "as long as (7) allows": np.full((32, columns), 45),  # 16 * 45^2 < 2^15 < 16 * 46^2
+        "longer": np.full((32, columns), 46),
         "signs": level * rng.choice([-1, 1], (32, 1)) * np.ones((1, columns), int),
         "any": rng.integers(-level, level + 1, (32, columns)),
     }[kind]
@@ -281,7 +283,7 @@ def test_a_library_of_another_interface_is_not_used(monkeypatch):
     try:
         assert load_kernel() == (
             None,
-            f"{_native.find_library().name} has version 1 of its interface, -1 is needed: install again",
+            f"{_native.find_library().name} has version 2 of its interface, -1 is needed: install again",
         )
     finally:
         _native._load_kernel.cache_clear()

@@ -83,17 +83,17 @@ def estimate_costs(
     - Passing over one: 90 in faiss's heaps, 190 by torch, 150 where codes are multiplied as floats.
     - The codes of a row, its order and its share of calls: 345 D + 500,000.
     - A neighbour: 125 D + 154,000 where codes propose it; 12 D + 10,000 where floats do, which also propose 6 more.
-    - `native`: passing over a product 20; a row 345 D + 400,000, and D for each column of a projection, which costs
-      2e9 to make; a neighbour 45 D.
+    - `native`: a search 6e8; passing over a product 20; a row 345 D, and 1.5 D for each column of a projection, which
+      costs 3e9 to make; a neighbour 10 D + 27,000.
     """
     pairs, measured = queries * n, queries * (k + 6) * (12 * width + 10_000)
     faiss = pairs * ((0.65 if within else 1.0) * width + 90) + measured
     whole = math.inf
     if native is not None:
         columns, speed = native
-        made = 2e9 + queries * width * columns if columns < width else 0.0
+        made = 3e9 + 1.5 * queries * width * columns if columns < width else 0.0
         product = (0.5 if within else 1.0) * columns / speed + 20
-        whole = pairs * product + made + queries * (345 * width + 400_000 + k * 45 * width)
+        whole = 6e8 + pairs * product + made + queries * (345 * width + k * (10 * width + 27_000))
     if codes is None:
         return Costs(pairs * (width + 190) + measured, faiss, whole)
     columns, speed = codes

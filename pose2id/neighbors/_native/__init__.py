@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 NAMES = ("_kernel.so", "_kernel.dll")
 PANEL = 32
 """Rows of codes that lie together."""
@@ -26,7 +26,7 @@ FASTEST_FIRST = (2, 1, 3)
 class Side(ctypes.Structure):
     """`Side` of the kernel: pointers into arrays that the caller keeps alive."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("panels", "half", "error", "order", "labels", "rows")] + [
+    _fields_ = [(name, ctypes.c_void_p) for name in ("panels", "half", "error", "order", "labels", "lanes", "rows")] + [
         ("count", ctypes.c_int64)
     ]
 
@@ -52,10 +52,14 @@ class Kernel(NamedTuple):
     name: str
     level: int  # the largest code
 
-    def pack(self, codes: torch.Tensor) -> None:
-        """Codes (n, D') as panels, in place; n is a multiple of `PANEL`, D' of 16."""
+    def pack(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (n, D') as panels, in place, and the lengths by (7) (n / 16,); n is a multiple of `PANEL`, D' of 16."""
         scratch = self.scratch(codes.shape[1], 0)
-        self.library.pose2id_pack(codes.data_ptr(), *codes.shape, self.machine, scratch.data_ptr())
+        lanes = torch.empty(len(codes) // STRIP, dtype=torch.int32, device="cpu")
+        self.library.pose2id_pack(
+            codes.data_ptr(), *codes.shape, self.machine, lanes.data_ptr(), scratch.data_ptr()
+        )
+        return lanes
 
     def scratch(self, columns: int, block: int) -> torch.Tensor:
         """Memory for one thread."""
@@ -69,11 +73,16 @@ class Kernel(NamedTuple):
     def multiply(self, codes: torch.Tensor) -> torch.Tensor:
         """The products of the first `STRIP` of `PANEL` rows of codes with all, (16, 32) int32: for tests."""
         codes = codes.clone()
-        self.pack(codes)
+        lanes = self.pack(codes)
         scratch = self.scratch(codes.shape[1], PANEL)
         products = torch.empty(STRIP, PANEL, dtype=torch.int32, device="cpu")
         self.library.pose2id_multiply(
-            codes.data_ptr(), codes.shape[1], self.machine, products.data_ptr(), scratch.data_ptr()
+            codes.data_ptr(),
+            codes.shape[1],
+            self.machine,
+            lanes.data_ptr(),
+            products.data_ptr(),
+            scratch.data_ptr(),
         )
         return products
 
@@ -83,7 +92,8 @@ class Kernel(NamedTuple):
         codes = torch.randint(-self.level, self.level + 1, (PANEL, 64), generator=generator, device="cpu")
         codes[: PANEL // 2] = codes[: PANEL // 2].sign() * self.level
         codes[:4] = torch.tensor([[1], [-1], [1], [-1]], device="cpu") * self.level
-        return torch.equal(self.multiply(codes.to(torch.int8)).long(), codes[:STRIP] @ codes.T)
+        tiles = (codes, codes // 2)  # products of the second are summed by (7)
+        return all(torch.equal(self.multiply(tile.to(torch.int8)).long(), tile[:STRIP] @ tile.T) for tile in tiles)
 
 
 def find_library() -> Path | None:
@@ -117,9 +127,9 @@ def _load_kernel(file: Path, _: int) -> tuple[Kernel | None, str]:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     library.pose2id_machine.restype = ctypes.c_char_p
     library.pose2id_scratch.argtypes = [integer, integer]
-    library.pose2id_pack.argtypes = [pointer, integer, integer, ctypes.c_int32, pointer]
+    library.pose2id_pack.argtypes = [pointer, integer, integer, ctypes.c_int32, pointer, pointer]
     library.pose2id_sweep.argtypes = [pointer, pointer, integer, pointer]
-    library.pose2id_multiply.argtypes = [pointer, integer, ctypes.c_int32, pointer, pointer]
+    library.pose2id_multiply.argtypes = [pointer, integer, ctypes.c_int32, pointer, pointer, pointer]
     for machine in (*FASTEST_FIRST, 0):
         kernel = _try_machine(library, machine)
         if kernel is not None:

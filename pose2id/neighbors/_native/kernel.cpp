@@ -15,7 +15,9 @@
 // AVX2 has no product of signed bytes: `maddubs` takes one side unsigned, u = q + 63, and adds pairs of products in 16
 // bits. With codes within +-63 a pair is at most 2 * 126 * 63 < 2^15, and what the 63 adds, -63 (q_0 + q_1) of the
 // signed side, is taken off in 16 bits too, where sums may wrap on the way: 8 signed products are at most
-// 8 * 63^2 < 2^15. So four `maddubs` are added before they are widened.                                 (6)
+// 8 * 63^2 < 2^15. So four `maddubs` are added before they are widened,                                 (6)
+// and eight of them where Cauchy and Schwarz allow it: 16 products lie within |a| |b|, the lengths of the 16 codes
+// that meet in 16 bits, and these seldom are near 4 * 63.                                               (7)
 
 #include <algorithm>
 #include <atomic>
@@ -48,20 +50,23 @@ namespace {
 constexpr int STRIP = 16;                   // rows that are multiplied one after the other, as quads,
 constexpr int PANEL = 32;                   // with so many columns, which lie together as two halves;
 constexpr int QUAD = 4, HALF = PANEL / 2;
-constexpr int GROUP = 16;                   // codes that are summed in 16 bits
+constexpr int GROUP = 16, LONG_GROUP = 32;  // codes that are summed in 16 bits by (6) and by (7)
 constexpr int TILE = STRIP * PANEL;
 constexpr int32_t NONE = -800000000;        // below every c of two rows, above those of padding
 constexpr int32_t NEVER = 1000000000;       // a limit that no product passes
 
 // ------------------------------------------------------------------------------------------------ products of a tile
 
-// Sixteen rows, ready to be multiplied with panels: [4][columns / 4][4 rows][4] codes, [4][columns / 16][4 rows] what
-// (6) takes off, as two int16, and what is taken off in whole where products are summed in 32 bits at once. A panel is
+// Sixteen rows, ready to be multiplied with panels: [4][columns / 4][4 rows][4] codes, [4][groups][4 rows] what (6) and
+// (7) take off, as two int16, and what is taken off in whole where products are summed in 32 bits at once. A panel is
 // [2][columns / 4][16 rows][4] codes.
 struct Strip {
   int8_t* codes;
   int32_t* pairs;
   int32_t whole[STRIP];
+  int32_t group;  // codes of a group; the last one may have fewer
+
+  int64_t groups(int64_t columns) const { return (columns + group - 1) / group; }
 };
 
 using Load = void (*)(Strip&, const uint8_t* panel, int64_t columns, int32_t offset);
@@ -152,11 +157,11 @@ POSE2ID_TARGET("avx2") inline __m256i word(const void* at) {
 // `whole` is for products that are summed in 32 bits at once, and left alone.
 POSE2ID_TARGET("avx2") void load_avx2(Strip& strip, const uint8_t* panel, int64_t columns, int32_t offset) {
   const __m256i added = _mm256_set1_epi8((char)offset);
-  const int64_t groups = columns / GROUP;
+  const int64_t groups = strip.groups(columns), length = strip.group / 4;
   __m128i *codes = (__m128i*)strip.codes, *pairs = (__m128i*)strip.pairs;
   for (int64_t group = 0; group < groups; group++) {
     __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int64_t at = group * QUAD; at < (group + 1) * QUAD; at++)
+    for (int64_t at = group * length; at < std::min((group + 1) * length, columns / 4); at++)
       for (int i = 0; i < 2; i++) {
         const __m256i* from = (const __m256i*)(panel + at * HALF * 4) + i;
         const __m256i eight = _mm256_sub_epi8(_mm256_loadu_si256(from), added);
@@ -178,16 +183,16 @@ POSE2ID_TARGET("avx2") inline void keep_order(__m256i& value) {
 #endif
 }
 
-// Four rows and sixteen columns by (6). `out` has rows of 32.
+// Four rows and sixteen columns by (6) or (7), added to `out`, which has rows of 32.
+template <int SIZE>
 POSE2ID_TARGET("avx2")
-void multiply_quarter(const int8_t* codes, const int32_t* pairs, const uint8_t* panel, int64_t columns, int32_t* out) {
+void add_groups(const int8_t* codes, const int32_t* pairs, const uint8_t* panel, int64_t groups, int32_t* out) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i* const sums = (__m256i*)out;  // (4, 4), of which the first two columns
-  for (int r = 0; r < 4; r++) sums[r * 4] = sums[r * 4 + 1] = _mm256_setzero_si256();
-  for (int64_t group = 0; group < columns / GROUP; group++, pairs += QUAD) {
+  for (; groups > 0; groups--, pairs += QUAD) {
     __m256i part[4][2];
     for (int r = 0; r < 4; r++) part[r][0] = part[r][1] = word(pairs + r);
-    for (int i = 0; i < GROUP / 4; i++, panel += HALF * 4, codes += QUAD * 4) {
+    for (int i = 0; i < SIZE / 4; i++, panel += HALF * 4, codes += QUAD * 4) {
       const __m256i first = _mm256_loadu_si256((const __m256i*)panel);
       const __m256i second = _mm256_loadu_si256((const __m256i*)(panel + 32));
       for (int r = 0; r < 4; r++) {
@@ -205,10 +210,21 @@ void multiply_quarter(const int8_t* codes, const int32_t* pairs, const uint8_t* 
 }
 
 void multiply_avx2(const Strip& strip, const uint8_t* panel, int64_t columns, int32_t* out) {
+  std::memset(out, 0, TILE * sizeof(int32_t));
+  const int64_t groups = columns / strip.group, done = groups * strip.group;
   for (int half = 0; half < 2; half++)
-    for (int quad = 0; quad < STRIP / QUAD; quad++)
-      multiply_quarter(strip.codes + quad * columns * QUAD, strip.pairs + quad * columns / GROUP * QUAD,
-                       panel + half * columns * HALF, columns, out + quad * QUAD * PANEL + half * HALF);
+    for (int quad = 0; quad < STRIP / QUAD; quad++) {
+      const int8_t* codes = strip.codes + quad * columns * QUAD;
+      const int32_t* pairs = strip.pairs + quad * strip.groups(columns) * QUAD;
+      const uint8_t* right = panel + half * columns * HALF;
+      int32_t* sums = out + quad * QUAD * PANEL + half * HALF;
+      if (strip.group == GROUP) {
+        add_groups<GROUP>(codes, pairs, right, groups, sums);
+        continue;
+      }
+      add_groups<LONG_GROUP>(codes, pairs, right, groups, sums);
+      add_groups<GROUP>(codes + done * QUAD, pairs + groups * QUAD, right + done * HALF, (columns - done) / GROUP, sums);
+    }
 }
 
 template <bool far>
@@ -360,6 +376,7 @@ struct Side {
   const double* error;     // E
   const int32_t* order;    // rows of the set, -1 for padding
   const int64_t* labels;   // or null
+  const int32_t* lanes;    // (count / 16,) the largest squared length by (7)
   const void* rows;        // (n, width) float32 or float64, in their own order
   int64_t count;           // with padding
 };
@@ -407,7 +424,8 @@ struct Work {
   int64_t measured = 0;
 };
 
-double largest(const double* values, int64_t first, int64_t stop) {
+template <class T>
+T largest(const T* values, int64_t first, int64_t stop) {
   return *std::max_element(values + first, values + stop);
 }
 
@@ -612,11 +630,16 @@ void scan_row(Work& work, int64_t row, bool far) {
 
 enum Kind { OUTER, ALL };  // first bounds of the farthest from the outer rows; all pairs of two blocks
 
+// Codes of a group for rows and columns with this product of squared lengths.
+int32_t choose_group(int64_t lengths) { return lengths < int64_t{1} << 30 ? LONG_GROUP : GROUP; }
+
 void visit(Work& work, Kind kind) {
   const Sweep& sweep = work.sweep;
   std::memset(work.seen, 0, sweep.block * sweep.block / 8);
   work.error = largest(work.right.error, work.begin, work.end);
   work.across = largest(sweep.left.error, work.first, work.stop);
+  const int64_t lanes = largest(sweep.left.lanes, work.first / HALF, work.stop / HALF);
+  work.strip.group = choose_group(lanes * largest(work.right.lanes, work.begin / HALF, work.end / HALF));
   if (kind != OUTER) find_column_limits(work);
   for (int64_t row = work.first; row < work.stop; row += STRIP) {
     const int64_t bytes = sweep.columns * PANEL;
@@ -638,6 +661,19 @@ void visit(Work& work, Kind kind) {
   }
 }
 
+// The largest sum of squares, among sixteen rows, of the codes that meet in 16 bits by (7).
+int32_t largest_lane(const int8_t* codes, int64_t columns) {
+  int32_t most = 0;
+  for (int r = 0; r < HALF; r++, codes += columns)
+    for (int64_t group = 0; group < columns; group += LONG_GROUP) {
+      int32_t sums[4] = {0};
+      for (int64_t at = group; at < std::min(group + LONG_GROUP, columns); at += 4)
+        for (int i = 0; i < 4; i++) sums[i] += codes[at + i] * codes[at + i];
+      most = std::max({most, sums[0] + sums[1], sums[2] + sums[3]});
+    }
+  return most;
+}
+
 // 64-byte aligned pieces of the caller's scratch.
 template <class T>
 T* take(char*& scratch, int64_t count) {
@@ -648,7 +684,7 @@ T* take(char*& scratch, int64_t count) {
 
 }  // namespace
 
-POSE2ID_EXPORT int32_t pose2id_abi_version() { return 1; }
+POSE2ID_EXPORT int32_t pose2id_abi_version() { return 2; }
 
 // The name of a machine, and its largest code; null where it is not this one.
 POSE2ID_EXPORT const char* pose2id_machine(int32_t number, int32_t* level) {
@@ -662,12 +698,14 @@ POSE2ID_EXPORT int64_t pose2id_scratch(int64_t columns, int64_t block) {
   return 64 * 8 + columns * STRIP + columns / GROUP * STRIP * 4 + (STRIP + 4) * block * 4 + block * block / 8;
 }
 
-// Rows of codes (rows, columns), rows a multiple of 32, as panels, in place.
-POSE2ID_EXPORT void pose2id_pack(uint8_t* codes, int64_t rows, int64_t columns, int32_t number, char* scratch) {
+// Rows of codes (rows, columns), rows a multiple of 32, as panels, in place. `lanes` (rows / 16,) is filled.
+POSE2ID_EXPORT void pose2id_pack(uint8_t* codes, int64_t rows, int64_t columns, int32_t number, int32_t* lanes,
+                                 char* scratch) {
   const int32_t offset = find_machine(number)->offset;
   uint8_t* copy = take<uint8_t>(scratch, columns * HALF);
   for (int64_t half = 0; half < rows / HALF; half++, codes += columns * HALF) {
     std::memcpy(copy, codes, columns * HALF);
+    lanes[half] = largest_lane((const int8_t*)copy, columns);
     for (int64_t at = 0; at < columns / 4; at++)
       for (int c = 0; c < HALF; c++)
         for (int i = 0; i < 4; i++) codes[(at * HALF + c) * 4 + i] = (uint8_t)(copy[c * columns + at * 4 + i] + offset);
@@ -677,7 +715,7 @@ POSE2ID_EXPORT void pose2id_pack(uint8_t* codes, int64_t rows, int64_t columns, 
 // Run tasks: (kind, block of the left side, block of the right or the outer side).
 POSE2ID_EXPORT void pose2id_sweep(const Sweep* sweep, const int32_t* tasks, int64_t count, char* scratch) {
   const Machine& machine = *find_machine(sweep->machine);
-  Strip strip{take<int8_t>(scratch, sweep->columns * STRIP), take<int32_t>(scratch, sweep->columns / GROUP * STRIP), {}};
+  Strip strip{take<int8_t>(scratch, sweep->columns * STRIP), take<int32_t>(scratch, sweep->columns / GROUP * STRIP), {}, GROUP};
   int32_t* tiles = take<int32_t>(scratch, sweep->block * STRIP);
   int32_t *near = take<int32_t>(scratch, sweep->block), *far = take<int32_t>(scratch, sweep->block);
   uint64_t* hits = take<uint64_t>(scratch, sweep->block);
@@ -695,9 +733,11 @@ POSE2ID_EXPORT void pose2id_sweep(const Sweep* sweep, const int32_t* tasks, int6
 }
 
 // The product of the first 16 rows of a panel with all of it, for tests. `out` (16, 32) lies at a multiple of 64.
-POSE2ID_EXPORT void pose2id_multiply(const uint8_t* panel, int64_t columns, int32_t number, int32_t* out, char* scratch) {
+POSE2ID_EXPORT void pose2id_multiply(const uint8_t* panel, int64_t columns, int32_t number, const int32_t* lanes,
+                                     int32_t* out, char* scratch) {
   const Machine& machine = *find_machine(number);
-  Strip strip{take<int8_t>(scratch, columns * STRIP), take<int32_t>(scratch, columns / GROUP * STRIP), {}};
+  Strip strip{take<int8_t>(scratch, columns * STRIP), take<int32_t>(scratch, columns / GROUP * STRIP), {},
+              choose_group(int64_t{lanes[0]} * std::max(lanes[0], lanes[1]))};
   machine.load(strip, panel, columns, machine.offset);
   machine.multiply(strip, panel, columns, out);
 }

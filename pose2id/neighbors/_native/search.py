@@ -47,7 +47,7 @@ AT_ONCE = 2**16
 CAP = 256
 """Pairs that a row may measure, with 16 for each neighbour asked for, and one for every 16 rows."""
 PIVOTS = 256
-"""Rows that others are sorted by,"""
+"""Rows that others are sorted by, at most,"""
 LOOKED_AT = 128
 """by so many columns."""
 OUTER = 64
@@ -63,9 +63,9 @@ def probe() -> tuple[object | None, str]:
 
 
 def projection_columns(n: int, width: int, k: int) -> int:
-    """How many columns projection codes should have; 0 where products of whole rows are as fast (measured)."""
+    """How many columns projection codes should have; 0 where products of whole rows are as fast (measured, AVX2)."""
     columns = min(max(256, 16 * round(24 * (n / 16_000) ** 0.5)), width // 24 * 16)
-    return columns if k <= 4 and columns >= 256 and n >= 2048 and n * width > 5_000_000 else 0
+    return columns if columns >= 256 and n >= 2048 and n * width > (8_000_000 if k <= 4 else 30_000_000) else 0
 
 
 def measured_at_most(queries: int, n: int, k: int) -> int:
@@ -158,6 +158,11 @@ class _Codes:
         self.half[len(order) :] = PADDING
         self.rows = rows
         self.labels: torch.Tensor | None = None
+        self.lanes: torch.Tensor | None = None
+
+    def pack(self, kernel: Kernel) -> None:
+        """Give the codes the order in which the kernel reads them."""
+        self.lanes = kernel.pack(self.codes)
 
     def take(self, at: torch.Tensor) -> _Codes:
         """Some rows, a multiple of `PANEL`, not yet packed."""
@@ -165,7 +170,7 @@ class _Codes:
         part.codes, part.half, part.error, part.order = (
             each[at] for each in (self.codes, self.half, self.error, self.order)
         )
-        part.rows, part.labels = self.rows, None
+        part.rows, part.labels, part.lanes = self.rows, None, None
         return part
 
     def label(self, labels: torch.Tensor | None) -> None:
@@ -175,7 +180,7 @@ class _Codes:
 
     def side(self) -> Side:
         """What the kernel is told."""
-        parts = (self.codes, self.half, self.error, self.order, self.labels, self.rows)
+        parts = (self.codes, self.half, self.error, self.order, self.labels, self.lanes, self.rows)
         return Side(*(None if part is None else part.data_ptr() for part in parts), len(self.order))
 
 
@@ -187,8 +192,8 @@ class _Order:
         width, pieces = base.shape[1], max(1, LOOKED_AT // 16)
         starts = {max(0, width - 16) * piece // max(1, pieces - 1) for piece in range(pieces)}
         self.columns = [slice(start, start + 16) for start in sorted(starts)]
-        generator = torch.Generator("cpu").manual_seed(0)
-        pivots = self._look(base[torch.randperm(len(base), generator=generator, device="cpu")[:PIVOTS]])
+        generator, count = torch.Generator("cpu").manual_seed(0), min(PIVOTS, 1 + len(base) // 16)
+        pivots = self._look(base[torch.randperm(len(base), generator=generator, device="cpu")[:count]])
         near = (pivots @ pivots.T - self._half(pivots)).numpy()
         rank, at = [0] * len(pivots), 0
         for place in range(1, len(pivots)):  # a chain: from each pivot to the nearest one not yet visited
@@ -279,7 +284,7 @@ class _Sweep:
             outer = self.left.take(where.indices)
         for each in (self.left, outer, None if asked.within else self.right):
             if each is not None:
-                kernel.pack(each.codes)
+                each.pack(kernel)
         self.outer = outer
         m = len(self.left.order)
         self.locks = torch.zeros(m, dtype=torch.uint8, device="cpu")
@@ -313,7 +318,7 @@ class _Sweep:
     def run(self) -> bool:
         """All tasks; whether that was worth it."""
         n, each = len(self.left.order), self.block**2 * self.left.codes.shape[1]
-        size = max(1, SLICE // each)
+        size = max(1, min(SLICE // each, len(self.tasks) // 16))  # enough for some threads
         most = measured_at_most(n, len(self.right.order), self.k)
         done, total = self._run_slices(size), -(-len(self.tasks) // size)
         for _ in tqdm(done, total=total, desc="neighbours", unit="slice", disable=not self.asked.progress):
