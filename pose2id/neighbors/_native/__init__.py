@@ -56,9 +56,7 @@ class Kernel(NamedTuple):
         """Codes (n, D') as panels, in place, and the lengths by (7) (n / 16,); n is a multiple of `PANEL`, D' of 16."""
         scratch = self.scratch(codes.shape[1], 0)
         lanes = torch.empty(len(codes) // STRIP, dtype=torch.int32, device="cpu")
-        self.library.pose2id_pack(
-            codes.data_ptr(), *codes.shape, self.machine, lanes.data_ptr(), scratch.data_ptr()
-        )
+        self.library.pose2id_pack(codes.data_ptr(), *codes.shape, self.machine, lanes.data_ptr(), scratch.data_ptr())
         return lanes
 
     def scratch(self, columns: int, block: int) -> torch.Tensor:
