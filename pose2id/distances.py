@@ -171,25 +171,17 @@ def pair_distances(
 
 
 def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Inner products of the pairs queries[left], base[right] in their dtype; equal `left` must stand together.
+    """Inner products of the pairs queries[left], base[right] in their dtype, which is one.
 
-    Their error is that of a product tile (without centring). Both sets are contiguous and of one dtype.
+    Their error is that of a product tile (without centring).
     """
-    if queries.is_cuda:
-        result = torch.empty(len(left), dtype=base.dtype, device=base.device)
-        step = rows_at_once(base, PAIR_ELEMENTS)
-        for start in range(0, len(left), step):
-            pairs = slice(start, start + step)
-            result[pairs] = (queries[left[pairs]] * base[right[pairs]]).sum(dim=1)
-        return result
-    refit_threads()
-    hear_warning_about_csr()
-    rows, counts = torch.unique_consecutive(left, return_counts=True)
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    values, shape = base.new_zeros(len(right)), (len(rows), len(base))
-    wanted = torch.sparse_csr_tensor(starts, right, values, shape, device=base.device, check_invariants=False)
-    products: torch.Tensor = torch.sparse.sampled_addmm(wanted, queries.index_select(0, rows), base.T, beta=0.0)
-    return products.values()
+    result = torch.empty(len(left), dtype=base.dtype, device=base.device)
+    step = rows_at_once(base, PAIR_ELEMENTS)
+    for start in range(0, len(left), step):
+        refit_threads()
+        pairs = slice(start, start + step)
+        result[pairs] = queries.index_select(0, left[pairs]).mul_(base.index_select(0, right[pairs])).sum(dim=1)
+    return result
 
 
 @lru_cache

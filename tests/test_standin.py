@@ -6,8 +6,7 @@ import torch
 from support.standin import StandinTensor, reason_to_skip, standin
 
 from pose2id import arrays, centralize, evaluate_features, id_density, knn_graph, rerank
-from pose2id.distances import pair_products
-from pose2id.neighbors import _pivots
+from pose2id.neighbors import _exact, _pivots, rounded
 from pose2id.neighbors._int8 import machine
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -222,6 +221,11 @@ def take_the_way_of_the_cpu(patch):
     patch.setattr(StandinTensor, "is_cuda", property(lambda _: False))
 
 
+def measure_as_the_cpu(patch):
+    patch.setattr(_exact, "_search_tiles", lambda *_, **__: None)
+    patch.setattr(_exact, "_differences", lambda asked, *to: rounded.rounded_distances(asked.queries, asked.base, *to))
+
+
 def multiply_by(patch, product):
     patch.setattr(torch, "_int_mm", lambda left, right, *, out: out.copy_(product(left, right)))
 
@@ -248,8 +252,8 @@ IN_THE_PACKAGE = {
     ),
     "numpy in powers": (take_the_way_of_the_cpu, lambda x: centralize(x, alpha=2.0), TO_NUMPY),
     "sparse products": (
-        take_the_way_of_the_cpu,
-        lambda x: pair_products(x, x, torch.arange(9, device="cuda"), torch.arange(9, device="cuda")),
+        measure_as_the_cpu,
+        lambda x: knn_graph(x, 2, engine="exact"),
         (NotImplementedError, "sparse"),
     ),
     "generator": (

@@ -7,7 +7,7 @@ from pose2id.neighbors._native import search as _native
 def filter_everything(patch, *, projection=False):
     """The int8 filter on sets of any size and kind, with rotation or, where columns are enough, projection codes."""
     columns = 16 if projection else 0
-    thresholds = _filter.Thresholds(smallest=24, fewest=1, captured=0.0, structure=False, columns=columns)
+    thresholds = _filter.Thresholds(smallest=24, fewest=1, captured=0.0, structure=False, columns=columns, floats=True)
     patch.setattr(_filter, "THRESHOLDS", thresholds)
 
 

@@ -6,9 +6,9 @@ Nothing is decided by codes: they prove which pairs *cannot* be among the k near
 
       Search (what is asked)
          |
-      filter.search ----------- too few rows, too large a k, no structure -------------------------+
+      filter.search ----------- too few rows, too large a k, no structure, slow products ----------+
          |                                                                                           |
-         |  1. wide rows within one set: projection codes; 2. else, or for what these left: rotation codes
+         |  wide rows within one set: projection codes; else, where int8 products are fast: rotation codes
          v                                                                                           |
       machine                largest exact code, speed of int8 products, memory or a temporary file  |
          |                                                                                           |

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from pose2id.arrays import elements_at_once
 from pose2id.distances import pair_distances
 from pose2id.neighbors._int8.layout import NONE
 from pose2id.neighbors._int8.pairs import FLUSH, Pairs
@@ -15,6 +16,8 @@ from pose2id.neighbors._int8.side import View
 
 OUTER = 512
 """Rows that give the first bounds of the farthest distances."""
+MEASURED = 2**16
+"""Pairs that are measured by products at once, a hundred bytes each."""
 
 
 class Farthest:
@@ -73,8 +76,8 @@ class Farthest:
         self._new, self._waiting = [], 0
         order = position.argsort(stable=True)
         position, other = position[order].long(), other[order].long()
-        for run in self.pairs.runs(position):
-            at, to = position[run], other[run]
+        at_once = elements_at_once(position.device, MEASURED)
+        for at, to in zip(position.split(at_once), other.split(at_once), strict=True):
             lower, upper = self.pairs.intervals(at, to)
             best = self.best.scatter_reduce(0, at, upper, "amax")
             chosen = (upper == best[at]) & (upper > self.best[at])

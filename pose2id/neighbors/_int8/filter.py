@@ -10,7 +10,7 @@ from pose2id.distances import full_precision
 from pose2id.neighbors._int8 import machine
 from pose2id.neighbors._int8.encoder import Encoder
 from pose2id.neighbors._int8.farthest import Farthest
-from pose2id.neighbors._int8.layout import WIDEST, pad_codes, sort_codes
+from pose2id.neighbors._int8.layout import WIDEST, sort_codes
 from pose2id.neighbors._int8.pairs import products_help
 from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors._int8.side import Side
@@ -29,11 +29,12 @@ class Thresholds:
     """What a search must have for the filter to be used, by measurement."""
 
     smallest: int = 3000  # rows of the base: below, the float path is as fast
-    fewest: int = 64  # queries, or rows left over by projection codes, that pay for making rotation codes
+    fewest: int = 64  # queries that pay for making rotation codes
     few: int = 64  # up to so many rows that were set aside are swept once more, without a cap
     captured: float = 0.5  # the share of squared lengths that projection codes must keep
     structure: bool = True  # whether a sample must show that codes rule most pairs out
     columns: int | None = None  # of projection codes, 0 for none; None: by `projection_columns`
+    floats: bool = False  # whether a CPU may multiply whole rows of codes as floats: it is slower than without codes
 
 
 THRESHOLDS = Thresholds()
@@ -69,14 +70,21 @@ def is_for(queries: int, n: int, width: int, k: int) -> bool:
     return n >= THRESHOLDS.smallest and queries >= THRESHOLDS.fewest and k <= LARGEST_K and width <= WIDEST
 
 
+def _code_speed(kind: str) -> float:
+    """How many times faster than floats codes are multiplied; 0.0 on a CPU that has no such products."""
+    return machine.code_speed(kind) if kind == "cuda" or machine.largest_code(kind) else 0.0
+
+
 def planned_products(queries: int, n: int, width: int, k: int, *, within: bool) -> tuple[int, float] | None:
     """Columns of the codes of such a search on the CPU, and how many times faster than floats they are multiplied.
 
-    1.0 where they are multiplied as floats; None where the filter is not for such a search.
+    1.0 where they, or the rows themselves, are multiplied as floats, each pair once; None where neither is.
     """
     if not is_for(queries, n, width, k):
         return None
-    speed = machine.code_speed("cpu") if machine.largest_code("cpu") else 0.0
+    speed = _code_speed("cpu")
+    if speed < 1 and not within:
+        return None
     columns = projection_columns(n, width, k, speed) if within else 0
     return columns or width, max(speed, 1.0)
 
@@ -97,21 +105,17 @@ def search(asked: Search, *, farthest: bool = False) -> Found | None:
     found = Found(*asked.no_neighbors(), left)
     with full_precision(base.device):
         first = _sweep_projections(asked, products, cap) if asked.within and not farthest else None
-        known = None
         if first is not None:
             found.take(first)
-            if int(left.sum()) < THRESHOLDS.fewest:
-                return found
-            known = first.left
-            known.codes.codes = known.codes.codes.new_empty(0, 0)  # frees memory for the next codes
-        del first
+            return found
+        if base.device.type == "cpu" and not (products.int8 or THRESHOLDS.floats):
+            return None
         encoder = Encoder(base, products, None if asked.within else queries)
         if base.dtype != torch.float64 and 2 * width**0.5 / encoder.scale > torch.finfo(torch.float32).max:
             return None  # distances may be inf in float32, all of them ties
-        sweep = _all_rows(asked, encoder, cap) if known is None else _rows_left(asked, encoder, cap, known)
+        sweep = _all_rows(asked, encoder, cap)
         if sweep is None:
             return None
-        del known
         far = Farthest(sweep.pairs, sweep.group) if farthest and sweep.pairs.norms is not None else None
         sweep.run(far, progress=asked.progress)
         found.take(sweep)
@@ -133,7 +137,7 @@ def _sweep_projections(asked: Search, products: Products, cap: int) -> Sweep | N
     base, k, n = asked.base, asked.k, len(asked.base)
     columns = THRESHOLDS.columns
     if columns is None:
-        columns = projection_columns(n, base.shape[1], k, machine.code_speed(base.device.type))
+        columns = projection_columns(n, base.shape[1], k, _code_speed(base.device.type))
     if not 0 < columns <= base.shape[1]:
         return None
     encoder = Encoder(base, products, columns=columns)
@@ -156,15 +160,6 @@ def _all_rows(asked: Search, encoder: Encoder, cap: int) -> Sweep | None:
         left = Side(sort_codes(encoder, asked.queries), asked.query_labels, asked.k)
     sweep = Sweep(asked, encoder, left, right, cap, limited=False)
     return sweep if _has_structure(sweep, 64 + 4 * asked.k) else None
-
-
-def _rows_left(asked: Search, encoder: Encoder, cap: int, first: Side) -> Sweep:
-    """The sweep, by rotation codes, of what projections left over, with the order and the limits that are known."""
-    order = first.codes.order
-    codes = pad_codes(*encoder.encode(asked.base, order.clamp(min=0)), order)
-    right = Side(codes, asked.base_labels, asked.k)
-    left = right.take(first.rows_left(), asked.query_labels, first.bounds)
-    return Sweep(asked, encoder, left, right, cap, limited=True)
 
 
 def _has_structure(sweep: Sweep, most: float) -> bool:

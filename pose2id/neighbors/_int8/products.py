@@ -11,7 +11,7 @@ LEVEL = 127
 WHOLE = 2**24 // LEVEL**2
 """Sums of so many products of codes are whole numbers that float32 holds."""
 AT_ONCE = 512
-"""Rows and columns that are multiplied as floats at once: their copies are small, and products stay in the caches."""
+"""Columns that are multiplied as floats at once, so that their copy is small."""
 
 
 class Products:
@@ -26,34 +26,22 @@ class Products:
         self.int8 = level > 0 and machine.code_speed(device.type) >= 1
         self.level = level if self.int8 else LEVEL
         self._sums = torch.empty(0, dtype=torch.int32, device=device)
-        self._floats = torch.empty(0, dtype=torch.float32, device=device)
 
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """The product; `left` must hold its rows, `right` its columns in one piece, as CUDA wants it."""
-        self._sums, sums = _take(self._sums, len(left), right.shape[1])
+        a, b = len(left), right.shape[1]
+        if len(self._sums) < a * b:
+            self._sums = self._sums.new_empty(a * b)
+        sums = self._sums[: a * b].view(a, b)
         if self.int8:
             return torch._int_mm(left, right, out=sums)
-        for begin in range(0, right.shape[1], AT_ONCE):
-            columns = slice(begin, min(begin + AT_ONCE, right.shape[1]))
-            self._multiply_floats(left, right[:, columns], sums[:, columns])
-        return sums
-
-    def _multiply_floats(self, left: torch.Tensor, right: torch.Tensor, sums: torch.Tensor) -> None:
         for start in range(0, left.shape[1], WHOLE):
-            inner = slice(start, start + WHOLE)
-            factor = right[inner].float()
-            for begin in range(0, len(left), AT_ONCE):
-                part, into = left[begin : begin + AT_ONCE, inner].float(), sums[begin : begin + AT_ONCE]
-                self._floats, floats = _take(self._floats, len(part), right.shape[1])
-                torch.mm(part, factor, out=floats)
+            part, factor = left[:, start : start + WHOLE].float(), right[start : start + WHOLE]
+            for begin in range(0, b, AT_ONCE):
+                columns = slice(begin, begin + AT_ONCE)
+                floats = torch.mm(part, factor[:, columns].float())
                 if start == 0:
-                    into.copy_(floats)
+                    sums[:, columns] = floats
                 else:
-                    into.add_(floats.int())
-
-
-def _take(buffer: torch.Tensor, a: int, b: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The buffer, grown if it is too small, and (a, b) of it."""
-    if len(buffer) < a * b:
-        buffer = buffer.new_empty(a * b)
-    return buffer, buffer[: a * b].view(a, b)
+                    sums[:, columns] += floats.int()
+        return sums
