@@ -17,8 +17,10 @@ demo: kernel
 	$(BIN)/pose2id demo
 	$(BIN)/pose2id demo --generate --people 5
 
-# A process for each core, each of one thread.
+# A process for each core, each of one thread. Python keeps what it compiles, also where the environment forbids that:
+# every process that a test starts would compile the package again, and each of these all tests.
 test: export OMP_NUM_THREADS = 1
+test: export PYTHONDONTWRITEBYTECODE =
 test: kernel
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 

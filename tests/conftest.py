@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 from support.arrays import KINDS
+from support.engines import ENGINES
 from support.faiss import STATES
 from support.filters import filter_everything, search_natively
 from support.golden import GOLDEN
@@ -53,7 +54,7 @@ def array_kind(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["exact", "exact, int8", "exact, projection", "faiss", "native"])
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request):
     """Every exact engine that is installed; `exact` also with its int8 filter, `native` on sets of any size."""
     if request.param == "faiss" and importlib.util.find_spec("faiss") is None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.arrays import as_float64
+from support.engines import with_projections
 
 from pose2id import (
     centralize,
@@ -111,6 +112,7 @@ def compare(call, device, dtype=torch.float32):
     return found
 
 
+@with_projections
 @pytest.mark.parametrize("name", BY_ENGINE)
 def test_every_engine(device, engine, name):
     found = compare(functools.partial(BY_ENGINE[name], engine=engine), device)
@@ -144,6 +146,7 @@ def deterministic(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@with_projections
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", ["knn_graph", "centralize", "rerank"])
 def test_deterministic_algorithms(device, engine, name):

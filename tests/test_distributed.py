@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from support import starting
 
 import pose2id
 from pose2id import distributed
@@ -258,7 +259,12 @@ def started(**options):
     """The client of a cluster of this machine."""
     package = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'pose2id[dask]'")
     options |= {"threads_per_worker": 1, "dashboard_address": None}
-    with package.LocalCluster(**options) as cluster, package.Client(cluster, set_as_default=False) as client:
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": starting.METHOD}),
+        mock.patch("distributed.utils._forkserver_preload_set", True),  # by `starting`
+        package.LocalCluster(**options) as cluster,
+        package.Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 

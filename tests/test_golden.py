@@ -9,6 +9,7 @@ from reference import centralization as reference
 from reference import evaluation as reference_evaluation
 from reference.neighbors import distance_matrix
 from reference.reranking import rerank as reference_rerank
+from support.engines import with_projections
 from support.golden import GOLDEN
 
 from pose2id import centralize, evaluate, evaluate_features, id_density, knn_graph, rerank
@@ -32,6 +33,7 @@ def test_every_stored_nfc_setting_is_compared(golden):
     assert set(pairs) == set(K_PAIRS)
 
 
+@with_projections
 @pytest.mark.parametrize("data", ["a", "b"])
 @pytest.mark.parametrize(("k1", "k2"), K_PAIRS)
 def test_nfc_without_normalisation(golden, engine, data, k1, k2):
@@ -44,6 +46,7 @@ def test_nfc_without_normalisation(golden, engine, data, k1, k2):
     assert_rows_close(result[clear], golden[f"nfc.{data}.out_k1_{k1}_k2_{k2}"][clear], features)
 
 
+@with_projections
 @pytest.mark.parametrize("data", ["a", "b", "c"])
 @pytest.mark.parametrize(("k1", "k2"), K_PAIRS)
 def test_nfc_of_the_demo(golden, engine, data, k1, k2):
@@ -58,6 +61,7 @@ def test_nfc_of_the_demo(golden, engine, data, k1, k2):
     np.testing.assert_allclose(result[clear], expected[clear], rtol=0, atol=1e-6)
 
 
+@with_projections
 @pytest.mark.parametrize("data", ["a", "b", "c"])
 @pytest.mark.parametrize(("k1", "k2"), WIDE)
 @pytest.mark.parametrize("normalize", [True, False])
@@ -72,6 +76,7 @@ def test_k2_above_k1_follows_the_paper(golden, engine, data, k1, k2, normalize):
     assert (np.abs(result - cut).max(axis=1) > 0.01).sum() >= 5
 
 
+@with_projections
 @pytest.mark.parametrize(("k1", "k2"), K_PAIRS)
 def test_long_vectors_are_not_their_own_neighbours(golden, engine, k1, k2):
     """Set c. The released code finds a row itself where fewer than k1 others lie within sqrt(1000)."""
@@ -94,6 +99,7 @@ def test_long_vectors_are_not_their_own_neighbours(golden, engine, k1, k2):
     assert not doubled[~itself].any()
 
 
+@with_projections
 @pytest.mark.parametrize("data", ["a", "b"])
 def test_neighbours(golden, engine, data):
     features = golden[f"nfc.{data}.input"]
@@ -108,6 +114,7 @@ def test_neighbours(golden, engine, data):
     np.testing.assert_array_equal(indices[clear], golden[f"nfc.{data}.rank6"][clear])
 
 
+@with_projections
 def test_neighbours_of_long_vectors(golden, engine):
     """Set c: after dropping the row itself, the released lists are the beginnings of ours."""
     features = golden["nfc.c.input"]
@@ -218,6 +225,7 @@ def centralized_sets(golden, nfc, engine):
     return query, centralize(features[60:], generated[60:], 2, k, k, engine=engine)
 
 
+@with_projections
 @pytest.mark.parametrize("nfc", [0, 1])
 def test_whole_chain(golden, engine, nfc):
     query, gallery = centralized_sets(golden, nfc, engine)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from support.engines import with_projections
 
 from pose2id import knn_graph
 
@@ -64,10 +65,18 @@ def check(kind, n, width, k, engine, depth):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", [1, 2, 3, 17, 64, 768, 3840])
+@pytest.mark.parametrize("width", [1, 2, 3])
 def test_small_sets(engine, kind, width):
-    n = {768: 130, 3840: 70}.get(width, 260)  # more than there are pivots
-    for k in (1, 2, 3, 20, n - 1, n + 5) if width <= 3 else (1, 2, 3, 20) if width <= 64 else (2, 20):
+    for k in (1, 2, 3, 20, 259, 265):  # more rows than there are pivots
+        check(kind, 260, width, k, engine, depth=260)
+
+
+@with_projections
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [17, 64, 768, 3840])
+def test_small_sets_of_wider_rows(engine, kind, width):
+    n = {768: 130, 3840: 70}.get(width, 260)
+    for k in (1, 2, 3, 20) if width <= 64 else (2, 20):
         check(kind, n, width, k, engine, depth=n)
 
 

@@ -21,7 +21,7 @@ from support.pipelines import tiny_pipeline
 
 from pose2id.ipg import IPGPipeline, representative_poses
 from pose2id.ipg.networks import IFR, SmallEncoder, TransReID
-from pose2id.ipg.weights import tiny_folder
+from pose2id.ipg.weights import parts, tiny_folder
 
 PARTS = ("vae", "reference_unet", "unet", "pose_encoder", "ifr", "identity_encoder")
 TRIALS = int(os.environ.get("POSE2ID_FUZZ", "14"))
@@ -35,6 +35,22 @@ def quiet():
     logging.disable_progress_bar()
     yield
     logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _networks_are_built_once():
+    """Whatever a folder's tensors are, the network that they are compared with is that of its settings."""
+    build, built = parts._build, {}
+
+    def build_once(kind, settings):
+        asked = kind, json.dumps(settings)
+        if asked not in built:
+            built[asked] = build(kind, settings)
+        return built[asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "_build", build_once)
+        yield
 
 
 @pytest.fixture

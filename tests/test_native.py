@@ -1,5 +1,6 @@
 """The native engine: its products, its answers against `exact` to the last bit, and what it leaves to others."""
 
+import functools
 import itertools
 import signal
 import threading
@@ -70,18 +71,28 @@ SETS = {
 }
 
 
+def answers(name, k, engine):
+    """Within a set, without and with labels, and of one part of it in the other."""
+    rows = SETS[name]
+    found = [knn_graph(rows, k, exclude=labels, engine=engine) for labels in (None, np.arange(len(rows)) % 5)]
+    some, cut = torch.from_numpy(rows), len(rows) // 3
+    across = find_neighbors(some[:cut], some[cut:], k, engine=engine)
+    return [*((each.indices, each.distances) for each in found), across]
+
+
+@functools.cache
+def exact_answers(name, k):
+    """Once for all kernels."""
+    return answers(name, k, "exact")
+
+
 @needs_kernel
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("rows", SETS.values(), ids=SETS.keys())
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("k", [1, 7, 64])
-def test_answers_are_those_of_exact(rows, k):
-    labels = np.arange(len(rows)) % 5
-    for exclude in (None, labels):
-        found, wanted = (knn_graph(rows, k, exclude=exclude, engine=name) for name in ("native", "exact"))
-        assert_same((found.indices, found.distances), (wanted.indices, wanted.distances))
-    some = torch.from_numpy(rows)
-    parts = some[: len(rows) // 3], some[len(rows) // 3 :]
-    assert_same(*(find_neighbors(*parts, k, engine=name) for name in ("native", "exact")))
+def test_answers_are_those_of_exact(name, k):
+    for found, wanted in zip(answers(name, k, "native"), exact_answers(name, k), strict=True):
+        assert_same(found, wanted)
 
 
 @needs_kernel

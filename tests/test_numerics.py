@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference import reranking as reference
+from support.engines import with_projections
 
 from pose2id import centralize, evaluate, evaluate_features, knn_graph, rerank
 from pose2id.datasets import load_demo
@@ -15,6 +16,7 @@ def features(dtype):
     return torch.from_numpy(load_demo().features).to(getattr(torch, dtype))
 
 
+@with_projections
 @pytest.mark.parametrize("dtype", ULP)
 def test_centralize_is_off_by_its_last_rounding_only(engine, dtype):
     x = features(dtype)
@@ -24,6 +26,7 @@ def test_centralize_is_off_by_its_last_rounding_only(engine, dtype):
     assert difference > 0 or dtype == "float64"
 
 
+@with_projections
 @pytest.mark.parametrize("dtype", ULP)
 def test_distances_are_rounded_float64_distances(engine, dtype):
     x = features(dtype)

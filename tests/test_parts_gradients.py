@@ -52,7 +52,9 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     maps, masks = make_maps()
     pool = FUNCTIONS[name]
     assert pool(maps, masks).requires_grad
-    assert torch.autograd.gradcheck(pool, (maps, masks), eps=1e-7, atol=1e-6)
+    # Fast: along one random direction, in which a wrong one of 336 derivatives shows too.
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(pool, (maps, masks), eps=1e-7, atol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

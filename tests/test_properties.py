@@ -1,5 +1,7 @@
 """What must hold for any input: properties that do not depend on how the numbers are computed."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from reference import centralization as reference
 from reference.neighbors import is_clear_cut, knn, mutual_neighbors, neighbor_lists
 from support.arrays import ArrayKind, as_float64
+from support.engines import of_few_rows, with_projections
 
 from pose2id import centralize, evaluate_features, id_density, knn_graph, rerank
 from pose2id.neighbors import _exact
@@ -56,6 +59,7 @@ def adjacency(x, k1, k2, engine):
 # The mutual relation
 
 
+@of_few_rows
 @given(x=LATTICE, k=KS)
 def test_mutual_relation_is_symmetric_when_k1_equals_k2(engine, x, k):
     assume(len(x) > 0)
@@ -63,6 +67,7 @@ def test_mutual_relation_is_symmetric_when_k1_equals_k2(engine, x, k):
     np.testing.assert_array_equal(table, table.T)
 
 
+@of_few_rows
 @given(x=LATTICE, k1=KS, k2=KS)
 def test_mutual_relation_is_that_of_the_reference(engine, x, k1, k2):
     assume(len(x) > 0)
@@ -73,12 +78,14 @@ def test_mutual_relation_is_that_of_the_reference(engine, x, k1, k2):
     np.testing.assert_array_equal(adjacency(x, k1, k2, engine), expected)
 
 
+@of_few_rows
 @given(x=LATTICE, k1=KS, k2=KS)
 def test_swapping_k1_and_k2_turns_the_relation_round(engine, x, k1, k2):
     assume(len(x) > 0)
     np.testing.assert_array_equal(adjacency(x, k1, k2, engine), adjacency(x, k2, k1, engine).T)
 
 
+@of_few_rows
 @given(x=LATTICE, k1=KS, k2=KS)
 def test_a_larger_k_only_adds_links(engine, x, k1, k2):
     assume(len(x) > 0)
@@ -90,6 +97,7 @@ def test_a_larger_k_only_adds_links(engine, x, k1, k2):
 # Against the reference, on structured data
 
 
+@of_few_rows
 @given(x=LATTICE, k1=KS, k2=KS, kind=st.sampled_from([F32, F64, ArrayKind("torch", "float16")]))
 def test_raw_sums_are_exact_on_integers(engine, x, k1, k2, kind):
     result = centralize(kind.make(x), k1=k1, k2=k2, normalize=False, engine=engine)
@@ -137,6 +145,7 @@ def test_permuted_rows_give_permuted_features(engine, x, k1, k2, seed):
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
 
 
+@of_few_rows
 @given(x=LATTICE, k=KS, seed=SEEDS)
 def test_permuted_rows_keep_their_distances(engine, x, k, seed):
     """Indices may differ within ties, distances may not."""
@@ -254,41 +263,52 @@ TORCH_LAYOUTS = {
 }
 
 
-def every_result(features, generated, labels, engine):
-    """What the public functions return for one set of features."""
-    graph = knn_graph(features, 3, engine=engine)
-    query, gallery = features[:10], features[10:]
-    return (
-        graph.indices,
-        graph.distances,
-        centralize(features, generated, 2.0, engine=engine),
-        centralize(features, generated[:, 0], normalize=False, alpha=1.0, engine=engine),
-        centralize(features, neighbors=graph.indices, engine=engine),
-        rerank(query, gallery, k1=5, k2=3, engine=engine),
-        np.array(id_density(features, labels)),
-        np.array(evaluate_features(query, gallery, labels[:10], labels[10:]).mAP),
-    )
-
-
 def layout_data():
     rng = np.random.default_rng(0)
     return rng.standard_normal((25, 6)), rng.standard_normal((25, 3, 6)), rng.integers(0, 3, 25)
 
 
-@pytest.mark.parametrize(
+LABELS = layout_data()[2]
+
+
+def every_search(features, generated, engine):
+    """What the public functions that search return for one set of features."""
+    graph = knn_graph(features, 3, engine=engine)
+    return (
+        graph.indices,
+        graph.distances,
+        centralize(features, generated, 2.0, engine=engine),
+        centralize(features, generated[:, 0], normalize=False, alpha=1.0, engine=engine),
+        rerank(features[:10], features[10:], k1=5, k2=3, engine=engine),
+    )
+
+
+def every_other_result(features, _generated, labels=LABELS):
+    """What those return that no engine changes."""
+    return (
+        centralize(features, neighbors=knn_graph(features, 3).indices),
+        np.array(id_density(features, labels)),
+        np.array(evaluate_features(features[:10], features[10:], labels[:10], labels[10:]).mAP),
+    )
+
+
+DTYPES = pytest.mark.parametrize(
     ("dtype", "readonly"), [("float16", False), ("float32", True), ("float64", False), ("float64", True)]
 )
-def test_memory_layout_changes_nothing(engine, readonly, dtype):
-    x, generated, labels = layout_data()
+
+
+def check_layouts(call, dtype, readonly):
+    """`call` gives the same for every layout of numpy, and leaves it as it is."""
+    x, generated, _ = layout_data()
     x, generated = x.astype(dtype), generated.astype(dtype)
-    wanted = every_result(x, generated, labels, engine)
+    wanted = call(x, generated)
     for name, layout in LAYOUTS.items():
         features, views = layout(x), layout(generated)
         for array in (features, views):
             array.setflags(write=not readonly)
         before = features.copy(), views.copy()
         with np.errstate(all="raise"):
-            results = every_result(features, views, labels, engine)
+            results = call(features, views)
         for result, expected in zip(results, wanted, strict=True):
             atol = 1e-3 if dtype == "float16" else 1e-6
             np.testing.assert_allclose(result, expected, rtol=0, atol=atol, err_msg=name)
@@ -296,39 +316,69 @@ def test_memory_layout_changes_nothing(engine, readonly, dtype):
         np.testing.assert_array_equal(views, before[1], err_msg=name)
 
 
-def test_memory_layout_of_tensors_changes_nothing(engine, device):
-    x, generated, labels = layout_data()
+@DTYPES
+def test_memory_layout_changes_no_search(engine, readonly, dtype):
+    check_layouts(functools.partial(every_search, engine=engine), dtype, readonly)
+
+
+@DTYPES
+def test_memory_layout_changes_nothing_else(readonly, dtype):
+    check_layouts(every_other_result, dtype, readonly)
+
+
+def check_layouts_of_tensors(call, device):
+    """`call` gives the same for every layout of tensors, and leaves it as it is."""
+    x, generated, _ = layout_data()
     x, generated = (torch.tensor(array, dtype=torch.float32, device=device) for array in (x, generated))
-    wanted = every_result(x, generated, labels, engine)
+    wanted = call(x, generated)
     for name, layout in TORCH_LAYOUTS.items():
         features, views = layout(x), layout(generated)
-        results = every_result(features, views, labels, engine)
+        results = call(features, views)
         for result, expected in zip(results, wanted, strict=True):
             np.testing.assert_allclose(as_float64(result), as_float64(expected), rtol=0, atol=1e-6, err_msg=name)
         assert torch.equal(features, x), name
         assert torch.equal(views, generated), name
 
 
-def test_input_is_not_changed(array_kind, engine):
-    x, generated, labels = layout_data()
-    features, views = array_kind.make(x), array_kind.make(generated)
-    every_result(features, views, labels, engine)
-    np.testing.assert_array_equal(as_float64(features), array_kind.rounded(x))
-    np.testing.assert_array_equal(as_float64(views), array_kind.rounded(generated))
+def test_memory_layout_of_tensors_changes_no_search(engine, device):
+    check_layouts_of_tensors(functools.partial(every_search, engine=engine), device)
+
+
+def test_memory_layout_of_tensors_changes_nothing_else(device):
+    check_layouts_of_tensors(every_other_result, device)
+
+
+def test_no_search_changes_its_input(array_kind, engine):
+    check_input(functools.partial(every_search, engine=engine), array_kind)
+
+
+def test_nothing_else_changes_its_input(array_kind):
+    check_input(every_other_result, array_kind)
+
+
+def check_input(call, kind):
+    x, generated, _ = layout_data()
+    features, views = kind.make(x), kind.make(generated)
+    call(features, views)
+    np.testing.assert_array_equal(as_float64(features), kind.rounded(x))
+    np.testing.assert_array_equal(as_float64(views), kind.rounded(generated))
 
 
 def test_numpy_and_torch_agree(engine):
     x, generated, labels = layout_data()
     x, generated = x.astype(np.float32), generated.astype(np.float32)
-    from_numpy = every_result(x, generated, labels, engine)
-    from_torch = every_result(torch.tensor(x), torch.tensor(generated), torch.tensor(labels), engine)
-    for one, two in zip(from_numpy, from_torch, strict=True):
-        np.testing.assert_array_equal(one, as_float64(two) if one.dtype == np.float64 else two.numpy())
+    as_tensors = torch.tensor(x), torch.tensor(generated)
+    searched = every_search(x, generated, engine), every_search(*as_tensors, engine)
+    others = every_other_result(x, generated), every_other_result(*as_tensors, torch.tensor(labels))
+    for from_numpy, from_torch in (searched, others):
+        for one, two in zip(from_numpy, from_torch, strict=True):
+            np.testing.assert_array_equal(one, as_float64(two) if one.dtype == np.float64 else two.numpy())
 
 
 # Shift and scale
 
 
+@of_few_rows
 @given(x=LATTICE, k=KS, shift=st.sampled_from([1000.0, -1000.0, 2.0**30]))
 def test_a_shift_in_float64_keeps_the_neighbours(engine, x, k, shift):
     x = x / 1024  # the shift is exact
@@ -338,6 +388,7 @@ def test_a_shift_in_float64_keeps_the_neighbours(engine, x, k, shift):
     np.testing.assert_array_equal(result.distances, expected.distances)
 
 
+@with_projections
 @given(x=continuous(), k1=KS, k2=KS)
 def test_a_shift_in_float64_shifts_the_raw_sums(engine, x, k1, k2):
     """z = f + sum of M_i, so the shift arrives 1 + |M_i| times."""
@@ -348,6 +399,7 @@ def test_a_shift_in_float64_shifts_the_raw_sums(engine, x, k1, k2):
     np.testing.assert_allclose(counts[:, 0], 1 + adjacency(x, k1, k2, engine).sum(axis=1), rtol=0, atol=1e-9)
 
 
+@of_few_rows
 @given(x=LATTICE, k=KS, exponent=st.sampled_from([-66, 59]), dtype=st.sampled_from(["float32", "float64"]))
 def test_a_scale_keeps_the_neighbours(engine, x, k, exponent, dtype):
     x = x.astype(dtype)
@@ -367,21 +419,20 @@ def test_a_scale_does_not_change_normalised_results(engine, x, scale, dtype):
 # Sizes
 
 
+@of_few_rows
 @pytest.mark.parametrize("n", [0, 1, 2])
-@pytest.mark.parametrize(
-    "settings", [{}, {"alpha": 2.0}, {"exclude": True}, {"normalize": False}, {"k1": 30, "k2": 40}]
-)
-def test_tiny_sets(array_kind, engine, n, settings):
-    if "exclude" in settings:
-        settings = {"exclude": ["same"] * n}
+def test_tiny_sets(array_kind, engine, n):
     x = np.random.default_rng(n).standard_normal((n, 3))
-    result = centralize(array_kind.make(x), engine=engine, **settings)
-    expected = reference.centralize(array_kind.rounded(x), single=array_kind.single, **settings)
-    assert array_kind.holds(result)
-    assert tuple(result.shape) == (n, 3)
-    np.testing.assert_allclose(as_float64(result), expected, rtol=array_kind.epsilon, atol=array_kind.epsilon)
+    for settings in ({}, {"alpha": 2.0}, {"exclude": ["same"] * n}, {"normalize": False}, {"k1": 30, "k2": 40}):
+        result = centralize(array_kind.make(x), engine=engine, **settings)
+        expected = reference.centralize(array_kind.rounded(x), single=array_kind.single, **settings)
+        assert array_kind.holds(result)
+        assert tuple(result.shape) == (n, 3)
+        close = {"rtol": array_kind.epsilon, "atol": array_kind.epsilon, "err_msg": str(settings)}
+        np.testing.assert_allclose(as_float64(result), expected, **close)
 
 
+@of_few_rows
 @given(x=LATTICE, more=st.integers(0, 40))
 def test_k_beyond_the_set_means_all_others(engine, x, more):
     n = len(x)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference import centralization as reference
+from reference.remembered import remembered
 from support.arrays import ArrayKind, as_float64
 
 from pose2id import arrays, centralize_queries
@@ -17,6 +18,7 @@ def sets(seed=0, queries=25, gallery=70, width=8):
     return pick[0], pick[1], pick[0][:, None] + 0.4 * rng.standard_normal((queries, 3, width))
 
 
+@remembered
 def pulled(query, gallery, generated=None, eta=1.0, k1=2, k2=2, alpha=0.0, normalize=True):
     """One query after the other."""
     query = reference.fuse(query, generated, eta)

@@ -238,23 +238,23 @@ def test_identical_huge_rows():
 # The first of each list
 
 
-@pytest.mark.parametrize("top", [1, 5, 46, 60])
-def test_top_is_the_beginning_of_the_whole_list(array_kind, engine, top):
+def test_top_is_the_beginning_of_the_whole_list(array_kind, engine):
     query, gallery = (array_kind.make(x) for x in sets(seed=1))
     settings = {"k1": 8, "k2": 3, "lambda_value": 0.2, "engine": engine}
     whole = rerank(query, gallery, **settings)
-    first = rerank_top(query, gallery, top, **settings)
-    order = np.argsort(as_float64(whole), axis=1, kind="stable")[:, :top]
-    assert array_kind.has_container(first.indices)
-    assert array_kind.has_container(first.distances)
-    assert str(first.indices.dtype).removeprefix("torch.") == "int64"
-    assert first.distances.dtype == whole.dtype
-    assert tuple(first.indices.shape) == tuple(first.distances.shape) == (14, top)
-    indices, distances = as_float64(first.indices), as_float64(first.distances)
-    np.testing.assert_array_equal(indices[:, :46], order)
-    np.testing.assert_array_equal(distances[:, :46], np.take_along_axis(as_float64(whole), order, axis=1))
-    assert (indices[:, 46:] == -1).all()
-    assert np.isinf(distances[:, 46:]).all()
+    for top in (1, 5, 46, 60):
+        first = rerank_top(query, gallery, top, **settings)
+        order = np.argsort(as_float64(whole), axis=1, kind="stable")[:, :top]
+        assert array_kind.has_container(first.indices)
+        assert array_kind.has_container(first.distances)
+        assert str(first.indices.dtype).removeprefix("torch.") == "int64"
+        assert first.distances.dtype == whole.dtype
+        assert tuple(first.indices.shape) == tuple(first.distances.shape) == (14, top)
+        indices, distances = as_float64(first.indices), as_float64(first.distances)
+        np.testing.assert_array_equal(indices[:, :46], order)
+        np.testing.assert_array_equal(distances[:, :46], np.take_along_axis(as_float64(whole), order, axis=1))
+        assert (indices[:, 46:] == -1).all()
+        assert np.isinf(distances[:, 46:]).all()
 
 
 def test_top_is_one_hundred_by_default():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reference.neighbors import mutual_neighbors, neighbor_lists
+from reference.remembered import remembered
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -35,6 +36,7 @@ def given_lists(neighbors: np.ndarray, exclude: Sequence | None = None, hidden: 
     return lists
 
 
+@remembered
 def centralize(
     x: np.ndarray,
     generated: np.ndarray | None = None,

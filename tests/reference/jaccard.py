@@ -3,9 +3,11 @@
 import numpy as np
 
 from reference.neighbors import distance_matrix
+from reference.remembered import remembered
 from reference.reranking import ranking_lists, reciprocal_set
 
 
+@remembered
 def jaccard_distances(x: np.ndarray, *, k1: int = 30, k2: int = 6, single: bool = True) -> np.ndarray:
     """Distances (N, N). A list holds k1 rows, the row itself first."""
     n, half = len(x), int(np.around(k1 / 2))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reference.remembered import remembered
+
 
 def distance_matrix(a: np.ndarray, b: np.ndarray, *, single: bool = True) -> np.ndarray:
     """Euclidean distances (len(a), len(b)), from differences in float64."""
@@ -13,6 +15,7 @@ def distance_matrix(a: np.ndarray, b: np.ndarray, *, single: bool = True) -> np.
     return table.astype(np.float32).astype(np.float64) if single else table
 
 
+@remembered
 def neighbor_lists(
     x: np.ndarray, *, exclude: Sequence | None = None, hidden: Sequence[int] = (), single: bool = True
 ) -> list[list[int]]:
@@ -34,6 +37,7 @@ def _sort_rows(table: np.ndarray, exclude: Sequence | None, hidden: set[int]) ->
     return lists
 
 
+@remembered
 def knn(
     x: np.ndarray, k: int, *, exclude: Sequence | None = None, single: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +57,7 @@ def mutual_neighbors(lists: Sequence[Sequence[int]], k1: int, k2: int) -> list[l
     return [[j for j in row[:k1] if i in lists[j][:k2]] for i, row in enumerate(lists)]
 
 
+@remembered
 def is_clear_cut(x: np.ndarray, depth: int, gap: float) -> bool:
     """Whether rounding cannot reorder the first ``depth`` neighbours of any row.
 

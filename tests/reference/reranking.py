@@ -3,6 +3,7 @@
 import numpy as np
 
 from reference.neighbors import distance_matrix
+from reference.remembered import remembered
 
 
 def ranking_lists(x: np.ndarray, *, single: bool = True) -> list[list[int]]:
@@ -28,6 +29,7 @@ def extended_set(lists: list[list[int]], i: int, k1: int) -> set[int]:
     return extended
 
 
+@remembered
 def rerank(
     query: np.ndarray,
     gallery: np.ndarray,

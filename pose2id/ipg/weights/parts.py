@@ -76,8 +76,7 @@ def check_part(
     config = folder / kind.config_name
     settings = _read_settings(config, kind, kinds)
     try:
-        with torch.device("meta" if issubclass(kind, nn.Module) else "cpu"):
-            part = kind(**settings)
+        part = _build(kind, settings)
     except Exception as error:  # values that do not fit make these classes stumble in many ways
         raise ValueError(f"{config} does not fit {kind.__name__}: {one_line(error, 300)}") from error
     if not isinstance(part, nn.Module):
@@ -103,6 +102,12 @@ def check_part(
     if any(faults.values()):
         where = files[0] if len(files) == 1 else folder
         raise ValueError(f"{where} does not fit {config.name} beside it; {list_faults(faults)}")
+
+
+def _build(kind: Any, settings: Mapping[str, Any]) -> Any:
+    """A part without the numbers of its tensors."""
+    with torch.device("meta" if issubclass(kind, nn.Module) else "cpu"):
+        return kind(**settings)
 
 
 def _read_settings(path: Path, kind: Any, kinds: Collection[Any] = ()) -> dict[str, Any]:

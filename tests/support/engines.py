@@ -1,0 +1,15 @@
+"""The ways of the fixture `engine`, and marks for tests whose rows go other ones: no way is gone twice."""
+
+import pytest
+
+ENGINES = ["exact", "exact, int8", "faiss", "native"]
+
+
+def _mark(engines):
+    return pytest.mark.parametrize("engine", engines, indirect=True, scope="session")
+
+
+with_projections = _mark([*ENGINES, "exact, projection"])
+"""Some rows are wider than the 16 columns of projection codes; others would go by rotation codes, as for int8."""
+of_few_rows = _mark([name for name in ENGINES if name != "exact, int8"])
+"""Fewer than the 24 rows that the filter wants: without it `exact, int8` is `exact`."""
