@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,13 +93,25 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
+def nodes(source: str) -> list[ast.AST]:
+    """All nodes of a text, which every rule asks for."""
+    return list(ast.walk(ast.parse(source)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_nodes() -> Iterator[None]:
+    yield
+    nodes.cache_clear()
+
+
 def room(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
 def imported_modules(source: str, module: str, is_package: bool, known: set[str]) -> Iterator[tuple[int, str]]:
     """The modules of pose2id that `source` imports, as (line, full name)."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "pose2id":
@@ -133,10 +146,11 @@ def violations(source: str, module: str, is_package: bool = False, known: set[st
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_in_one_direction(module: str) -> None:
-    path = MODULES[module]
-    assert violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py") == []
+def test_imports_go_in_one_direction() -> None:
+    found = []
+    for module, path in MODULES.items():
+        found += violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    assert found == []
 
 
 def circles(sources: Mapping[str, tuple[str, bool]]) -> list[list[str]]:
@@ -204,7 +218,7 @@ LATE_IMPORTS = {
 def late_imports(source: str) -> set[str]:
     """What `source` imports inside functions, by the names of the modules."""
     found = set()
-    for function in ast.walk(ast.parse(source)):
+    for function in nodes(source):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import):
@@ -228,7 +242,7 @@ def test_a_late_import_is_found() -> None:
 def optional_imports(source: str) -> set[str]:
     """Packages of ONE_FILE that `source` imports, by a statement or by `require`."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -241,11 +255,11 @@ def optional_imports(source: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_optional_packages_are_imported_in_one_place(module: str) -> None:
-    allowed = {package for package, home in ONE_FILE.items() if home == module}
-    allowed |= {"diffusers"} if room(module) == "ipg" else set()
-    assert optional_imports(MODULES[module].read_text(encoding="utf-8")) <= allowed
+def test_optional_packages_are_imported_in_one_place() -> None:
+    for module, path in MODULES.items():
+        allowed = {package for package, home in ONE_FILE.items() if home == module}
+        allowed |= {"diffusers"} if room(module) == "ipg" else set()
+        assert optional_imports(path.read_text(encoding="utf-8")) <= allowed, module
 
 
 def test_an_optional_import_is_found() -> None:
@@ -264,7 +278,7 @@ DOES_STEPS = {
 def writing_steps(source: str) -> set[str]:
     """Which of STEPS `source` takes: from os or tempfile, or as a method of a path."""
     found, homes = set(), ("os", "tempfile")
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom) and node.module in homes:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes:
@@ -276,10 +290,11 @@ def writing_steps(source: str) -> set[str]:
     return found & STEPS
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_are_written_by_atomic(module: str) -> None:
-    steps = writing_steps(MODULES[module].read_text(encoding="utf-8"))
-    assert steps <= DOES_STEPS.get(module, set()), "write by pose2id.atomic.write_file or write_folder instead"
+def test_files_are_written_by_atomic() -> None:
+    for module, path in MODULES.items():
+        steps = writing_steps(path.read_text(encoding="utf-8"))
+        instead = f"{module}: write by pose2id.atomic.write_file or write_folder instead"
+        assert steps <= DOES_STEPS.get(module, set()), instead
 
 
 @pytest.mark.parametrize("module", DOES_STEPS)
@@ -313,7 +328,7 @@ PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder"}, "tomllib": {"loa
 def parsings(source: str) -> set[str]:
     """Which of PARSERS `source` takes."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PARSERS}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -323,10 +338,10 @@ def parsings(source: str) -> set[str]:
     return found & {f"{module}.{name}" for module, names in PARSERS.items() for name in names}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_json_and_toml_are_read_by_documents(module: str) -> None:
-    found = parsings(MODULES[module].read_text(encoding="utf-8"))
-    assert bool(found) == (module == "pose2id.documents"), "read by pose2id.documents instead"
+def test_json_and_toml_are_read_by_documents() -> None:
+    for module, path in MODULES.items():
+        found = parsings(path.read_text(encoding="utf-8"))
+        assert bool(found) == (module == "pose2id.documents"), f"{module}: read by pose2id.documents instead"
 
 
 @pytest.mark.parametrize(
@@ -418,9 +433,9 @@ def imported_tests(source: str) -> list[str]:
     return re.findall(r"^\s*(?:from|import)\s+(?:\.|tests\.)?(?:test_\w+|conftest)\b.*", source, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
-def test_no_test_imports_another(path: Path) -> None:
-    assert imported_tests(path.read_text(encoding="utf-8")) == []
+def test_no_test_imports_another() -> None:
+    for path in TESTS:
+        assert imported_tests(path.read_text(encoding="utf-8")) == [], path.name
 
 
 def test_an_import_of_a_test_is_found() -> None:
