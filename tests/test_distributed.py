@@ -6,6 +6,7 @@ import warnings
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -193,9 +194,37 @@ def test_parts_are_about_as_large_as_blocks(structured, columns):
     x = make_rows(4000, columns) if structured else np.random.default_rng(0).standard_normal((4000, columns)) + 9
     block = blocks.fuse_block(x, first=0)
     trained = pivots.train([pivots.take_sample(block, count=900)], parts=7)
-    sizes = list(map(len, pivots.join(block, trained, parts=7, zeros=True)))
+    sizes = np.bincount(pivots.join(block, trained, parts=7, zeros=True).part, minlength=7)
     assert sum(sizes) >= 4000
     assert max(sizes) < 1.6 * sum(sizes) / 7
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8, 9, 64, 65, 100])
+def test_rows_for_parts_are_sent_over_groups(parts):
+    """Every part gets its rows of every block once; no task sends to more than `GROUPS` groups of what it is given."""
+    rng = np.random.default_rng(parts)
+    block = blocks.Block(rng.standard_normal((40, 3)), 100, rng.integers(0, 9, 40))
+    joins = rng.random((parts, 40)) < 0.2
+    part, row = joins.nonzero()
+    graph = graphs._Graph(SimpleNamespace(sizes=[40]), "knn", "token")
+    graph._send(0, parts, "block", "joined")
+    given = {"block": block, "joined": pivots.Joined(row, part)}
+
+    def run(key):
+        call, *needed = graph.tasks[key]
+        users[tuple(needed)] = users.get(tuple(needed), 0) + 1
+        for each in needed:
+            if each not in given:
+                given[each] = run(each)
+        return call(*(given[each] for each in needed))
+
+    users = {}
+    for p in range(parts):
+        sent = run(graph.key("sent1", 0, p))
+        np.testing.assert_array_equal(sent.indices, 100 + joins[p].nonzero()[0])
+        np.testing.assert_array_equal(sent.rows, block.rows[joins[p]])
+        np.testing.assert_array_equal(sent.labels, block.labels[joins[p]])
+    assert max(users.values()) <= graphs.GROUPS
 
 
 def test_a_sample_is_no_larger_than_a_block():

@@ -20,6 +20,8 @@ DEVICES = ("cpu", "cuda")
 Key = tuple[str | int, ...]
 FAN = 16
 """Tables that one task merges."""
+GROUPS = 8
+"""Groups that rows for many parts are sent to at first."""
 
 
 def knn_graph(
@@ -213,10 +215,9 @@ class _Graph:
         for i in range(self.count):
             fused = self.key("fused", i)
             joined = self.put(self.key("joined", i), pivots.join, fused, trained, parts=parts, zeros=zeros)
-            for p in range(parts):
-                self.put(self.key("sent", i, p), pivots.send, fused, joined, part=p)
+            self._send(i, parts, fused, joined)
         for p in range(parts):
-            rows = [self.key("sent", i, p) for i in range(self.count)]
+            rows = [self.key("sent1", i, p) for i in range(self.count)]
             found = self.put(self.key("found", p), pivots.search_part, rows, k=k, device=device)
             for i in range(self.count):
                 self.put(self.key("met", p, i), getitem, found, i)
@@ -224,6 +225,23 @@ class _Graph:
             met = [self.key("met", p, i) for p in range(parts)]
             dtype = work_type(self.source.features.dtype)
             self.put(self.key("table", i), pivots.join_tables, met, rows=sizes[i], first=first, k=k, dtype=dtype)
+
+    def _send(self, i: int, parts: int, *block: Key) -> None:
+        """The rows of block i for every part, over some groups of parts, and groups of these.
+
+        Every part takes rows of all blocks, which are more than workers hold: if each took its rows from whole blocks,
+        all features would be read from disk once for every part.
+        """
+        step = 1
+        while step * GROUPS < parts:
+            step *= GROUPS
+        while step:
+            for first in range(0, parts, step):
+                group = first - first % (step * GROUPS)
+                before = (self.key(f"sent{step * GROUPS}", i, group),)
+                call, given = (pivots.send_on, before) if before[0] in self.tasks else (pivots.send, block)
+                self.put(self.key(f"sent{step}", i, first), call, *given, first=first, stop=min(first + step, parts))
+            step //= GROUPS
 
     def exchange(self, k1: int, k2: int) -> None:
         """What blocks ask each other, and the mutual neighbours' rows that they answer with."""

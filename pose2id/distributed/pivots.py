@@ -51,12 +51,20 @@ class Pivots(NamedTuple):
     largest: float
 
 
+class Joined(NamedTuple):
+    """Rows (e,) and the parts (e,) that they join, ascending: a row once for each of its parts."""
+
+    row: Indices
+    part: Indices
+
+
 class Sent(NamedTuple):
-    """Rows (m, D) of one block for one part, their indices in the whole set (m,), their labels (m,) or None."""
+    """Rows (m, D) of one block for some parts, their indices in the whole set (m,), their labels (m,) or None."""
 
     rows: Floats
     indices: Indices
     labels: Any
+    joined: Joined
 
 
 class Met(NamedTuple):
@@ -167,8 +175,8 @@ def _nearest(rows: torch.Tensor, pivots: torch.Tensor, away: torch.Tensor, count
     return found
 
 
-def join(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Indices]:
-    """Which rows of a block join each part."""
+def join(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> Joined:
+    """Which rows of a block join which parts."""
     rows = as_tensor(block.rows)
     at = torch.arange(len(rows)) if zeros else (rows != 0).any(dim=1).nonzero().flatten()
     known = as_tensor(pivots.rows), as_tensor(pivots.away)
@@ -181,14 +189,23 @@ def join(block: Block, pivots: Pivots, *, parts: int, zeros: bool) -> list[Indic
         np.put_along_axis(joins, pivots.part[near.numpy()], True, axis=1)
     else:
         joins[:, 0] = True  # rows of zeros only
-    return [at.numpy()[joins[:, part]] for part in range(parts)]
+    part, row = joins.T.nonzero()
+    return Joined(at.numpy()[row], part)
 
 
-def send(block: Block, joined: Sequence[Indices], *, part: int) -> Sent:
-    """The rows of a block for one part. Those for all parts at once would be several blocks."""
-    chosen = joined[part]
-    labels = None if block.labels is None else block.labels[chosen]
-    return Sent(block.rows[chosen], chosen + block.first, labels)
+def send(block: Block, joined: Joined, *, first: int, stop: int) -> Sent:
+    """The rows of a block for the parts from `first` to `stop`. Those for all parts at once would be several blocks."""
+    indices = np.arange(block.first, block.first + len(block.rows))
+    return send_on(Sent(block.rows, indices, block.labels, joined), first=first, stop=stop)
+
+
+def send_on(sent: Sent, *, first: int, stop: int) -> Sent:
+    """Those of some rows that are for the parts from `first` to `stop`."""
+    rows, indices, labels, joined = sent
+    begin, end = np.searchsorted(joined.part, [first, stop])
+    chosen, row = np.unique(joined.row[begin:end], return_inverse=True)
+    labels = None if labels is None else labels[chosen]
+    return Sent(rows[chosen], indices[chosen], labels, Joined(row, joined.part[begin:end]))
 
 
 def search_part(sent: Sequence[Sent], *, k: int, device: str) -> list[Met]:
