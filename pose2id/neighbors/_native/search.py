@@ -371,9 +371,19 @@ class _Sweep:
         own, other = self.left.order[row].long(), self.right.order[column].long()
         measured = pair_distances(self.asked.queries, self.asked.base, own, other, self.encoder.scale).float()
         keys = (measured.view(torch.int32).long() << 32) + other
-        for at, key in zip(row.tolist(), keys, strict=True):
-            if not bool((self.keys[at] == key).any()):
-                self.keys[at] = torch.cat([self.keys[at], key[None]]).sort().values[: self.k]
+        touched = row.unique()
+        keys = torch.cat([keys, self.keys[touched].flatten()])
+        row = torch.cat([row, touched.repeat_interleave(self.k)])
+        order = keys.argsort()
+        order = order[row[order].argsort(stable=True)]  # by row, then by key
+        row, keys = row[order], keys[order]
+        fresh = torch.ones_like(row, dtype=torch.bool)
+        fresh[1:] = (row[1:] != row[:-1]) | (keys[1:] != keys[:-1])  # a pair may be met by both of its rows
+        row, keys = row[fresh], keys[fresh]
+        place = torch.arange(len(row), device="cpu") - torch.searchsorted(row, row)
+        kept = place < self.k
+        self.keys[touched] = EMPTY
+        self.keys[row[kept], place[kept]] = keys[kept]
 
 
 LAST = 2**32 - 1
