@@ -37,6 +37,8 @@ from pose2id.threads import refit_threads
 
 PAIR_ELEMENTS = 2**17
 """Elements of the pairs that are measured at once, for the caches of a CPU."""
+VANISHED = 2.0**-900
+"""A sum of squares below may lack some that left the range of float64; those of narrower features never do."""
 PIECE = 2**14
 """Columns that are summed at once where the order must not depend on the number of rows: threads share 2**15."""
 
@@ -152,7 +154,8 @@ def pair_distances(
 ) -> torch.Tensor:
     """Euclidean distances (not squared) of the pairs queries[left], base[right], float64, in the caller's units.
 
-    `scale`, a power of two, keeps squares inside the range of float64.
+    `scale`, a power of two, keeps squares inside the range of float64, but for those of tiny differences of float64
+    rows: these are measured by their own scale.
     """
     result = torch.empty(len(left), dtype=torch.float64, device=queries.device)
     step = min(len(left), rows_at_once(queries, PAIR_ELEMENTS))
@@ -166,8 +169,24 @@ def pair_distances(
         if scale != 1:
             difference.mul_(scale)
             other.mul_(scale)
-        result[pairs] = difference.sub_(other).square_().sum(dim=1).sqrt_().div_(scale)
+        squared = difference.sub_(other).square_().sum(dim=1)
+        result[pairs] = squared.sqrt().div_(scale)
+        if torch.float64 in (queries.dtype, base.dtype):
+            tiny = (squared < VANISHED).nonzero().flatten()
+            apart = queries[left[pairs][tiny]].double() - base[right[pairs][tiny]].double()
+            result[start + tiny] = math.prod(split_lengths(apart), start=result.new_ones(1)).flatten()
     return result
+
+
+def check_range(distances: torch.Tensor) -> None:
+    """Raise ValueError if one of some measured distances is inf: above the largest number of its dtype."""
+    if bool((distances == torch.inf).any()):
+        dtype = distances.dtype
+        raise ValueError(
+            f"distances leave the range of {dtype}: received features so large that some of their distances are above "
+            f"{torch.finfo(dtype).max:.2g}; divide the features by a constant"
+            + (", or pass float64 features" if dtype == torch.float32 else "")
+        )
 
 
 def pair_products(queries: torch.Tensor, base: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

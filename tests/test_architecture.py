@@ -53,6 +53,7 @@ NOBODY_IMPORTS = {"integrations"}
 FRONT = {
     "": {"errors", "centralization", "density", "evaluation", "jaccard", "neighbors", "reranking"},
     "walkthrough": {"programs"},
+    "__main__": {"cli"},
 }
 # Each optional package, and tqdm for its lock, is imported in one file, that others ask.
 ONE_FILE = {

@@ -1,5 +1,6 @@
 """The audit: pairs are drawn evenly, answers come back as they were given, the page's numbers are Python's."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -187,7 +188,9 @@ def test_the_command(folder, capsys, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes((folder / "a0.png").read_bytes())
     assert main([*files, "--audit", "4", "--images", ".", "--generated", "drawn"]) == 0
-    assert capsys.readouterr().out.count("\n") == 1
+    said = capsys.readouterr().out.split("\n")
+    page = html.unescape((folder / "r.html").read_text(encoding="utf-8"))
+    assert said[1:] == [re.search(r'id="verdict">(.*?)</p>', page)[1], ""]
     audit = prepare_audit(make_gallery(), names(), folder, count=4, generated=folder / "drawn")
     assert [len(x["generated"][side]) for x in audit.shown for side in range(2)] == [2] * 8
     assert {n for x in audit.shown for side in x["generated"] for n in side} == set(range(8, 24))
@@ -335,6 +338,26 @@ def test_answers_survive_a_reload_and_are_saved(page):
     page.open(write_report(*sets, page.folder / "again.html", AFTER, labelled=False, audit=again, reranked=False))
     assert estimate(page).startswith("4 of 12 answered.")
     page.open(page.folder / "r.html")
+    assert page.messages == []
+
+
+def test_an_audit_that_is_open_twice_loses_no_answer(page):
+    page.open(page.folder / "r.html")
+    forget(page)
+    first = page.open_tab(page.folder / "r.html")
+    page.run("answer('yes'); answer('no')")
+    second = page.turn_to(first)
+    for _ in range(1000):  # the browser tells the other tab in a moment
+        if page.run("order.length") == 2:
+            break
+    assert estimate(page).startswith("2 of 12 answered.")
+    page.run("answers.fill(null); order = []; answer('unknown'); answer('yes'); takeBack()")  # as if it was not told
+    assert page.run("order.map(at => [at, answers[at]])") == [[0, "unknown"], [1, "no"]]
+    page.turn_to(second)
+    page.open(page.folder / "r.html")
+    assert page.run("order.map(at => [at, answers[at]])") == [[0, "unknown"], [1, "no"]]
+    page.close_tab()
+    page.turn_to(first)
     assert page.messages == []
 
 

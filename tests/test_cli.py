@@ -1525,6 +1525,12 @@ def test_installed_command(here):
     assert done.stdout.split()[0] == "pose2id"
 
 
+def test_the_package_as_a_command(here):
+    done = subprocess.run([sys.executable, "-m", "pose2id", "density"], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"pose2id density: .* required: FILE; see pose2id density --help\n", done.stderr)
+
+
 @pytest.mark.usefixtures("here")
 def test_synthetic(capsys):
     pytest.importorskip("PIL")

@@ -335,6 +335,9 @@ def test_rounded_distances_are_those_of_differences(monkeypatch, dtype, shift):
     row, slot = (found >= 0).nonzero(as_tuple=True)
     wanted[row, slot] = pair_distances(x, x, row, found[row, slot]).float()
     assert torch.equal(mine, wanted)
+    assert torch.equal(rounded.rounded_distances(x, x, rows.flip(0), found.flip(0), 1.0), wanted.flip(0))
+    monkeypatch.setattr(rounded, "TILE", 64)  # one tile, of all rows
+    assert torch.equal(rounded.rounded_distances(x, x, rows.flip(0), found.flip(0), 1.0), wanted.flip(0))
 
 
 def test_rounded_distances_are_products_where_they_can(monkeypatch):

@@ -575,6 +575,15 @@ def test_features_of_any_scale(metric, scale, dtype):
     assert_same_scores(scores, reference.evaluate(table, *labels()))
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 3e38), ("float64", 1.5e308)])
+def test_distances_that_do_not_fit_are_refused(dtype, largest):
+    query, gallery = (x / np.abs(x).max() for x in feature_sets())
+    gallery[:3], gallery[3] = 1, 0.9
+    evaluate_features(*((x * (largest / 10)).astype(dtype) for x in (query, gallery)), *labels())
+    with pytest.raises(ValueError, match=f"leave the range of torch.{dtype}: received features so large"):
+        evaluate_features(*((x * largest).astype(dtype) for x in (query, gallery)), *labels())
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_features_that_a_float32_product_cannot_tell_apart(metric):
     """Within a cluster the product is off by more than distances differ, so the order is measured."""

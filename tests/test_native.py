@@ -200,6 +200,18 @@ def test_without_the_library(monkeypatch, tmp_path):
 
 
 @needs_kernel
+@pytest.mark.parametrize("kept", [30, 63, 64, 5000, -1])
+def test_a_library_that_is_cut_short_is_not_used(monkeypatch, tmp_path, kept):
+    """Loading one ends the process by a signal: pages are missing."""
+    library = _native.find_library()
+    if library.read_bytes()[:6] != b"\x7fELF\x02\x01":
+        pytest.skip("a library of another system")
+    (tmp_path / "half.so").write_bytes(library.read_bytes()[:kept])
+    monkeypatch.setenv("POSE2ID_KERNEL", str(tmp_path / "half.so"))
+    assert load_kernel() == (None, "half.so is cut short: install again")
+
+
+@needs_kernel
 def test_a_library_that_errs_is_not_used(monkeypatch):
     _native._load_kernel.cache_clear()
     monkeypatch.setattr(_native.Kernel, "multiply", lambda *_: torch.zeros(16, 32, dtype=torch.int32))

@@ -10,7 +10,7 @@ from reference.neighbors import knn
 from support.arrays import ArrayKind, as_float64
 from support.engines import of_few_rows, with_projections
 
-from pose2id import knn_graph
+from pose2id import knn_graph, rerank
 from pose2id.neighbors import _across, _exact, find_across, find_entered, find_neighbors
 
 LATTICE = st.tuples(st.integers(1, 24), st.integers(1, 4)).flatmap(
@@ -276,6 +276,32 @@ def test_rows_of_very_different_length(engine, dtype):
     x = x[np.random.default_rng(1).permutation(60)]
     graph = knn_graph(kind.make(x), 4, engine=engine)
     assert_same_graph(graph, *knn(kind.rounded(x), 4, single=kind.single))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_at_the_ends_of_a_range(engine, dtype):
+    """Distances come out right as long as they fit their dtype; squares of some leave that of float64."""
+    single, largest = dtype == "float32", {"float32": 2.0**120, "float64": 2.0**1010}[dtype]
+    x = (4 * random_rows(320, 7)).round() / 4  # float32 holds them
+    for small in (1.0, 2.0**-60 if single else 2.0**-900):
+        x[1::2] *= small
+        indices, distances = knn(x if single else x.astype(np.longdouble), 4, single=single)
+        graph = knn_graph((x * largest).astype(dtype), 4, engine=engine)
+        np.testing.assert_allclose(graph.distances, distances * largest, rtol=0 if single else 1e-14)
+        if single:
+            np.testing.assert_array_equal(graph.indices, indices)
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 3e38), ("float64", 1.5e308)])
+def test_distances_that_do_not_fit_are_refused(engine, dtype, largest):
+    x = random_rows(320, 7) / 10
+    x[5] = 1
+    knn_graph(x.astype(dtype) * largest / 10, 4, engine=engine)
+    for each in (x * largest, -x * largest):
+        with pytest.raises(ValueError, match=f"distances leave the range of torch.{dtype}: received features so large"):
+            knn_graph(each.astype(dtype), 4, engine=engine)
+        with pytest.raises(ValueError, match="leave the range"):
+            rerank(each[:100].astype(dtype), each[100:].astype(dtype), k1=5, k2=2, engine=engine)
 
 
 @with_projections

@@ -239,8 +239,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     files = ["--query", "q.npz", "--gallery", "g.npz"]
     assert main(["report", *files, "-o", "r.html", "--images", ".", "--count", "40"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("r.html: ")
     page = text_of(tmp_path / "r.html")
+    first, verdict, end = said.out.split("\n")
+    assert (first[:8], end) == ("r.html: ", "")
+    assert verdict == html.unescape(re.search(r'id="verdict">(.*?)</p>', page, re.S)[1])
+    assert "on these features: mAP changes by " in verdict
     assert len(json.loads(re.search(r"const pictures = (\[.*?\]);", page)[1])) == 1
     assert "pictures are not below ., such as " in html.unescape(page)
     assert "neighbours of other cameras only" in page

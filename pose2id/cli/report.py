@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     tell_step = tell_steps(arguments, inputs)
     audit = _prepare_audit(arguments, sets[1], files[1], folders, tell_step)
     _note_missing(arguments, folders, files)
+    verdicts: list[str] = []
     path = write_report(
         sets[0],
         sets[1],
@@ -71,10 +72,11 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         audit=audit,
         report=tell_step,
+        tell=verdicts.append,
         progress=arguments.progress,
     )
     note_parts(arguments, inputs)
-    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser", *verdicts)
     if audit and audit.answers:
         say(*str(audit.verdict).split("\n"))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 
 from pose2id.arrays import BLOCK_ELEMENTS, cut, elements_at_once, row_blocks, rows_at_once, work_dtype
-from pose2id.distances import Frame, pair_cosines, pair_distances, slack, squared_norms, unit
+from pose2id.distances import Frame, check_range, pair_cosines, pair_distances, slack, squared_norms, unit
 from pose2id.duplicates import find_duplicates
 
 if TYPE_CHECKING:
@@ -171,15 +171,18 @@ class FeatureTiles:
         return scores
 
     def may_overflow(self) -> bool:
-        """Whether a distance may be inf in the working dtype, which hides an item where scores are exact."""
+        """Whether a distance may be inf in the working dtype; `measure` refuses it."""
         longest = 0.0 if self.scale is None else 2 * self.items.shape[1] ** 0.5 / self.scale
-        return longest > torch.finfo(self.dtype).max
+        return longest > torch.finfo(self.dtype).max / 2.0**24  # by so much the scale may fall short of the largest row
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The exact scores of pairs of a query and an item, (p,): only equal ones are a tie."""
         if self._frame is None:
             return pair_cosines(self.queries, self.items, rows, columns).to(self.dtype)
-        return pair_distances(self.queries, self.items, rows, columns, self._frame.scale).to(self.dtype)
+        distances = pair_distances(self.queries, self.items, rows, columns, self._frame.scale).to(self.dtype)
+        if self.may_overflow():
+            check_range(distances)
+        return distances
 
     def _prepared_items(self, product: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The gallery as it enters products, and its squared norms; kept for the next tile."""

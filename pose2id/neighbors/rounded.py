@@ -28,6 +28,7 @@ def rounded_distances(
     if not bool((found >= 0).any()):
         return result
     whole = queries is base and len(rows) == len(base) <= TILE  # then one copy does for both sides
+    whole = whole and torch.equal(rows, torch.arange(len(base), device=rows.device))
     for begin in range(0, len(rows), TILE):
         part = slice(begin, begin + TILE)
         left = base.double() if whole else queries[rows[part]].double()

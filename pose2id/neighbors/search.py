@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pose2id.arrays import ArrayT, take_features, work_dtype
+from pose2id.distances import check_range
 from pose2id.neighbors import _exact
 from pose2id.neighbors._across import search_across
 from pose2id.neighbors._native import search as _native
@@ -63,7 +64,8 @@ def knn_graph(
     Raises
     ------
     TypeError, ValueError
-        For anything but finite floating-point features (N, D), an integer k >= 1 and N labels.
+        For anything but finite floating-point features (N, D), an integer k >= 1 and N labels; and for features so
+        large that the distance of a neighbour does not fit the dtype of the distances.
     MissingExtraError
         When the engine is not installed.
 
@@ -157,7 +159,8 @@ def find_neighbors(
 
 
 def _widen(indices: torch.Tensor, distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both with k columns: the further ones hold no neighbours."""
+    """Both with k columns: the further ones hold no neighbours. Refuses neighbours whose distance is inf, all ties."""
+    check_range(distances.masked_fill(indices < 0, 0))
     if k > indices.shape[1]:
         indices = torch.nn.functional.pad(indices, (0, k - indices.shape[1]), value=-1)
         distances = torch.nn.functional.pad(distances, (0, k - distances.shape[1]), value=np.inf)
@@ -240,12 +243,14 @@ def find_entered(
         within = radius.new_full((len(queries),), torch.inf)
     # "auto" needs no estimate: `exact` finds both from the same products, another engine only one of them.
     if engine in ("auto", "exact"):
-        indices, distances, pairs = _exact.search_entered(asked, radius, within)
-        return Entered(indices, distances, *pairs)
-    indices, distances = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
-    far = distances > within[:, None]
-    near = indices.masked_fill(far, -1), distances.masked_fill(far, torch.inf)
-    return Entered(*near, *_exact.pairs_within(asked, radius))
+        *near, pairs = _exact.search_entered(asked, radius, within)
+    else:
+        found = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
+        far = found[1] > within[:, None]
+        near = [found[0].masked_fill(far, -1), found[1].masked_fill(far, torch.inf)]
+        pairs = _exact.pairs_within(asked, radius)
+    check_range(pairs[2])
+    return Entered(*_widen(*near, k), *pairs)
 
 
 @fit_threads
@@ -259,11 +264,14 @@ def find_both_ends(
     # "auto" needs no estimate: `exact` and `native` find both ends from the same products, another only one of them.
     if engine in ("auto", "exact", "native") and k < len(rows):
         asked = Search(rows, rows, k, within=True, progress=progress)
-        if engine == "native" or (engine == "auto" and _goes_natively(rows, k)):
-            return _native.search_both_ends(asked)
-        return _exact.search_both_ends(asked)
-    near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
-    return near, distances, _exact.farthest(rows, progress=progress)
+        natively = engine == "native" or (engine == "auto" and _goes_natively(rows, k))
+        near, distances, far = (_native if natively else _exact).search_both_ends(asked)
+        near, distances = _widen(near, distances, k)
+    else:
+        near, distances = find_neighbors(rows, rows, k, within=True, engine=engine, progress=progress)
+        far = _exact.farthest(rows, progress=progress)
+    check_range(far)
+    return near, distances, far
 
 
 def _goes_natively(rows: torch.Tensor, k: int) -> bool:

@@ -57,6 +57,7 @@ def write_report(
     overwrite: bool = False,
     audit: Audit | None = None,
     report: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
     progress: bool = False,
 ) -> Path:
     """Write a page that compares features with what a setting makes of them.
@@ -91,6 +92,8 @@ def write_report(
         Pairs of neighbours to be looked at on the page, by `prepare_audit` for this gallery.
     report : callable
         Is told what begins.
+    tell : callable
+        Is told the verdict that stands on top of the page, once that is written.
 
     Returns
     -------
@@ -163,9 +166,10 @@ def write_report(
     if pictures.damaged:
         amount = _count(len(pictures.damaged), "picture", "pictures")
         contents.notes.append(f"{amount} cannot be read, such as {pictures.damaged[0]}.")
+    verdict = _judge(contents, labelled=labelled, cams=gallery.cams is not None, audited=audit is not None)
     page = template.render(
         title=title,
-        verdict=_judge(contents, labelled=labelled, cams=gallery.cams is not None, audited=audit is not None),
+        verdict=verdict,
         summary=f"{amounts}. Compared are features of length 1 with {_tell_setting(setting)}.",
         contents=contents,
         audit=None if audit is None else audit.as_dict(),
@@ -186,6 +190,7 @@ def write_report(
     )
     with write_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    tell(verdict)
     return path
 
 

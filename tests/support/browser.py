@@ -40,10 +40,30 @@ class Page:
         self._numbers, self._rest = itertools.count(1), b""
         self.messages, self.requests, self.loaded = [], [], 0
         self._saving, self._saved = "", []
+        self._session = None
+        self._open_tab()
+
+    def _open_tab(self):
         target = self._ask("Target.createTarget", {"url": "about:blank"}, None)["targetId"]
         self._session = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True}, None)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._ask(f"{domain}.enable", {})
+
+    def open_tab(self, path):
+        """Load a file in a new tab, and turn to it; the tab before, for `turn_to`."""
+        before = self._session
+        self._open_tab()
+        self.open(path)
+        return before
+
+    def turn_to(self, tab):
+        """Speak to another tab; the one before."""
+        before, self._session = self._session, tab
+        return before
+
+    def close_tab(self):
+        """Close this tab; turn to another one next."""
+        self._ask("Page.close", {})
 
     def begin_with(self, code):
         """Run JavaScript at the beginning of every page from now on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +115,8 @@ def load_kernel() -> tuple[Kernel | None, str]:
 @lru_cache
 def _load_kernel(file: Path, _: int) -> tuple[Kernel | None, str]:
     try:
+        if _is_cut_short(file):
+            return None, f"{file.name} is cut short: install again"
         library = ctypes.CDLL(str(file))
         version = library.pose2id_abi_version()
     except (OSError, AttributeError) as error:
@@ -133,6 +136,18 @@ def _load_kernel(file: Path, _: int) -> tuple[Kernel | None, str]:
         if kernel is not None:
             return kernel, f"compiled, uses {kernel.name}"
     return None, f"{file.name} multiplies wrongly on this machine"
+
+
+def _is_cut_short(file: Path) -> bool:
+    """Whether a library of Linux lacks its end, the table of its sections: the system would end the process for it."""
+    with file.open("rb") as stream:
+        header = stream.read(64)
+    if header[:6] != b"\x7fELF\x02\x01":  # of 64 bits, the low byte first
+        return False
+    if len(header) < 64:
+        return True
+    (start,), (size, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<2H", header, 58)
+    return bool(start + size * count > file.stat().st_size)
 
 
 def _try_machine(library: Any, machine: int) -> Kernel | None:
