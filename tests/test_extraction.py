@@ -25,8 +25,8 @@ from pose2id.files import read_features
 from pose2id.images import read_image
 from pose2id.ipg.features import encode_folder
 from pose2id.ipg.folders import find_pictures
-from pose2id.programs import extraction
-from pose2id.programs.extraction import Encoder, extract, from_files, from_set, load_encoder, unfinished
+from pose2id.programs import extraction, unfinished
+from pose2id.programs.extraction import Encoder, extract, from_files, from_set, load_encoder
 
 
 def colours(pictures):

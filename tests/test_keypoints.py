@@ -512,6 +512,39 @@ def test_from_photographs_to_every_file_that_takes_keypoints(market, tmp_path, c
     )
 
 
+def test_a_run_that_was_interrupted_is_gone_on_with(market, tmp_path, monkeypatch, capsys):
+    root, _, session = market
+    monkeypatch.setattr("pose2id.cli.poses.BLOCK", 2)
+    whole, output = tmp_path / "whole.json", tmp_path / "keypoints.json"
+
+    class Killed(Session):
+        def run(self, *arguments):
+            if len(self.seen) == 2:
+                raise KeyboardInterrupt
+            return super().run(*arguments)
+
+    def command(path, given, *options):
+        monkeypatch.setattr(module, "load_session", lambda path=None: given)  # noqa: ARG005
+        return cli.main(["poses", str(root), "-o", str(path), "--batch-size", "1", *options])
+
+    def fresh(kind=Session, first=0):
+        return kind(session.places[first:], session.scores[first:])
+
+    assert command(whole, fresh()) == 1
+    wanted, said = whole.read_bytes(), capsys.readouterr()
+    assert command(output, fresh(Killed)) == 130
+    assert not output.exists()
+    capsys.readouterr()
+    assert command(output, fresh(), "--threshold", "0.5") == 2
+    assert "was begun with other settings (threshold 0.3 then, 0.5 now)" in capsys.readouterr().err
+    rest = fresh(first=1)  # the first block holds one, and one that is none
+    assert command(output, rest) == 1
+    assert len(rest.seen) == 3
+    assert output.read_bytes() == wanted
+    assert capsys.readouterr().err == said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keypoints.json", "market", "whole.json"]
+
+
 def test_photographs_of_a_list(market, tmp_path, capsys):
     root, names, _ = market
     (root / "list.txt").write_text(f"{names[2]}\nquery/none.jpg\n{names[0]}\n")

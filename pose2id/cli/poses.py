@@ -1,18 +1,29 @@
-"""`pose2id poses`: keypoints of the person on each photograph, in one file by path."""
+"""`pose2id poses`: keypoints of the person on each photograph, in one file by path; what was killed is gone on with."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pose2id.atomic import lock
 from pose2id.cli.printing import say, tell
+from pose2id.hub import hash_file
 from pose2id.images import read_image
 from pose2id.ipg.folders import collect_references
 from pose2id.ipg.folders.sources import reason_of
-from pose2id.poses import keypoints, write_keypoints
+from pose2id.poses import KEYPOINTS, Pose, keypoints, write_keypoints
+from pose2id.programs.unfinished import Block, Unfinished, stamp
 from pose2id.progress import tqdm
 from pose2id.validation import check_path
+
+BLOCK = 256
+"""Photographs of a block, which is what a killed run loses at most."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,31 +38,37 @@ def run(arguments: argparse.Namespace) -> int:
     references, missing = collect_references(arguments.references, output)
     session = keypoints.load_session(arguments.model)
     skipped: dict[str, str] = {}
-    keys: list[str] = []
 
     def tell_skipped(key: str, reason: str) -> None:
         skipped[key] = reason
         tell(f"pose2id poses: {key} skipped: {reason}")
 
-    def read() -> Iterator[Any]:
-        bar = tqdm(sorted(references), desc="poses", unit="picture", disable=not arguments.progress)
-        for key in bar:
-            try:
-                picture = read_image(references[key])
-            except (ValueError, OSError) as error:
-                tell_skipped(key, reason_of(error))
-                continue
-            keys.append(key)
-            yield picture
-
     for key in missing:
         tell_skipped(key, "there is no such file")
-    found = keypoints.extract_poses(read(), session, threshold=arguments.threshold, batch_size=arguments.batch_size)
     total = len(references) + len(missing)
+    unfinished = Unfinished(output, _describe(arguments, references))
+    with lock(output.with_name(f"{output.name}.lock"), keep=False):
+        unfinished.begin(restart=arguments.overwrite)
+        found: dict[str, Pose] = {}
+        bar = tqdm(total=len(references), desc="poses", unit="picture", disable=not arguments.progress)
+        with bar:
+            for number, keys in enumerate(_cut(sorted(references))):
+                stamps = stamp([references[key] for key in keys])
+                block = unfinished.read(number, stamps)
+                if block is None:
+                    block = _find_keypoints(arguments, session, {key: references[key] for key in keys}, bar)
+                    unfinished.write(number, block, stamps)
+                else:
+                    bar.update(len(keys))
+                for key, reason in block.skipped.items():
+                    tell_skipped(key, reason)
+                found |= {keys[row]: Pose(points) for row, points in zip(block.rows, block.features, strict=True)}
+        if found:
+            write_keypoints(output, found, overwrite=arguments.overwrite)
+        unfinished.end()
     if not found:
         raise ValueError(f"none of {total:,} photographs can be read")
-    write_keypoints(output, dict(zip(keys, found, strict=True)), overwrite=arguments.overwrite)
-    nobody = [key for key, pose in zip(keys, found, strict=True) if not pose.present.any()]
+    nobody = [key for key, pose in found.items() if not pose.present.any()]
     say(f"{output}: {len(found):,} photographs, {len(found) - len(nobody):,} with keypoints")
     if nobody and not arguments.quiet:
         more = f" and {len(nobody) - 3:,} more" if len(nobody) > 3 else ""
@@ -59,3 +76,43 @@ def run(arguments: argparse.Namespace) -> int:
     if skipped:
         tell(f"pose2id poses: skipped {len(skipped):,} of {total:,} photographs:", *(f"  {key}" for key in skipped))
     return 1 if skipped else 0
+
+
+def _cut(keys: list[str]) -> Iterator[list[str]]:
+    return (keys[first : first + BLOCK] for first in range(0, len(keys), BLOCK))
+
+
+def _describe(arguments: argparse.Namespace, references: Mapping[str, Path]) -> dict[str, Any]:
+    """What a run that goes on with another must have in common with it."""
+    return {
+        "pose2id": "poses",
+        "model": keypoints.SHA256 if arguments.model is None else hash_file(Path(arguments.model)),
+        "threshold": arguments.threshold,
+        "batch_size": arguments.batch_size,
+        "rows": len(references),
+        "keys": hashlib.sha256(json.dumps(sorted(references)).encode()).hexdigest(),
+    }
+
+
+def _find_keypoints(
+    arguments: argparse.Namespace, session: keypoints.Session, references: Mapping[str, Path], bar: Any
+) -> Block:
+    """The keypoints on some photographs, (n, 18, 2), and why others were skipped."""
+    rows: list[int] = []
+    skipped: dict[str, str] = {}
+
+    def read() -> Iterator[Any]:
+        for row, (key, path) in enumerate(references.items()):
+            bar.update()
+            try:
+                picture = read_image(path)
+            except (ValueError, OSError) as error:
+                skipped[key] = reason_of(error)
+                continue
+            rows.append(row)
+            yield picture
+
+    options = {"threshold": arguments.threshold, "batch_size": arguments.batch_size}
+    poses = keypoints.extract_poses(read(), session, **options)
+    points = np.array([pose.keypoints for pose in poses]).reshape(-1, len(KEYPOINTS), 2)
+    return Block(np.array(rows, np.int64), points, None, skipped)

@@ -243,14 +243,14 @@ def find_entered(
         within = radius.new_full((len(queries),), torch.inf)
     # "auto" needs no estimate: `exact` finds both from the same products, another engine only one of them.
     if engine in ("auto", "exact"):
-        *near, pairs = _exact.search_entered(asked, radius, within)
+        indices, distances, pairs = _exact.search_entered(asked, radius, within)
     else:
         found = find_neighbors(queries, base, k, query_labels, base_labels, engine=engine, progress=progress)
         far = found[1] > within[:, None]
-        near = [found[0].masked_fill(far, -1), found[1].masked_fill(far, torch.inf)]
+        indices, distances = found[0].masked_fill(far, -1), found[1].masked_fill(far, torch.inf)
         pairs = _exact.pairs_within(asked, radius)
     check_range(pairs[2])
-    return Entered(*_widen(*near, k), *pairs)
+    return Entered(*_widen(indices, distances, k), *pairs)
 
 
 @fit_threads

@@ -3,7 +3,6 @@
 - `photographs`: the rows: from a folder or a data set, single pictures or tracklets, with their labels
 - `encoders`: encoders by name: an ONNX file, a folder of a trained one, a function of yours, those in the generator's
   weights
-- `unfinished`: what a killed run has done already
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pose2id.ipg.folders.sources import reason_of
 from pose2id.poses import Pose
 from pose2id.programs.extraction.encoders import POSE, Encoder, load_encoder
 from pose2id.programs.extraction.photographs import Photographs, from_files, from_set
-from pose2id.programs.extraction.unfinished import Block, Unfinished, stamp
+from pose2id.programs.unfinished import Block, Unfinished, stamp
 from pose2id.progress import tqdm
 from pose2id.validation import check_count, check_flag, is_tensor
 

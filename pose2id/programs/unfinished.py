@@ -1,4 +1,4 @@
-"""What a run of `extract` has encoded so far: a folder beside the output, that the same command goes on with.
+"""What a run of `extract` or `poses` has done so far: a folder beside the output, that the same command goes on with.
 
 `request.json` says what is encoded and how. The rows are cut in blocks, the same in every run, and each finished block
 is a file, whole or not at all. So what is written in the end does not depend on how often a run was killed.
@@ -52,7 +52,10 @@ class Unfinished:
                 return
             own = isinstance(old, dict) and old.get("pose2id") == self.request["pose2id"]
             if not own and any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder} is in the way, and not of `extract`; move it, or name another output")
+                program = self.request["pose2id"]
+                raise ValueError(
+                    f"{self.folder} is in the way, and not of `{program}`; move it, or name another output"
+                )
             if own and not restart and any(self.folder.glob("*.npz")):
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({_tell_difference(old, self.request)}); run it with "
