@@ -174,7 +174,8 @@ def pair_distances(
         if torch.float64 in (queries.dtype, base.dtype):
             tiny = (squared < VANISHED).nonzero().flatten()
             apart = queries[left[pairs][tiny]].double() - base[right[pairs][tiny]].double()
-            result[start + tiny] = math.prod(split_lengths(apart), start=result.new_ones(1)).flatten()
+            some = (apart != 0).any(dim=1, keepdim=True)  # the length of a row of zeros is given as 1
+            result[start + tiny] = math.prod(split_lengths(apart), start=some.double()).flatten()
     return result
 
 

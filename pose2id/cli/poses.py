@@ -94,9 +94,7 @@ def _describe(arguments: argparse.Namespace, references: Mapping[str, Path]) -> 
     }
 
 
-def _find_keypoints(
-    arguments: argparse.Namespace, session: keypoints.Session, references: Mapping[str, Path], bar: Any
-) -> Block:
+def _find_keypoints(arguments: argparse.Namespace, session: Any, references: Mapping[str, Path], bar: Any) -> Block:
     """The keypoints on some photographs, (n, 18, 2), and why others were skipped."""
     rows: list[int] = []
     skipped: dict[str, str] = {}
