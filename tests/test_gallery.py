@@ -21,7 +21,7 @@ from support.postgresql import new_schema
 pytest.importorskip("sqlalchemy")
 
 from pose2id import centralize, centralize_queries, knn_graph
-from pose2id.gallery import Gallery, cache, lists, memory, schema, transactions, updates
+from pose2id.gallery import Gallery, cache, lists, memory, schema, sqlite, transactions, updates
 
 rng = np.random.default_rng
 
@@ -714,6 +714,30 @@ def test_an_older_schema_is_migrated(tmp_path, monkeypatch):
         assert connection.execute("SELECT schema_version FROM pose2id_gallery").fetchall() == [(2,)]
         assert connection.execute("SELECT count(note) FROM pose2id_rows").fetchall() == [(0,)]
     connection.close()
+
+
+def pages(path):
+    connection = sqlite3.connect(path)
+    found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")]
+    connection.close()
+    return found
+
+
+def test_rows_fill_the_pages_of_a_file_and_older_files_keep_theirs(tmp_path, monkeypatch):
+    rows, keys = np.random.default_rng(0).standard_normal((300, 512)).astype(np.float32), list(map(str, range(300)))
+    for name, page in (("new", sqlite.PAGE), ("old", 4096)):
+        monkeypatch.setattr(sqlite, "PAGE", page)
+        with Gallery.open(tmp_path / name) as gallery:
+            gallery.add(rows[:200], keys[:200])
+    monkeypatch.undo()
+    for name in ("new", "old"):
+        with Gallery.open(tmp_path / name) as gallery:
+            gallery.add(rows[200:], keys[200:])
+            np.testing.assert_array_equal(gallery.features(), centralize(rows))
+            assert gallery.verify() == []
+    (page, count), (old_page, old_count) = pages(tmp_path / "new"), pages(tmp_path / "old")
+    assert (page, old_page) == (32768, 4096)
+    assert page * count < 0.75 * old_page * old_count
 
 
 @pytest.mark.parametrize(
