@@ -20,13 +20,23 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 import pose2id
-from pose2id.distributed import centralize
+from pose2id.distributed import blocks, centralize, pivots
 
 WORKERS = 2
 EACH = 4
 """Rows of a person: nearer to each other than to any row of somebody else."""
 PEOPLE = 200
 """People whose rows are compared with those of the exact engine."""
+KINDS = {"fuse_block", "join_parts", "search_pair", "merge_sides", "ask", "answer", "add_block"}
+KINDS |= {"take_sample", "train", "join", "send", "search_part", "join_tables"}
+"""Functions that are tasks."""
+FEW = {
+    "memory.target": 0.15,  # what is kept in memory, as a share of the limit
+    "memory.transfer": 0.01,  # what is received at once: a block, which is more
+    "connections.outgoing": 1,  # from how many workers at once
+    "connections.incoming": 1,  # to how many workers is sent at once
+}
+"""Dask's settings of a worker that keeps and receives little, see docs/clusters.md."""
 WRITTEN = 1000
 """Rows that are written at once."""
 
@@ -66,26 +76,51 @@ def status(name):
 
 
 class Holdings(distributed.WorkerPlugin):
-    """For every kind of task: how often it ran, the most bytes that it was given, and that it took beside them."""
+    """For every task function of `pose2id.distributed`: how often it ran, and the most bytes that it held.
+
+    That is what it was given, how much the process grew while it ran (the result, what it needs meanwhile, and what
+    Dask received or fetched from disk), both together, and the growth less what Dask received and fetched meanwhile.
+    The functions are wrapped, so all that a task is given is in memory before it begins.
+    """
 
     name = "holdings"
 
     def setup(self, worker):
-        self.worker, self.begun, self.kinds, self.peak = worker, {}, {}, 0
+        self.worker, self.kinds, self.peak, self.received = worker, {}, 0, 0
+        for module in (blocks, pivots):
+            for name, function in vars(module).items():
+                if name in KINDS and function.__module__ == module.__name__:
+                    setattr(module, name, self.measured(name, function))
 
     def transition(self, key, start, finish, **_):
-        if finish == "executing":
+        if start == "flight" and finish == "memory":
+            self.received += self.worker.state.tasks[key].nbytes or 0
+
+    def moved(self):
+        """Bytes received so far, also those on their way, and fetched from disk."""
+        fetched = self.worker.data.cumulative_metrics["disk-read", "bytes"]
+        return self.received + self.worker.state.transfer_incoming_bytes + fetched
+
+    def measured(self, kind, function):
+        def measure(*arguments, **settings):
             self.peak = max(self.peak, status("VmHWM"))
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-            self.begun[key] = status("VmRSS")
-        elif start == "executing" and key in self.begun:
-            beside = status("VmHWM") - self.begun.pop(key)
-            given = sum(each.nbytes or 0 for each in self.worker.state.tasks[key].dependencies)
-            kind = (
-                key[0].split("-")[1] if isinstance(key, tuple) and key[0].startswith("centralize-") else "read, write"
-            )
-            runs, *most = self.kinds.get(kind, (0, 0, 0, 0))
-            self.kinds[kind] = runs + 1, *map(max, most, (given, beside, given + beside))
+            begun, moved = status("VmRSS"), self.moved()
+            result = function(*arguments, **settings)
+            grown, moved = status("VmHWM") - begun, self.moved() - moved
+            given = count_bytes(arguments)
+            runs, *most = self.kinds.get(kind, (0, 0, 0, 0, 0))
+            self.kinds[kind] = runs + 1, *map(max, most, (given, grown, given + grown, grown - moved))
+            return result
+
+        return measure
+
+
+def count_bytes(value):
+    """Bytes of all arrays in what a task is given."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return sum(map(count_bytes, value)) if isinstance(value, tuple | list) else 0
 
 
 def holdings(dask_worker):
@@ -101,6 +136,7 @@ def main():
     parser.add_argument("limit", help="memory of a worker, such as 700MB")
     parser.add_argument("engine")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--few", action="store_true", help="Dask keeps and receives little at once")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     n, width, chunk = options.rows, options.columns, options.chunk
@@ -121,6 +157,8 @@ def main():
     print(f"{n:,} x {width}: {size}; {options.engine}")
     # Otherwise the allocator keeps what was freed, and nobody knows what a task took.
     dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**20})
+    if options.few:
+        dask.config.set({f"distributed.worker.{name}": value for name, value in FEW.items()})
     with (
         distributed.LocalCluster(
             n_workers=WORKERS,
@@ -133,8 +171,8 @@ def main():
     ):
         client.register_plugin(Holdings())
         client.run(pose2id.centralize, np.eye(9, dtype=np.float32))  # loads torch
-        idle = client.run(status, "VmRSS").values()
-        print(f"workers of {options.limit}, {max(idle) / 1e6:.0f} MB with torch loaded", flush=True)
+        idle = max(client.run(status, "VmRSS").values())
+        print(f"workers of {options.limit}, {idle / 1e6:.0f} MB with torch loaded", flush=True)
         start = time.perf_counter()
         result = centralize(features, engine=options.engine)
         firsts = np.cumsum([0, *result.chunks[0][:-1]]).tolist()
@@ -146,8 +184,10 @@ def main():
         assert sum(client.gather(written)) == n
         print(f"{time.perf_counter() - start:.0f} s")
         found = client.run(holdings).values()
-        print(f"peak of a worker {max(peak for _, peak in found) / 1e6:.0f} MB")
-        print("\n| task | runs | given, in chunks | beside that | together |\n|---|---|---|---|---|")
+        peak = max(peak for _, peak in found)
+        print(f"peak of a worker {peak / 1e6:.0f} MB: {(peak - idle) / block:.1f} chunks beyond what it began with")
+        print("\n| task | runs | given, in chunks | grown by | together | grown less moved |")
+        print("|---|---|---|---|---|---|")
         for kind in sorted({kind for kinds, _ in found for kind in kinds}):
             each = [kinds[kind] for kinds, _ in found if kind in kinds]
             most = " | ".join(f"{max(numbers) / block:.1f}" for numbers in list(zip(*each, strict=True))[1:])

@@ -21,8 +21,8 @@ from pose2id.distances import scale_to_unit
 from pose2id.neighbors import find_across, find_neighbors
 from pose2id.validation import encode_labels
 
-SEARCHED = 2**23
-"""Bytes of rows that are searched in one another at once: what a search needs beside them is some times as much."""
+SEARCHED = 2**22
+"""Bytes of rows that are searched at once where what a search needs beside them is some times as much."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Mutual neighbours of a block: `at` (m,) its own rows, `neighbors` (m,) in the whole set, rows[of[m]] theirs."""
+    """Mutual neighbours of who asked: `at` (m,) its own rows, `neighbors` (m,) in the whole set, rows[of[m]] theirs."""
 
     at: Indices
     neighbors: Indices
@@ -63,10 +63,15 @@ def fuse_block(
     labels: npt.NDArray[Any] | None = None,
     *,
     first: int,
+    part: slice = slice(0, None),
     eta: float = 0.0,
     normalize: bool = False,
 ) -> Block:
-    """Check and fuse the rows of one block, which begins at row `first` of the whole set."""
+    """Check and fuse the rows of one block, which begins at row `first` of the whole set, or `part` of them.
+
+    `generated` and `labels` are those of the part.
+    """
+    first, features = first + part.start, features[part]
     name = f"features[{first}:{first + len(features)}]"
     rows, kind = take_features(features, name)
     views = [] if generated is None else take_generated(generated, rows, kind, name)
@@ -79,6 +84,13 @@ def fuse_block(
     return Block(memory.numpy(), first, labels)
 
 
+def join_parts(parts: Sequence[Block]) -> Block:
+    """The block whose rows are those of its parts."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    joined = np.concatenate([part.rows for part in parts])
+    return Block(joined, parts[0].first, np.concatenate(labels) if labels else None)
+
+
 def empty_table(rows: int, k: int, dtype: Any) -> Table:
     """No neighbours."""
     return Table(np.full((rows, k), -1, np.int64), np.full((rows, k), np.inf, dtype))
@@ -89,21 +101,24 @@ def search_pair(
 ) -> tuple[Table, Table]:
     """The k nearest rows of `right` for every row of `left`, and the other way round; of one block, the same twice.
 
-    A piece of both at a time, by the index in the whole set. The engine "exact" multiplies every pair of rows once.
-    Without `zeros` rows of zeros have no neighbours and are none.
+    The engine "exact" multiplies every pair of rows once, and goes through two blocks by small tiles. All else is
+    searched a piece of both at a time. Without `zeros` rows of zeros have no neighbours and are none.
     """
     how: dict[str, Any] = {"k": k, "engine": engine, "zeros": zeros, "device": device}
     tables = empty_table(len(left.rows), k, left.rows.dtype), empty_table(len(right.rows), k, right.rows.dtype)
     if one := left.first == right.first:
         tables = tables[0], tables[0]
-    for rows in _pieces(left):
-        for columns in _pieces(right):
+    by_tiles = engine == "exact" and not one and (zeros or all(map(_has_no_zeros, (left, right))))
+    for rows in _pieces(left, whole=by_tiles):
+        for columns in _pieces(right, whole=by_tiles):
             if one and columns.start == rows.start:
-                _join(tables[0], rows, *_search_piece(_cut(left, rows), _cut(right, columns), **how, sides="within"))
+                merge_into(
+                    tables[0], rows, *_search_piece(_cut(left, rows), _cut(right, columns), **how, sides="within")
+                )
             elif not one or columns.start > rows.start:
                 found = _search_piece(_cut(left, rows), _cut(right, columns), **how, sides="both")
-                _join(tables[0], rows, found[0])
-                _join(tables[1], columns, found[1])
+                merge_into(tables[0], rows, found[0])
+                merge_into(tables[1], columns, found[1])
     return tables
 
 
@@ -113,21 +128,21 @@ def search_block(queries: Block, base: Block, k: int, engine: str, *, zeros: boo
     for rows in _pieces(queries):
         for columns in _pieces(base):
             pieces = _cut(queries, rows), _cut(base, columns)
-            _join(table, rows, *_search_piece(*pieces, k, engine, zeros, device, sides="left"))
+            merge_into(table, rows, *_search_piece(*pieces, k, engine, zeros, device, sides="left"))
     return table
 
 
-def _join(table: Table, rows: slice, found: Table) -> None:
+def merge_into(table: Table, rows: slice, found: Table) -> None:
     """Merge what was found for `rows` into the table."""
     table.indices[rows], table.distances[rows] = merge_tables(
         [Table(table.indices[rows], table.distances[rows]), found]
     )
 
 
-def _pieces(block: Block) -> list[slice]:
-    """Slices of a block of at most `SEARCHED` bytes."""
+def _pieces(block: Block, *, whole: bool = False) -> list[slice]:
+    """Slices of a block of at most `SEARCHED` bytes, or all of it."""
     n = len(block.rows)
-    step = max(1, SEARCHED // max(1, block.rows[:1].nbytes))
+    step = max(1, n if whole else SEARCHED // max(1, block.rows[:1].nbytes))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
@@ -169,6 +184,11 @@ def _nonzero(rows: torch.Tensor) -> torch.Tensor:
     return ((rows != 0).any(dim=1)).nonzero().flatten()
 
 
+def _has_no_zeros(block: Block) -> bool:
+    """Whether no row is zero: others need not be copied to be searched."""
+    return len(_nonzero(as_tensor(block.rows))) == len(block.rows)
+
+
 def merge_tables(tables: Sequence[Table]) -> Table:
     """The best k of all columns by (distance, index); a neighbour that several tables hold counts once."""
     k = tables[0].indices.shape[1]
@@ -191,13 +211,14 @@ def merge_sides(pairs: Sequence[tuple[Table, Table] | Table], sides: Sequence[in
     return merge_tables(tables)
 
 
-def ask(table: Table, *, first: int, starts: Sequence[int], k1: int) -> list[tuple[Indices, Indices]]:
-    """Which rows the k1 nearest of a block lie in, for every block: own rows and neighbours, by the whole set's index.
+def ask(table: Table, *, first: int, part: slice, starts: Sequence[int], k1: int) -> list[tuple[Indices, Indices]]:
+    """In which blocks the k1 nearest of part of a block lie: own rows and neighbours, by the whole set's index.
 
-    `starts` holds the first row of every block.
+    `first` is the first row of the block, `starts` those of all blocks.
     """
-    row, slot = (table.indices[:, :k1] >= 0).nonzero()
-    neighbors = table.indices[row, slot]
+    near, first = table.indices[part, :k1], first + part.start
+    row, slot = (near >= 0).nonzero()
+    neighbors = near[row, slot]
     block = np.searchsorted(starts, neighbors, side="right") - 1
     order = np.argsort(block, kind="stable")
     ends = np.searchsorted(block[order], np.arange(len(starts) + 1))
@@ -208,7 +229,7 @@ def ask(table: Table, *, first: int, starts: Sequence[int], k1: int) -> list[tup
 def answer(
     block: Block, table: Table, questions: Sequence[tuple[Indices, Indices]], *, firsts: Sequence[int], k2: int
 ) -> list[Answer]:
-    """For the questions of each block, which begin at `firsts`: those that are mutual, with the rows of this block."""
+    """For the questions of each asker, whose rows begin at `firsts`: the mutual ones, with the rows of this block."""
     return [
         answer_rows(block.rows, table.indices[:, :k2], row, neighbor, row - first, neighbor - block.first)
         for (row, neighbor), first in zip(questions, firsts, strict=True)
@@ -225,10 +246,12 @@ def answer_rows(rows: Floats, held: Indices, row: Indices, neighbor: Indices, at
     return Answer(at[mutual], neighbor[mutual], of, rows[wanted])
 
 
-def add_block(block: Block, answers: Sequence[Answer], *, alpha: float, normalize: bool, dtype: torch.dtype) -> Floats:
-    """The rows of a block with their mutual neighbours added, as an array (b, D) in `dtype`."""
-    indices = np.arange(block.first, block.first + len(block.rows))
-    rows: Floats = add_rows(as_tensor(block.rows), indices, answers, alpha, normalize=normalize, dtype=dtype).numpy()
+def add_block(
+    block: Block, answers: Sequence[Answer], *, part: slice, alpha: float, normalize: bool, dtype: torch.dtype
+) -> Floats:
+    """The rows of part of a block with their mutual neighbours added, as an array (b, D) in `dtype`."""
+    own, indices = as_tensor(block.rows[part]), np.arange(block.first + part.start, block.first + part.stop)
+    rows: Floats = add_rows(own, indices, answers, alpha, normalize=normalize, dtype=dtype).numpy()
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from operator import getitem
 from typing import Any
 
@@ -22,6 +23,8 @@ FAN = 16
 """Tables that one task merges."""
 GROUPS = 8
 """Groups that rows for many parts are sent to at first."""
+BESIDE = 2
+"""Blocks that a task is given beside its own, at most: it works on part of its rows where others would be more."""
 
 
 def knn_graph(
@@ -152,6 +155,7 @@ class _Graph:
     def __init__(self, source: Source, prefix: str, token: str) -> None:
         self.source, self.prefix, self.token = source, prefix, token
         self.count = len(source.sizes)
+        self.askers: list[tuple[int, slice]] = []
         self.tasks: dict[Any, Any] = {}
 
     def key(self, what: str, *numbers: int) -> Key:
@@ -163,18 +167,41 @@ class _Graph:
         self.tasks[key] = (partial(call, **settings) if settings else call, *arguments)
         return key
 
+    def parts(self, beside: int) -> list[tuple[int, slice]]:
+        """Parts of blocks: so many that each needs at most `BESIDE` of the `beside` blocks of rows that all need."""
+        count = max(1, -(-beside // BESIDE))
+        ends = [[size * part // count for part in range(count + 1)] for size in self.source.sizes]
+        return [(i, slice(*part)) for i, each in enumerate(ends) for part in pairwise(each)]
+
     def fuse(self, *, eta: float, normalize: bool) -> None:
         """The fused rows of every block."""
         features, generated, labels, sizes = self.source
-        for i, first in enumerate(self.source.starts):
+        parts = self.parts(generated.shape[1] if generated is not None and generated.ndim == 3 else 1)
+        if generated is not None:
+            rows = tuple(part.stop - part.start for _, part in parts)
+            generated = generated.rechunk((rows, *((length,) for length in generated.shape[1:])))
+            self.source = self.source._replace(generated=generated)
+        calls: list[Key] = []
+        for number, (i, part) in enumerate(parts):
+            first = self.source.starts[i]
             arguments: list[Any] = [(features.name, i, 0), None, None]
             if generated is not None:
-                arguments[1] = (generated.name, i, *[0] * (generated.ndim - 1))
+                arguments[1] = (generated.name, number, *[0] * (generated.ndim - 1))
             if isinstance(labels, np.ndarray):
-                arguments[2] = labels[first : first + sizes[i]]
+                arguments[2] = labels[first : first + sizes[i]][part]
             elif labels is not None:
-                arguments[2] = (labels.name, i)
-            self.put(self.key("fused", i), blocks.fuse_block, *arguments, first=first, eta=eta, normalize=normalize)
+                arguments[2] = (getitem, (labels.name, i), part)
+            how = {"first": first, "part": part, "eta": eta, "normalize": normalize}
+            calls.append(self.put(self.key("fusing", number), blocks.fuse_block, *arguments, **how))
+        self._join(parts, calls, blocks.join_parts, [self.key("fused", i) for i in range(self.count)])
+
+    def _join(self, parts: list[tuple[int, slice]], calls: list[Key], join: Any, keys: list[Key]) -> None:
+        """Put together, under `keys`, what `calls` give for the parts of each block; of one part it is that itself."""
+        members: list[list[Key]] = [[] for _ in keys]
+        for (i, _), call in zip(parts, calls, strict=True):
+            members[i].append(call)
+        for key, each in zip(keys, members, strict=True):
+            self.tasks[key] = self.tasks.pop(each[0]) if len(each) == 1 else (join, each)
 
     def search(self, k: int, engine: str, device: str, *, zeros: bool) -> None:
         """The table of neighbours of every block."""
@@ -244,33 +271,37 @@ class _Graph:
             step //= GROUPS
 
     def exchange(self, k1: int, k2: int) -> None:
-        """What blocks ask each other, and the mutual neighbours' rows that they answer with."""
-        starts, count = self.source.starts, self.count
-        groups = min(count, max(k1, k2))  # so that the answers of one task are about as many rows as a block
-        for i in range(count):
-            asked = self.put(
-                self.key("asked", i), blocks.ask, self.key("table", i), first=starts[i], starts=starts, k1=k1
-            )
-            for j in range(count):
-                self.put(self.key("ask", i, j), getitem, asked, j)
-        for j in range(count):
+        """What parts of blocks ask all blocks, and the mutual neighbours' rows that these answer with."""
+        starts = self.source.starts
+        self.askers = self.parts(min(k1, k2))
+        firsts = [starts[i] + part.start for i, part in self.askers]
+        groups = min(len(self.askers), max(k1, k2))  # so that the answers of one task are about as many rows as a block
+        for a, (i, part) in enumerate(self.askers):
+            how: dict[str, Any] = {"first": starts[i], "part": part, "starts": starts, "k1": k1}
+            asked = self.put(self.key("asked", a), blocks.ask, self.key("table", i), **how)
+            for j in range(self.count):
+                self.put(self.key("ask", a, j), getitem, asked, j)
+        for j in range(self.count):
             own = self.key("fused", j), self.key("table", j)
             for group in range(groups):
-                members = range(group, count, groups)
-                asks, firsts = [self.key("ask", i, j) for i in members], [starts[i] for i in members]
-                told = self.put(self.key("answers", j, group), blocks.answer, *own, asks, firsts=firsts, k2=k2)
-                for place, i in enumerate(members):
-                    self.put(self.key("answer", i, j), getitem, told, place)
+                members = range(group, len(self.askers), groups)
+                asks, how = [self.key("ask", a, j) for a in members], {"firsts": [firsts[a] for a in members], "k2": k2}
+                told = self.put(self.key("answers", j, group), blocks.answer, *own, asks, **how)
+                for place, a in enumerate(members):
+                    self.put(self.key("answer", a, j), getitem, told, place)
 
     def add(self, *, alpha: float, normalize: bool) -> Any:
         """The result."""
         features = self.source.features
         how: dict[str, Any] = {"alpha": alpha, "normalize": normalize}
         how["dtype"] = torch.from_numpy(np.empty(0, features.dtype)).dtype
-        exchanged = self.key("answer", 0, 0) in self.tasks
-        for i in range(self.count):
-            answers = [self.key("answer", i, j) for j in range(self.count)] if exchanged else []
-            self.put(self.key("added", i, 0), blocks.add_block, self.key("fused", i), answers, **how)
+        parts, calls = self.askers or self.parts(0), []
+        for a, (i, part) in enumerate(parts):
+            answers = [self.key("answer", a, j) for j in range(self.count)] if self.askers else []
+            calls.append(
+                self.put(self.key("adding", a), blocks.add_block, self.key("fused", i), answers, part=part, **how)
+            )
+        self._join(parts, calls, np.concatenate, [self.key("added", i, 0) for i in range(self.count)])
         return self._array("added", (features.shape[1],), features.dtype)
 
     def pick(self, number: int, k: int, dtype: Any) -> Any:

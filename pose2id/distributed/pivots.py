@@ -4,7 +4,7 @@ Pivots come from k-means on a sample, as those of `pose2id.neighbors` do; here t
 worker, for which *sketches* of at most `SKETCHED` columns do. A row joins the parts of its `MEMBERSHIPS` nearest
 pivots. Pivots that too many rows are near to are moved away from all. Then they are cut into parts of about equally
 many rows, neighbouring pivots into one part as far as may be: by halves along the direction in which they vary most.
-The engine `pivots` searches every part.
+The engine `pivots` searches every part, or, where it is small, the engine `exact`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from pose2id.arrays import cut
-from pose2id.distributed.blocks import Block, Floats, Indices, Table, as_tensor, empty_table, merge_tables
+from pose2id.distributed import blocks
+from pose2id.distributed.blocks import Block, Floats, Indices, Table, as_tensor, empty_table, merge_into, merge_tables
 from pose2id.neighbors import find_neighbors
 from pose2id.validation import encode_labels
 
@@ -32,6 +33,8 @@ BALANCED = 20
 """Steps that even out how many rows are near each pivot."""
 ELEMENTS = 2**22
 """Elements of a tile of products."""
+EXACT = 5000
+"""Parts of fewer rows are searched exactly, as the engine `pivots` does with so few, but in pieces."""
 SEED = 0
 
 
@@ -210,19 +213,52 @@ def send_on(sent: Sent, *, first: int, stop: int) -> Sent:
 
 def search_part(sent: Sequence[Sent], *, k: int, device: str) -> list[Met]:
     """The neighbours within one part, by the blocks that sent its rows."""
-    rows = as_tensor(np.concatenate([each.rows for each in sent]))
     indices = np.concatenate([each.indices for each in sent])
-    labels = None
-    if sent[0].labels is not None:
-        joined = np.concatenate([each.labels for each in sent])
-        labels = torch.from_numpy(encode_labels([joined], ("exclude", "exclude"))[0]).to(device)
-    rows = rows.to(device)
-    near, distances = find_neighbors(rows, rows, k, labels, labels, within=True, engine="pivots")
-    found = near.cpu().numpy()
-    found = np.where(found >= 0, indices[found.clip(min=0)], -1) if len(indices) else found
+    search = _search_pieces if len(indices) < EXACT else _search_whole
+    near, distances = search(sent, k=k, device=device)
+    near = np.where(near >= 0, indices[near.clip(min=0)], -1) if len(indices) else near
     ends = np.cumsum([len(each.indices) for each in sent])[:-1]
-    parts = (np.split(array, ends) for array in (indices, found, distances.cpu().numpy()))
+    parts = (np.split(array, ends) for array in (indices, near, distances))
     return [Met(own, Table(*table)) for own, *table in zip(*parts, strict=True)]
+
+
+def _search_whole(sent: Sequence[Sent], *, k: int, device: str) -> Table:
+    """The table of a part by the engine `pivots`, which wants its rows in one array."""
+    part = _join_sent(sent, 0)
+    labels = None
+    if part.labels is not None:
+        labels = torch.from_numpy(encode_labels([part.labels], ("exclude", "exclude"))[0]).to(device)
+    rows = as_tensor(part.rows).to(device)
+    near, distances = find_neighbors(rows, rows, k, labels, labels, within=True, engine="pivots")
+    return Table(near.cpu().numpy(), distances.cpu().numpy())
+
+
+def _search_pieces(sent: Sequence[Sent], *, k: int, device: str) -> Table:
+    """The table of a part by the engine `exact`: all pairs of pieces, for which no copy of all rows is needed."""
+    table = empty_table(sum(len(each.indices) for each in sent), k, sent[0].rows.dtype)
+    pieces: list[tuple[int, list[Sent]]] = []
+    first, held = 0, 0
+    for each in filter(lambda each: len(each.indices), sent):
+        if not pieces or held + each.rows.nbytes > blocks.SEARCHED:
+            pieces.append((first, []))
+            held = 0
+        pieces[-1][1].append(each)
+        first, held = first + len(each.indices), held + each.rows.nbytes
+    for number, (start, own) in enumerate(pieces):
+        left = _join_sent(own, start)
+        for begin, others in pieces[number:]:
+            right = left if begin == start else _join_sent(others, begin)
+            found = blocks.search_pair(left, right, k=k, engine="exact", zeros=True, device=device)
+            for side, piece in zip(found, (left, right), strict=True):
+                merge_into(table, slice(piece.first, piece.first + len(piece.rows)), side)
+    return table
+
+
+def _join_sent(sent: Sequence[Sent], first: int) -> Block:
+    """Rows that were sent, one block's after the other's, as a block that begins at row `first` of the part."""
+    labels = [each.labels for each in sent if each.labels is not None]
+    rows = sent[0].rows if len(sent) == 1 else np.concatenate([each.rows for each in sent])
+    return Block(rows, first, np.concatenate(labels) if labels else None)
 
 
 def join_tables(met: Sequence[Met], *, rows: int, first: int, k: int, dtype: Any) -> Table:

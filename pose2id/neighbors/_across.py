@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from pose2id.arrays import cut, work_dtype
+from pose2id.arrays import BLOCK_ELEMENTS, cut, rows_at_once, work_dtype
 from pose2id.distances import Frame, full_precision, slack, squared_norms
 from pose2id.duplicates import find_duplicates
 from pose2id.neighbors._exact import SPARE, Best, decide, sweep
@@ -21,7 +21,8 @@ from pose2id.neighbors.distinct import FEWEST
 from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
-TILE = 2048
+TILE = 1024
+"""Rows of a tile at most: a product and its copies are some times 4 MB then. Of wide rows one block of elements."""
 
 Table = tuple[torch.Tensor, torch.Tensor]
 """Indices and distances, (n, k) each."""
@@ -37,7 +38,7 @@ def search_across(asked: Search) -> tuple[Table, Table] | None:
     if not all(len(side.queries) for side in sides) or any(_repeats(side) or _has_codes(side) for side in sides):
         return None
     frame = Frame(asked.base, asked.queries)
-    tiles = [list(cut(len(side.queries), TILE)) for side in sides]
+    tiles = [list(cut(len(side.queries), min(TILE, rows_at_once(side.queries, BLOCK_ELEMENTS)))) for side in sides]
     with full_precision(asked.base.device):
         best = _multiply(asked, frame, tiles)
         return _finish(sides[0], tiles[0], best[0], frame), _finish(sides[1], tiles[1], best[1], frame)

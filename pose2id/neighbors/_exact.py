@@ -28,7 +28,7 @@ from pose2id.neighbors._int8.products import Products
 from pose2id.neighbors._symmetric import search_symmetric
 from pose2id.neighbors.contract import Search
 from pose2id.neighbors.distinct import search_distinct
-from pose2id.neighbors.rounded import rounded_distances
+from pose2id.neighbors.rounded import WIDEST, rounded_distances
 from pose2id.neighbors.ties import Bound, settle_ties
 from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
@@ -186,7 +186,7 @@ def measure(asked: Search, rows: torch.Tensor, found: torch.Tensor, scale: float
         distances, order = distances.sort(dim=1, stable=True)  # ascending indices before: ties go to the lower one
         return found.gather(1, order)[:, :k], distances[:, :k]
     # Widening both sides costs what a few differences do.
-    cheaper = 2 * found.numel() > len(rows) + len(base)
+    cheaper = 2 * found.numel() > len(rows) + len(base) and base.shape[1] <= WIDEST
     distances = (
         rounded_distances(asked.queries, base, rows, found, scale)
         if cheaper

@@ -15,6 +15,8 @@ from pose2id.threads import refit_threads
 
 TILE = 2048
 """Rows of either side that are widened to float64 at once."""
+WIDEST = 2048
+"""Columns: widened tiles of more would take far more memory, and little less time (none at 16,384 columns)."""
 
 
 def rounded_distances(
