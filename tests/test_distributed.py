@@ -1,11 +1,15 @@
 """Dask arrays: the numbers of one machine to the last bit, however rows are cut, and with workers that die."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import warnings
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -172,6 +176,109 @@ def test_small_chunks_are_put_together(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1, 1e30])
+def count_bytes(value):
+    """Bytes of all arrays in what a task gives."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return sum(map(count_bytes, value)) if isinstance(value, tuple | list) else 0
+
+
+@pytest.mark.parametrize("settings", [{"k1": 8, "k2": 8}, {"k1": 1, "k2": 1, "generated": 6}])
+def test_no_task_is_given_more_than_three_blocks(settings):
+    """Of many mutual neighbours, and of many generated features, tasks of parts of a block are given parts."""
+    x, given, expected = make_rows(400, 64), dict(settings), dict(settings)
+    if "generated" in settings:
+        expected["generated"] = np.random.default_rng(0).standard_normal((400, 6, 64), dtype=np.float32)
+        given["generated"] = da.from_array(expected["generated"], chunks=(10, 6, 64))
+    held = []
+
+    def note(key, _, state):
+        if str(key).startswith(("centralize", "('centralize")):
+            held.append(sum(count_bytes(state["cache"][each]) for each in state["dependencies"][key]))
+
+    with dask.callbacks.Callback(pretask=note):
+        found = distributed.centralize(da.from_array(x, chunks=(40, 64)), **given).compute()
+    same(found, pose2id.centralize(x, **expected))
+    assert 2 < max(held) / (40 * 64 * 4) < 3.1  # tables of neighbours, of which there are many for such short rows, too
+
+
+HOLDING = """
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose2id.distributed import blocks, pivots
+
+ROWS, WIDTH = 256, 16_384
+BLOCK = ROWS * WIDTH * 4
+most = {}
+
+
+def status(name):
+    return int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def call(function, *arguments, **settings):
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    begun = status("VmRSS")
+    result = function(*arguments, **settings)
+    most[function.__name__] = max(most.get(function.__name__, 0), (status("VmHWM") - begun) / BLOCK)
+    return result
+
+
+people = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
+given = [people + np.random.default_rng(1 + i).standard_normal(people.shape, np.float32) for i in range(3)]
+generated, starts = np.stack(given[1:], axis=1), [0, ROWS, 2 * ROWS]
+small = [blocks.fuse_block(each[:32, :64], first=32 * i) for i, each in enumerate(given)]
+for pair in ((0, 0), (0, 1)):  # libraries are loaded
+    blocks.search_pair(small[pair[0]], small[pair[1]], k=2, engine="exact", zeros=False)
+call(blocks.fuse_block, given[0], generated, first=0, eta=1.0, normalize=True)
+del generated
+fused = [call(blocks.fuse_block, each, first=first, normalize=True) for each, first in zip(given, starts)]
+del given, people
+how = {"k": 2, "engine": "exact", "zeros": False}
+pairs = {(i, j): call(blocks.search_pair, fused[i], fused[j], **how) for i in range(3) for j in range(i, 3)}
+tables = []
+for i in range(3):
+    sides = [(pairs[min(i, j), max(i, j)], int(j < i)) for j in range(3)]
+    tables.append(call(blocks.merge_sides, *zip(*sides)))
+part = slice(0, ROWS)
+asks = [call(blocks.ask, tables[i], first=starts[i], part=part, starts=starts, k1=2) for i in range(3)]
+told = [
+    call(blocks.answer, fused[j], tables[j], [asks[0][j]], firsts=starts[:1], k2=2)[0] for j in range(3)
+]
+assert sum(each.rows.nbytes for each in told) == 2 * BLOCK
+for alpha in (0.0, 2.0):
+    call(blocks.add_block, fused[0], told, part=part, alpha=alpha, normalize=True, dtype=torch.float32)
+del told
+call(blocks.join_parts, fused[:1])
+samples = [call(pivots.take_sample, each, count=100) for each in fused]
+trained = call(pivots.train, samples, parts=3)
+for each in fused:
+    call(pivots.join, each, trained, parts=3, zeros=False)
+sent = [call(pivots.send, each, [np.arange(ROWS // 2)], part=0) for each in fused]
+del fused
+met = call(pivots.search_part, sent, k=2, device="cpu")
+call(pivots.join_tables, met[:1], rows=ROWS, first=0, k=2, dtype=np.float32)
+for name, peak in most.items():
+    print(name, round(peak, 2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from /proc")
+def test_a_task_takes_two_and_a_half_blocks_beside_what_it_is_given():
+    """Its result included; measured in a process in which nothing else happens, with the allocator as Dask sets it."""
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", HOLDING], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    taken = {name: float(peak) for name, peak in map(str.split, ran.stdout.splitlines())}
+    assert len(taken) == 13
+    assert {name: peak for name, peak in taken.items() if peak > 2.5} == {}
+
+
 def test_pivots_find_most(monkeypatch, scale):
     monkeypatch.setattr(blocks, "SEARCHED", 2**24)
     x = make_rows(4000, 16) * np.float32(scale)
