@@ -28,7 +28,7 @@ EACH = 4
 PEOPLE = 200
 """People whose rows are compared with those of the exact engine."""
 KINDS = {"fuse_block", "join_parts", "search_pair", "merge_sides", "ask", "answer", "add_block"}
-KINDS |= {"take_sample", "train", "join", "send", "search_part", "join_tables"}
+KINDS |= {"take_sample", "train", "join", "send", "send_on", "search_part", "join_tables"}
 """Functions that are tasks."""
 FEW = {
     "memory.target": 0.15,  # what is kept in memory, as a share of the limit
