@@ -12,6 +12,7 @@ import torch
 
 from pose2id import MissingExtraError, knn_graph
 from pose2id.neighbors import _exact, _native, engines, find_both_ends, find_neighbors
+from pose2id.neighbors._int8.encoder import Rotation
 from pose2id.neighbors._native import all_kernels, load_kernel
 from pose2id.neighbors._native import search as native
 from pose2id.neighbors.contract import Search
@@ -54,6 +55,25 @@ def test_products_are_exact(kernel, columns, kind):
     }[kind]
     products = kernel.multiply(torch.from_numpy(codes.astype(np.int8)))
     np.testing.assert_array_equal(products, codes[:16] @ codes.T)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("columns", [32, 48])
+def test_a_few_long_rows_of_either_side(monkeypatch, columns):
+    """Sixteen products of codes of 40 and 63 overflow 16 bits, those of 40 and 40 do not."""
+    monkeypatch.setattr(native, "BLOCK", 1)
+    rng = np.random.default_rng(0)
+    codes = 40.0 * rng.choice([-1, 1], (300, columns))
+    queries, base = codes.copy(), codes.copy()
+    queries[7::40] *= 63 / 40
+    base[::40] *= 63 / 40  # the largest, which the step follows
+    rotation = Rotation(columns, torch.device("cpu")).matrix.double()
+    sides = [(torch.from_numpy(side).view(-1, 16) @ rotation.T).view(300, -1).float() for side in (queries, base)]
+    found, wanted = (find_neighbors(*sides, 2, engine=name) for name in ("native", "exact"))
+    assert_same(found, wanted)
+    found, wanted = (find_neighbors(*sides[:1] * 2, 2, within=True, engine=name) for name in ("native", "exact"))
+    assert_same(found, wanted)
 
 
 SETS = {
