@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 from support.arrays import KINDS
-from support.engines import ENGINES
+from support.engines import ENGINES, Way
 from support.faiss import STATES
-from support.filters import filter_everything, search_natively
 from support.golden import GOLDEN
 from support.postgresql import find_closed, serve
 from support.standin import reason_to_skip, standin
@@ -40,6 +39,16 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test goes the way of its `engine`: that fixture lives on, the way ends with the test."""
+    way = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(way, Way):
+            way.take(patch)
+        return (yield)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_waiting_for_the_disk():
     """Files are written and asked to be on the disk as ever; that they are is waited for in `test_atomic` only."""
@@ -61,12 +70,7 @@ def engine(request):
         pytest.skip("faiss is not installed")
     if request.param == "native" and load_kernel()[0] is None:
         pytest.skip(f"the native kernel is {load_kernel()[1]}")
-    with pytest.MonkeyPatch.context() as patch:
-        if "," in request.param:
-            filter_everything(patch, projection="projection" in request.param)
-        if request.param == "native":
-            search_natively(patch)
-        yield request.param.partition(",")[0]
+    return request.param.partition(",")[0]
 
 
 @pytest.fixture(params=["cpu", "cuda-standin", "cuda"])

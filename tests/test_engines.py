@@ -17,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference.neighbors import knn
+from support.engines import Way
 from support.faiss import CPU_WHEELS, INSTALL, StandIn, StandInIndex, fail_on_import, put
 
 from pose2id import MissingExtraError, centralize, knn_graph, rerank
 from pose2id.distances import pair_distances
 from pose2id.neighbors import ENGINES, _exact, _faiss, _heaps, choose_engine, describe_engines, engines, rounded
+from pose2id.neighbors._int8 import filter as _filter
 from pose2id.neighbors._int8 import machine
 from pose2id.neighbors._native import search as _native
 
@@ -59,6 +61,17 @@ def assert_right(graph, rows, k, **options):
     indices, distances = knn(np.asarray(rows, np.float64), k, single=rows.dtype != np.float64, **options)
     np.testing.assert_array_equal(graph.indices, indices)
     np.testing.assert_allclose(graph.distances, distances, rtol=1e-6 if rows.dtype != np.float64 else 1e-12, atol=0)
+
+
+@pytest.mark.parametrize("way", [Way("exact, int8"), Way("exact, projection"), Way("native")])
+def test_a_way_ends_with_its_test(way):
+    """Here there is none, whatever test came before; and a way that is taken is gone again."""
+    usual = _filter.Thresholds(), 256
+    for _ in range(2):
+        assert usual == (_filter.THRESHOLDS, _native.SMALLEST)
+        with pytest.MonkeyPatch.context() as patch:
+            way.take(patch)
+            assert usual != (_filter.THRESHOLDS, _native.SMALLEST)
 
 
 # --- what can be wrong with faiss ---------------------------------------------------------------------------------
