@@ -61,7 +61,8 @@ def lower_distances(squared: torch.Tensor, width: int, scale: float) -> torch.Te
 class Frame:
     """How rows are moved before a product: to the mean of `base`, scaled to the size of both sets.
 
-    `scale` is a power of two, so scaling is exact. `most`: the mean of about so many rows, evenly spread, will do.
+    `scale` is a power of two, so scaling is exact, `largest` the largest entry of both sets. `most`: the mean of about
+    so many rows, evenly spread, will do.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class Frame:
         sets = [base] if queries is None or queries is base else [base, queries]
         # Asked once, since a GPU's host has to wait for it.
         ends = [torch.stack(torch.aminmax(rows[block])) for rows in sets for block in row_blocks(rows)]
-        exponent = math.frexp(float(torch.cat(ends).abs().max()) if ends else 0.0)[1]
+        self.largest = float(torch.cat(ends).abs().max()) if ends else 0.0
+        exponent = math.frexp(self.largest)[1]
         # Narrow rows are centred in float32, which has no powers of two above 2^127.
         self.wide = torch.float64 if any(rows.dtype == torch.float64 for rows in sets) else torch.float32
         self.scale = math.ldexp(1.0, -max(-1000 if self.wide == torch.float64 else -120, min(1000, exponent)))

@@ -172,8 +172,8 @@ class FeatureTiles:
 
     def may_overflow(self) -> bool:
         """Whether a distance may be inf in the working dtype; `measure` refuses it."""
-        longest = 0.0 if self.scale is None else 2 * self.items.shape[1] ** 0.5 / self.scale
-        return longest > torch.finfo(self.dtype).max / 2.0**24  # by so much the scale may fall short of the largest row
+        longest = 0.0 if self._frame is None else 2 * self.items.shape[1] ** 0.5 * self._frame.largest
+        return longest > torch.finfo(self.dtype).max
 
     def measure(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The exact scores of pairs of a query and an item, (p,): only equal ones are a tie."""
