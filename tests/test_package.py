@@ -10,6 +10,7 @@ import pytest
 
 import pose2id
 from pose2id.neighbors import describe_engines
+from pose2id.neighbors._native import ABI_VERSION
 
 EXTRAS = {
     "faiss-cpu": {"faiss-cpu"},
@@ -81,7 +82,7 @@ def test_a_wheel_of_one_platform_has_the_native_engine_and_another_none() -> Non
     libraries = [file for file in metadata.files("pose2id") or [] if file.match("neighbors/_native/_kernel.*")]
     assert len(libraries) == (0 if "Tag: py3-none-any" in described else 1)
     for library in libraries:
-        assert ctypes.CDLL(str(library.locate())).pose2id_abi_version() == 1
+        assert ctypes.CDLL(str(library.locate())).pose2id_abi_version() == ABI_VERSION
         assert [works for name, works, _ in describe_engines() if name == "native"] == [True]
 
 
