@@ -33,8 +33,8 @@ from pose2id.neighbors.ties import Bound, settle_ties
 from pose2id.progress import tqdm
 from pose2id.threads import refit_threads
 
-ROW_TILE = 2048
-COLUMN_TILE = 2048
+ROW_TILE = 1024
+COLUMN_TILE = 1024
 SWEEP_TILE = 256
 SPARE = 6
 ACROSS, DOWN = 32, 8
